@@ -1,0 +1,29 @@
+"""The one exception that a user's mistake raises, and its wording: the value, what is allowed, the mend."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["CbdmError", "closest", "unknown_name"]
+
+
+class CbdmError(ValueError):
+    """A mistake in the input, told in one line that names the value, what is allowed and the mend.
+
+    The command line prints the line and exits with code 2.
+    """
+
+
+def closest(name: str, allowed: Iterable[str]) -> str | None:
+    """The allowed name nearest in spelling to `name`, or None when none is near."""
+    found = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
+    return found[0] if found else None
+
+
+def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> CbdmError:
+    """The error for an unknown `name`, with the closest match and everything that is allowed."""
+    names = sorted(allowed)
+    near = closest(name, names)
+    hint = f" did you mean {near!r}?" if near else ""
+    return CbdmError(f"unknown {kind} {name!r}:{hint} allowed: {', '.join(names) or 'none'}")

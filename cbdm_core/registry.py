@@ -1,0 +1,50 @@
+"""Names for classes: "module:Class" strings, imported on first use and extensible by entry points."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from cbdm_core.errors import CbdmError, unknown_name
+
+__all__ = ["Registry"]
+
+
+class Registry(Mapping[str, Any]):
+    """A lazy map from a name to a class; the name is at once the config value, the CLI choice and the test id.
+
+    Args:
+        kind: what the names stand for, as error messages call it.
+        group: the entry-point group whose entries are merged in; an entry may not take a name that is ours.
+        builtin: name → "module:Class".
+    """
+
+    def __init__(self, kind: str, group: str, builtin: Mapping[str, str]) -> None:
+        self.kind = kind
+        self.group = group
+        self.builtin = dict(builtin)
+
+    def _targets(self) -> dict[str, str]:
+        theirs = {e.name: e.value for e in entry_points(group=self.group)}
+        return {**theirs, **self.builtin}
+
+    def __getitem__(self, name: str) -> Any:
+        targets = self._targets()
+        if name not in targets:
+            raise unknown_name(self.kind, name, targets)
+        module, _, attribute = targets[name].partition(":")
+        try:
+            return getattr(import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise CbdmError(f"{self.kind} {name!r} is registered as {targets[name]!r}, which fails: {error}") from error
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._targets()))
+
+    def __len__(self) -> int:
+        return len(self._targets())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._targets()
