@@ -15,6 +15,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -189,14 +190,14 @@ class Sampler(ABC):
             CbdmError: `steps` < 1, a grid that does not decrease, or one row count that differs from another.
         """
         grid = uniform_times(self.schedule, steps) if times is None else [float(t) for t in times]
-        if len(grid) < 2 or any(a <= b for a, b in zip(grid, grid[1:], strict=False)):
+        if len(grid) < 2 or any(a <= b for a, b in pairwise(grid)):
             raise CbdmError(f"the time grid must decrease strictly and have 2 points or more, got {grid[:6]}")
         if len(c) != len(draws.rows):
             raise CbdmError(f"{len(c)} conditions for {len(draws.rows)} rows of draws: give one condition per row")
         alpha_T, sigma_T = at_time(self.schedule, grid[0])
         start = draws.at(0).normal("x_T", *shape, dtype=dtype) * (alpha_T**2 + sigma_T**2) ** 0.5
         x, memory = start if x_T is None else x_T.to(dtype), None
-        for i, (t, s) in enumerate(zip(grid, grid[1:], strict=False)):
+        for i, (t, s) in enumerate(pairwise(grid)):
             x, memory = self.step(network, x, t, s, c, memory, draws=draws.at(i))
         return x
 
@@ -304,8 +305,12 @@ class PriorAdjustment(nn.Module, ABC):
     Adjustments compose by wrapping; the outer one sees the step first. `inner` is the wrapped one, None innermost.
     """
 
-    inner: PriorAdjustment | None = None
+    inner: PriorAdjustment | None
     needs_features: bool = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = None  # on the object: a class attribute would hide the submodule of that name
 
     @abstractmethod
     def forward(self, step: DenoisingStep) -> dict[str, Tensor]:

@@ -1,0 +1,17 @@
+"""Score networks by name; every constructor takes (shape, num_classes) and then keywords."""
+
+from __future__ import annotations
+
+from cbdm_core.registry import Registry
+
+__all__ = ["NETWORKS"]
+
+NETWORKS = Registry(
+    "network",
+    "cbdm.networks",
+    {
+        "mlp": "cbdm_core.networks.mlp:MLP",
+        "unet": "cbdm_core.networks.unet:UNet",
+        "published": "cbdm_core.networks.published:published_unet",
+    },
+)

@@ -1,0 +1,1 @@
+"""The terminal: names become objects, facts become text."""

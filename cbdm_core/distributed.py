@@ -1,0 +1,85 @@
+"""One process or several: which rank this is, and sums across ranks. Started by torchrun, or not at all."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from cbdm_core.errors import CbdmError
+
+__all__ = ["World", "join", "leave", "pick_device", "sum_over_ranks"]
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place among its peers: rank in [0, size), and the device it computes on."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that writes and prints."""
+        return self.rank == 0
+
+
+def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
+    """The device of that name; "auto" is cuda, else mps, else cpu.
+
+    Raises:
+        CbdmError: a name torch does not know, or a device this machine does not have.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind, there in available.items() if there)
+    kind = name.split(":")[0]
+    if kind not in available:
+        raise CbdmError(f"unknown device {name!r}: allowed are auto, cuda, cuda:N, mps, cpu")
+    if not available[kind]:
+        here = ", ".join(k for k, there in available.items() if there)
+        raise CbdmError(f"device {name!r} is not available on this machine, which has: {here}")
+    if name == "cuda":
+        return torch.device("cuda", local_rank)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise CbdmError(f"unknown device {name!r}: allowed are auto, cuda, cuda:N, mps, cpu") from error
+    if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise CbdmError(f"device {name!r} is not there: this machine has cuda:0 … cuda:{torch.cuda.device_count() - 1}")
+    return device
+
+
+def join(device: str = "auto") -> World:
+    """Enter the process group that torchrun describes in the environment; without one, be alone.
+
+    NCCL is used on CUDA and gloo elsewhere.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return World(0, 1, pick_device(device))
+    picked = pick_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    if picked.type == "cuda":
+        torch.cuda.set_device(picked)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if picked.type == "cuda" else "gloo")
+    return World(dist.get_rank(), dist.get_world_size(), picked)
+
+
+def leave() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def sum_over_ranks(value: Tensor) -> Tensor:
+    """The sum of `value` over all ranks, on every rank; the value itself where there is one rank."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return value
+    total = value.detach().clone()
+    dist.all_reduce(total)
+    return total

@@ -1,0 +1,62 @@
+"""Many samples in batches, each a function of (seed, number) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from cbdm_core.errors import CbdmError
+from cbdm_core.interfaces import Condition, Draws, LabelPrior, Sampler, ScoreNetwork
+
+__all__ = ["cyclic_labels", "generate", "labels_from"]
+
+
+def cyclic_labels(count: int, classes: int) -> Tensor:
+    """(count,) labels 0, 1, …, K − 1, 0, …: exactly balanced when K divides the count."""
+    return torch.arange(count) % classes
+
+
+def labels_from(law: LabelPrior, count: int, seed: int) -> Tensor:
+    """(count,) labels drawn from a law; label i is a function of (seed, i)."""
+    return Draws(seed, 0, torch.arange(count), "labels/").categorical("law", law.probs.cpu())
+
+
+def generate(
+    network: ScoreNetwork,
+    sampler: Sampler,
+    labels: Tensor,
+    shape: Sequence[int],
+    *,
+    steps: int,
+    seed: int,
+    batch_size: int = 500,
+    device: torch.device | str = "cpu",
+) -> Iterator[Tensor]:
+    """Batches of samples on the CPU, in the order of the labels.
+
+    Args:
+        network: the (guided) score network, in eval mode, on `device`.
+        sampler: the solver.
+        labels: (N,) the label of each sample.
+        shape: of one sample.
+        steps: solver steps.
+        seed: sample i is a function of (seed, i), whatever `batch_size` is.
+        batch_size: samples at a time.
+        device: to compute on.
+
+    Raises:
+        CbdmError: samples that are not finite.
+    """
+    numbers = torch.arange(len(labels))
+    for rows in numbers.split(batch_size):
+        c = Condition.of(labels[rows].to(device))
+        draws = Draws(seed, 0, rows.to(device), "sampling/")
+        x = sampler.sample(network, c, shape, steps=steps, draws=draws).cpu()
+        bad = int((~torch.isfinite(x.flatten(1)).all(1)).sum())
+        if bad:
+            raise CbdmError(
+                f"{bad} of {len(x)} samples are not finite: lower ω, take more sampler steps, or train longer"
+            )
+        yield x

@@ -1,0 +1,120 @@
+"""Classifier-free guidance: a score network around a score network; ω constant, a function of t, in an interval."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cbdm_core.errors import CbdmError
+from cbdm_core.interfaces import Condition, ScoreNetwork, per_row
+
+__all__ = ["ClassifierFreeGuidance", "Constant", "Implied", "LinearInTime", "Omega", "parse_omega"]
+
+
+class Omega(ABC):
+    """The strength of guidance as a function of time, ω(t); 0 is plain conditional."""
+
+    @abstractmethod
+    def __call__(self, t: Tensor) -> Tensor:
+        """(B,) strengths."""
+
+
+@dataclass(frozen=True)
+class Constant(Omega):
+    """ω(t) = ω."""
+
+    omega: float
+
+    def __call__(self, t: Tensor) -> Tensor:
+        return torch.full_like(t, self.omega)
+
+    def __str__(self) -> str:
+        return f"{self.omega:g}"
+
+
+@dataclass(frozen=True)
+class LinearInTime(Omega):
+    """ω(t) = a·τt + b; a = 1 and b = 0 undo the pull of CBDM at γ = 0 towards the same target."""
+
+    a: float
+    b: float
+    tau: float = 1.0
+
+    def __call__(self, t: Tensor) -> Tensor:
+        return self.a * self.tau * t + self.b
+
+    def __str__(self) -> str:
+        return f"linear:{self.a:g},{self.b:g},{self.tau:g}"
+
+
+@dataclass(frozen=True)
+class Implied(Omega):
+    """ω_eff(t) = (1 + ω)/(1 + τt) − 1: a plain model's equal of guidance ω in one pulled to the null with λ = τt."""
+
+    omega: float
+    tau: float = 1.0
+
+    def __call__(self, t: Tensor) -> Tensor:
+        return (1 + self.omega) / (1 + self.tau * t) - 1
+
+    def __str__(self) -> str:
+        return f"implied:{self.omega:g},{self.tau:g}"
+
+
+def parse_omega(text: str) -> Omega:
+    """The ω that a text names: `0.5`, `linear:a,b` or `linear:a,b,tau`, `implied:omega` or `implied:omega,tau`.
+
+    Raises:
+        CbdmError: anything else, or a number that is not finite.
+    """
+    name, colon, rest = text.strip().partition(":")
+    kinds: dict[str, tuple[type, int, int]] = {"linear": (LinearInTime, 2, 3), "implied": (Implied, 1, 2)}
+    kind, low, high = kinds.get(name, (Constant, 1, 1)) if colon else (Constant, 1, 1)
+    try:
+        numbers = [float(part) for part in (rest if kind is not Constant else text).split(",")]
+    except ValueError:
+        numbers = []
+    if not low <= len(numbers) <= high or not all(math.isfinite(n) for n in numbers):
+        raise CbdmError(f"ω {text!r}: allowed are a number, linear:a,b[,tau] and implied:omega[,tau], for example 0.5")
+    return kind(*numbers)
+
+
+class ClassifierFreeGuidance(ScoreNetwork):
+    """ε_c + ω(t)(ε_c − ε_∅) in one forward of twice the rows; without guidance one plain forward.
+
+    Args:
+        network: the score network.
+        omega: a number or a function of t.
+        interval: (t_low, t_high); outside it ω is 0 (Kynkäänniemi et al. 2024).
+
+    Raises:
+        CbdmError: an interval that is not within [0, 1].
+
+    Source: Ho & Salimans 2022, eq. 6, with w = ω.
+    """
+
+    def __init__(
+        self, network: ScoreNetwork, omega: float | Omega, *, interval: tuple[float, float] = (0.0, 1.0)
+    ) -> None:
+        super().__init__()
+        if not 0 <= interval[0] <= interval[1] <= 1:
+            raise CbdmError(f"a guidance interval lies in [0, 1], lower end first, got {interval}")
+        self.network, self.interval = network, interval
+        self.omega: Omega = omega if isinstance(omega, Omega) else Constant(float(omega))
+
+    def strength(self, t: Tensor) -> Tensor:
+        """(B,) ω(t), 0 outside the interval."""
+        low, high = self.interval
+        return torch.where((t >= low) & (t <= high), self.omega(t), torch.zeros_like(t))
+
+    def forward(self, x_t: Tensor, t: Tensor, c: Condition) -> Tensor:
+        omega = self.strength(t)
+        if not omega.any():
+            return self.network(x_t, t, c)
+        both = self.network(torch.cat([x_t, x_t]), torch.cat([t, t]), Condition.cat([c, c.null()]))
+        eps_c, eps_null = both.chunk(2)
+        return eps_c + per_row(omega, x_t) * (eps_c - eps_null)

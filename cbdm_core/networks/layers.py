@@ -1,0 +1,291 @@
+"""The parts the networks are made of: convolutions in 1, 2 or 3 dimensions, attention, embeddings, and their checks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cbdm_core.draws import real_dtype
+from cbdm_core.errors import CbdmError
+from cbdm_core.interfaces import Condition
+
+__all__ = [
+    "TINY",
+    "Attention",
+    "AugmentEmbedding",
+    "ClassEmbedding",
+    "Downsample",
+    "ResidualBlock",
+    "TimeEmbedding",
+    "Upsample",
+    "check_batch",
+    "check_positive",
+    "conv",
+    "linear",
+    "sinusoid",
+]
+
+_CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+
+# A residual branch starts almost silent, so that a fresh network is close to its shortcuts (Ho et al. 2020).
+TINY = 1e-5
+
+
+def conv(dims: int, inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1, gain: float = 1.0) -> nn.Module:
+    """A convolution over `dims` ∈ {1, 2, 3} axes that keeps the size (stride 1) or halves it (stride 2).
+
+    Weights are Xavier-uniform times `gain`, the bias starts at 0.
+    """
+    layer = _CONV[dims](inputs, outputs, kernel, stride=stride, padding=kernel // 2)
+    _initialise(layer, gain)
+    return layer
+
+
+def linear(inputs: int, outputs: int, *, bias: bool = True, gain: float = 1.0) -> nn.Linear:
+    """A linear map, Xavier-uniform times `gain`, the bias starts at 0."""
+    layer = nn.Linear(inputs, outputs, bias=bias)
+    _initialise(layer, gain)
+    return layer
+
+
+def _initialise(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear, gain: float) -> None:
+    nn.init.xavier_uniform_(layer.weight, gain)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+def sinusoid(position: Tensor, size: int) -> Tensor:
+    """(B, size): sin and cos of position · 10000^(−2k/size) in turn, k = 0 … size/2 − 1.
+
+    Args:
+        position: (B,) in steps of the table; computed in float64 where the device has it.
+        size: even.
+
+    Source: Vaswani et al. 2017, section 3.5.
+    """
+    dtype = real_dtype(position.device)
+    k = torch.arange(0, size, 2, device=position.device, dtype=dtype)
+    angle = position.to(dtype)[:, None] * 10000.0 ** (-k / size)
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
+
+
+class TimeEmbedding(nn.Module):
+    """t → (B, size): a sinusoid, Linear, SiLU, Linear.
+
+    Args:
+        width: of the sinusoid; even.
+        size: of the embedding.
+        time_steps: T embeds the table's index i = round(tT) − 1 (0 at the least), None embeds 1000·t.
+
+    Raises:
+        CbdmError: an odd width, or fewer than one step.
+    """
+
+    def __init__(self, width: int, size: int, time_steps: int | None = None) -> None:
+        super().__init__()
+        if width % 2:
+            raise CbdmError(f"width must be even for the time embedding's sine and cosine pairs, got {width}")
+        if time_steps is not None:
+            check_positive(time_steps=time_steps)
+        self.width, self.time_steps = width, time_steps
+        self.first, self.second = linear(width, size), linear(size, size)
+
+    def position(self, t: Tensor) -> Tensor:
+        """(B,) what the sinusoid is taken of."""
+        if self.time_steps is None:
+            return 1000 * t
+        # Below half a step there is no row: −1 would be the last row of a table.
+        return ((t * self.time_steps).round() - 1).clamp(min=0)
+
+    def forward(self, t: Tensor) -> Tensor:
+        table_row = sinusoid(self.position(t), self.width).to(self.second.weight.dtype)
+        return self.second(F.silu(self.first(table_row)))
+
+
+class ClassEmbedding(nn.Module):
+    """A learned vector for each label, and the zero vector where the condition is not present.
+
+    A label under a null row has no influence, whatever its value is. Vectors start standard normal.
+
+    Args:
+        num_classes: K ≥ 1.
+        size: of the vectors.
+    """
+
+    def __init__(self, num_classes: int, size: int) -> None:
+        super().__init__()
+        check_positive(num_classes=num_classes)
+        self.num_classes = num_classes
+        self.vectors = nn.Embedding(num_classes, size)
+
+    def forward(self, c: Condition) -> Tensor:
+        """(B, size).
+
+        Raises:
+            CbdmError: labels that are not (B,) integers, or one outside [0, K) (on the CPU; elsewhere looking would
+                make every step wait for the device, whose own bounds check answers).
+        """
+        label, present = c.value, c.present
+        if label.ndim != 1 or label.is_floating_point() or label.is_complex() or label.dtype == torch.bool:
+            raise CbdmError(f"labels must be (B,) integers, got {tuple(label.shape)} of {label.dtype}")
+        shown = torch.where(present, label, torch.zeros_like(label)).long()
+        if shown.device.type == "cpu" and not torch.compiler.is_compiling():
+            self._check(shown)
+        vectors = self.vectors(shown)
+        # Selecting rather than multiplying by zero, so that not even a NaN in a vector shows under a null.
+        return torch.where(present[:, None], vectors, torch.zeros_like(vectors))
+
+    def _check(self, shown: Tensor) -> None:
+        outside = (shown < 0) | (shown >= self.num_classes)
+        if bool(outside.any()):
+            label = int(shown[outside][0])
+            raise CbdmError(
+                f"label {label} is outside [0, {self.num_classes}): number the classes from 0, "
+                "or build the network with more classes"
+            )
+
+
+class AugmentEmbedding(nn.Module):
+    """(B, A) description of the augmentation → (B, size), linear without bias, so that none is the zero vector.
+
+    Args:
+        augmentations: A ≥ 0; 0 refuses a description.
+        size: of the embedding.
+    """
+
+    def __init__(self, augmentations: int, size: int) -> None:
+        super().__init__()
+        if augmentations < 0:
+            raise CbdmError(f"augmentations must be 0 or more, got {augmentations}")
+        self.augmentations = augmentations
+        self.project = linear(augmentations, size, bias=False) if augmentations else None
+
+    def forward(self, embedding: Tensor, augment: Tensor | None) -> Tensor:
+        """`embedding` plus that of `augment`; both (B, …).
+
+        Raises:
+            CbdmError: a description for a network without augmentations, or of the wrong shape.
+        """
+        if self.project is None:
+            if augment is not None:
+                raise CbdmError(
+                    f"an augmentation vector of {augment.shape[-1]} numbers was given to a network without: "
+                    f"build it with augmentations={augment.shape[-1]}, or give none"
+                )
+            return embedding
+        if augment is None:
+            # Zeros rather than nothing: distributed training wants every parameter in every step.
+            augment = embedding.new_zeros(len(embedding), self.augmentations)
+        if augment.shape != (len(embedding), self.augmentations):
+            raise CbdmError(
+                f"the augmentation vectors must be {(len(embedding), self.augmentations)}, got {tuple(augment.shape)}"
+            )
+        return embedding + self.project(augment.to(embedding.dtype))
+
+
+class Attention(nn.Module):
+    """x + Linear(softmax(q kᵀ/√d) v) over all places, q, k, v linear in GroupNorm(x); d = channels / heads.
+
+    Args:
+        channels: divisible by `groups` and `heads`.
+        groups: of the normalisation.
+        heads: one head of all channels by default, as published.
+
+    Source: Vaswani et al. 2017, eq. 1; Ho et al. 2020, appendix B.
+    """
+
+    def __init__(self, channels: int, groups: int, heads: int = 1) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.GroupNorm(groups, channels)
+        self.query, self.key, self.value = (linear(channels, channels) for _ in range(3))
+        self.out = linear(channels, channels, gain=TINY)
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = self.norm(x).flatten(2).transpose(1, 2).contiguous()
+        q, k, v = (self._split(part(places)) for part in (self.query, self.key, self.value))
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return x + self.out(attended).transpose(1, 2).reshape(x.shape)
+
+    def _split(self, places: Tensor) -> Tensor:
+        """(B, N, C) → (B, heads, N, C / heads)."""
+        return places.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+
+class ResidualBlock(nn.Module):
+    """Convolution, + embedding, convolution, + shortcut, and attention where asked for.
+
+    h = conv(SiLU(GN(x))) + Linear(e); x' = shortcut(x) + conv(dropout(SiLU(GN(h)))), where e has been through SiLU
+    already and the shortcut is a 1×1 convolution if the channels change.
+
+    Args:
+        dims: number of spatial axes.
+        inputs: channels of x.
+        outputs: channels of x'.
+        embedding: size of e.
+        groups: of the normalisations; divides both channel counts.
+        dropout: probability in [0, 1).
+        heads: of the attention; 0 has no attention.
+
+    Source: Ho et al. 2020, appendix B.
+    """
+
+    def __init__(
+        self, dims: int, inputs: int, outputs: int, embedding: int, *, groups: int, dropout: float, heads: int
+    ) -> None:
+        super().__init__()
+        self.norm_1, self.conv_1 = nn.GroupNorm(groups, inputs), conv(dims, inputs, outputs)
+        self.embed = linear(embedding, outputs)
+        self.norm_2, self.conv_2 = nn.GroupNorm(groups, outputs), conv(dims, outputs, outputs, gain=TINY)
+        self.dropout = nn.Dropout(dropout)
+        self.shortcut = nn.Identity() if inputs == outputs else conv(dims, inputs, outputs, 1)
+        self.attention = Attention(outputs, groups, heads) if heads else nn.Identity()
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        h = self.conv_1(F.silu(self.norm_1(x)))
+        h = h + self.embed(e).reshape(*h.shape[:2], *[1] * (h.ndim - 2))
+        h = self.conv_2(self.dropout(F.silu(self.norm_2(h))))
+        return self.attention(self.shortcut(x) + h)
+
+
+class Downsample(nn.Module):
+    """Half the size: a 3-wide convolution with stride 2. The embedding is not looked at."""
+
+    def __init__(self, dims: int, channels: int) -> None:
+        super().__init__()
+        self.conv = conv(dims, channels, channels, stride=2)
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class Upsample(nn.Module):
+    """Twice the size: nearest neighbour, then a 3-wide convolution. The embedding is not looked at."""
+
+    def __init__(self, dims: int, channels: int) -> None:
+        super().__init__()
+        self.conv = conv(dims, channels, channels)
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def check_positive(**values: int) -> None:
+    """Refuse, by name, a value that is not a whole number of 1 or more."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise CbdmError(f"{name} must be a whole number of 1 or more, got {value!r}")
+
+
+def check_batch(shape: Sequence[int], x_t: Tensor, t: Tensor, c: Condition) -> None:
+    """Refuse x_t that is not (B, *shape), t that is not (B,), or conditions of another number of rows."""
+    if tuple(x_t.shape[1:]) != tuple(shape):
+        raise CbdmError(f"x_t must be (B, {', '.join(map(str, shape))}) for this network, got {tuple(x_t.shape)}")
+    if tuple(t.shape) != (len(x_t),) or len(c.value) != len(x_t) or tuple(c.present.shape) != (len(x_t),):
+        raise CbdmError(
+            f"{len(x_t)} rows of x_t need t ({len(x_t)},) and as many conditions, got t {tuple(t.shape)}, "
+            f"labels {tuple(c.value.shape)}, present {tuple(c.present.shape)}"
+        )

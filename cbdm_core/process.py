@@ -1,0 +1,165 @@
+"""The forward process q, its posterior, and what ε, x_0, v and the score say of one another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cbdm_core.errors import CbdmError
+from cbdm_core.interfaces import Condition, DenoisingStep, Draws, NoiseSchedule, ScoreNetwork, per_row
+
+__all__ = [
+    "Process",
+    "eps_to_score",
+    "eps_to_v",
+    "eps_to_x0",
+    "gaussian_kl",
+    "score_to_eps",
+    "v_to_eps",
+    "v_to_x0",
+    "x0_to_eps",
+    "x0_to_v",
+]
+
+Number = Tensor | float
+
+
+def eps_to_x0(eps: Tensor, x_t: Tensor, alpha_t: Number, sigma_t: Number) -> Tensor:
+    """x_0 = (x_t − σ_t ε)/α_t."""
+    return (x_t - sigma_t * eps) / alpha_t
+
+
+def x0_to_eps(x_0: Tensor, x_t: Tensor, alpha_t: Number, sigma_t: Number) -> Tensor:
+    """ε = (x_t − α_t x_0)/σ_t."""
+    return (x_t - alpha_t * x_0) / sigma_t
+
+
+def eps_to_v(eps: Tensor, x_t: Tensor, alpha_t: Number, sigma_t: Number) -> Tensor:
+    """v = α_t ε − σ_t x_0 (Salimans & Ho 2022, appendix D), with x_0 from `eps_to_x0`."""
+    return alpha_t * eps - sigma_t * eps_to_x0(eps, x_t, alpha_t, sigma_t)
+
+
+def v_to_eps(v: Tensor, x_t: Tensor, alpha_t: Number, sigma_t: Number) -> Tensor:
+    """ε = (σ_t x_t + α_t v)/(α_t² + σ_t²)."""
+    return (sigma_t * x_t + alpha_t * v) / (alpha_t**2 + sigma_t**2)
+
+
+def v_to_x0(v: Tensor, x_t: Tensor, alpha_t: Number, sigma_t: Number) -> Tensor:
+    """x_0 = (α_t x_t − σ_t v)/(α_t² + σ_t²)."""
+    return (alpha_t * x_t - sigma_t * v) / (alpha_t**2 + sigma_t**2)
+
+
+def x0_to_v(x_0: Tensor, x_t: Tensor, alpha_t: Number, sigma_t: Number) -> Tensor:
+    """v = α_t ε − σ_t x_0, with ε from `x0_to_eps`."""
+    return alpha_t * x0_to_eps(x_0, x_t, alpha_t, sigma_t) - sigma_t * x_0
+
+
+def eps_to_score(eps: Tensor, sigma_t: Number) -> Tensor:
+    """∇ log p_t(x_t) = −ε/σ_t."""
+    return -eps / sigma_t
+
+
+def score_to_eps(score: Tensor, sigma_t: Number) -> Tensor:
+    """ε = −σ_t ∇ log p_t(x_t)."""
+    return -sigma_t * score
+
+
+def gaussian_kl(mean_1: Tensor, variance_1: Tensor, mean_2: Tensor, variance_2: Tensor) -> Tensor:
+    """(B,) KL(N(μ_1, v_1 I) ‖ N(μ_2, v_2 I)) = ½ Σ [v_1/v_2 − 1 − log(v_1/v_2) + (μ_1 − μ_2)²/v_2], in nats.
+
+    Args:
+        mean_1: (B, …).
+        variance_1: broadcasts with `mean_1`, > 0.
+        mean_2: (B, …).
+        variance_2: broadcasts with `mean_2`, > 0.
+    """
+    ratio = variance_1 / variance_2
+    terms = ratio - 1 - torch.log(ratio) + (mean_1 - mean_2).square() / variance_2
+    return 0.5 * terms.expand_as(mean_1).flatten(1).sum(1)
+
+
+@dataclass(frozen=True, eq=False)
+class Process:
+    """q(x_t | x_0) = N(α_t x_0, σ_t² I) and what follows from it.
+
+    Args:
+        schedule: gives α_t and σ_t.
+    """
+
+    schedule: NoiseSchedule
+
+    def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """(α_t, σ_t) as (B, 1, …, 1) in the dtype of `like`."""
+        alpha_t, sigma_t = self.schedule(t)
+        return per_row(alpha_t, like), per_row(sigma_t, like)
+
+    def perturb(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """x_t = α_t x_0 + σ_t ε."""
+        alpha_t, sigma_t = self.coefficients(t, x_0)
+        return alpha_t * x_0 + sigma_t * eps
+
+    def transition(self, x_s: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of q(x_t | x_s) for s < t: α_{t|s} x_s and σ²_{t|s}.
+
+        α_{t|s} = α_t/α_s and σ²_{t|s} = σ_t² − α²_{t|s} σ_s² (Kingma et al. 2021, appendix A).
+        """
+        ratio, variance = self._between(s, t)
+        return per_row(ratio, x_s) * x_s, per_row(variance, x_s)
+
+    def posterior(self, x_t: Tensor, x_0: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of q(x_s | x_t, x_0) for any 0 ≤ s < t.
+
+        Mean α_{t|s} σ_s²/σ_t² x_t + α_s σ²_{t|s}/σ_t² x_0, variance σ²_{t|s} σ_s²/σ_t².
+
+        Args:
+            x_t: (B, …).
+            x_0: (B, …).
+            s: (B,) or one time.
+            t: (B,) or one time, above s.
+
+        Source: Kingma et al., Variational Diffusion Models, 2021, eq. 25–27 (Ho et al. 2020, eq. 7, for s = t − 1/T).
+        """
+        alpha_s, sigma_s = self.schedule(s)
+        _, sigma_t = self.schedule(t)
+        ratio, variance = self._between(s, t)
+        kept = per_row(ratio * sigma_s**2 / sigma_t**2, x_t)
+        told = per_row(alpha_s * variance / sigma_t**2, x_t)
+        return kept * x_t + told * x_0, per_row(variance * sigma_s**2 / sigma_t**2, x_t)
+
+    def _between(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(α_{t|s}, σ²_{t|s})."""
+        if bool((s >= t).any()):
+            raise CbdmError(
+                f"a transition goes from an earlier time to a later, got s = {s.tolist()}, t = {t.tolist()}"
+            )
+        (alpha_s, sigma_s), (alpha_t, sigma_t) = self.schedule(s), self.schedule(t)
+        ratio = alpha_t / alpha_s
+        return ratio, sigma_t**2 - ratio**2 * sigma_s**2
+
+    def denoise(
+        self, network: ScoreNetwork, x_0: Tensor, c: Condition, draws: Draws, *, with_features: bool = False
+    ) -> DenoisingStep:
+        """Draw t and ε, make x_t, ask the network, and pack the step.
+
+        Args:
+            network: the score network.
+            x_0: (B, …) data.
+            c: (B,) conditions, as the network shall see them.
+            draws: B rows.
+            with_features: also ask for the network's inner features.
+
+        Raises:
+            CbdmError: row counts that disagree.
+        """
+        if not len(x_0) == len(c) == len(draws.rows):
+            raise CbdmError(
+                f"{len(x_0)} examples, {len(c)} conditions and {len(draws.rows)} rows of draws: give as many of each"
+            )
+        t = self.schedule.draw_t(draws)
+        eps = draws.normal("eps", *x_0.shape[1:], dtype=x_0.dtype)
+        alpha_t, sigma_t = self.coefficients(t, x_0)
+        x_t = alpha_t * x_0 + sigma_t * eps
+        eps_hat, features = network.with_features(x_t, t, c) if with_features else (network(x_t, t, c), None)
+        return DenoisingStep(x_0, c, t, eps, alpha_t, sigma_t, x_t, eps_hat, features, network, draws)

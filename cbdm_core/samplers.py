@@ -1,0 +1,182 @@
+"""Samplers: one step of a reverse-time solver each, coefficients as Python floats."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from cbdm_core.errors import CbdmError, unknown_name
+from cbdm_core.interfaces import Condition, Draws, NoiseSchedule, Sampler, ScoreNetwork, at_time
+from cbdm_core.process import eps_to_x0, x0_to_eps
+from cbdm_core.registry import Registry
+
+__all__ = ["DDIM", "SAMPLERS", "Ancestral", "DPMSolverPP2M", "Heun"]
+
+SAMPLERS = Registry(
+    "sampler",
+    "cbdm.samplers",
+    {
+        "ancestral": "cbdm_core.samplers:Ancestral",
+        "ddim": "cbdm_core.samplers:DDIM",
+        "dpm++2m": "cbdm_core.samplers:DPMSolverPP2M",
+        "heun": "cbdm_core.samplers:Heun",
+    },
+)
+
+VARIANCES = ("large", "small")
+
+
+def _eps_hat(network: ScoreNetwork, x: Tensor, t: float, c: Condition) -> Tensor:
+    times = torch.full((len(x),), t, device=x.device, dtype=torch.float32 if x.device.type == "mps" else torch.float64)
+    return network(x, times, c)
+
+
+def _clipped(x_0: Tensor, clip: float | None) -> Tensor:
+    return x_0 if clip is None else x_0.clamp(-clip, clip)
+
+
+def _checked_clip(clip: float | None) -> float | None:
+    if clip is not None and not clip > 0:
+        raise CbdmError(f"clip must be a bound above 0 on |x_0|, or left out, got {clip}")
+    return clip
+
+
+class Ancestral(Sampler):
+    """Draw from q(x_s | x_t, x̂_0), with its own variance ("small") or σ²_{t|s} ("large", the published default).
+
+    Args:
+        schedule: the schedule.
+        variance: "large" or "small".
+        clip: bound on |x̂_0| put on before the posterior mean is taken, so that it acts; None for no bound.
+
+    Raises:
+        CbdmError: another variance, or a clip ≤ 0.
+
+    Source: Ho et al. 2020, algorithm 2 and section 3.2.
+    """
+
+    order = 1
+    stochastic = True
+
+    def __init__(self, schedule: NoiseSchedule, *, variance: str = "large", clip: float | None = None) -> None:
+        super().__init__(schedule)
+        if variance not in VARIANCES:
+            raise unknown_name("variance", variance, VARIANCES)
+        self.variance, self.clip = variance, _checked_clip(clip)
+
+    def step(
+        self, network: ScoreNetwork, x_t: Tensor, t: float, s: float, c: Condition, memory: Any, *, draws: Draws
+    ) -> tuple[Tensor, Any]:
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = at_time(self.schedule, t), at_time(self.schedule, s)
+        ratio = alpha_t / alpha_s
+        between = sigma_t**2 - ratio**2 * sigma_s**2
+        x_0 = _clipped(eps_to_x0(_eps_hat(network, x_t, t, c), x_t, alpha_t, sigma_t), self.clip)
+        mean = (ratio * sigma_s**2 / sigma_t**2) * x_t + (alpha_s * between / sigma_t**2) * x_0
+        if s == 0:
+            return mean, None
+        variance = between if self.variance == "large" else between * sigma_s**2 / sigma_t**2
+        return mean + math.sqrt(variance) * draws.normal("noise", *x_t.shape[1:], dtype=x_t.dtype), None
+
+
+class DDIM(Sampler):
+    """x_s = α_s x̂_0 + √(σ_s² − ς²) ε̂ + ς z with ς = η √(σ_s²/σ_t² · σ²_{t|s}); η = 0 is the probability-flow ODE.
+
+    Args:
+        schedule: the schedule.
+        eta: η in [0, 1]; 1 is ancestral sampling with the small variance.
+        clip: bound on |x̂_0|, after which ε̂ is taken anew; None for no bound.
+
+    Raises:
+        CbdmError: η outside [0, 1], or a clip ≤ 0.
+
+    Source: Song, Meng & Ermon, Denoising Diffusion Implicit Models, 2021, eq. 12 and 16.
+    """
+
+    order = 1
+
+    def __init__(self, schedule: NoiseSchedule, *, eta: float = 0.0, clip: float | None = None) -> None:
+        super().__init__(schedule)
+        if not 0 <= eta <= 1:
+            raise CbdmError(f"ddim needs eta in [0, 1], got {eta}")
+        self.eta, self.clip = float(eta), _checked_clip(clip)
+        self.stochastic = eta > 0
+
+    def step(
+        self, network: ScoreNetwork, x_t: Tensor, t: float, s: float, c: Condition, memory: Any, *, draws: Draws
+    ) -> tuple[Tensor, Any]:
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = at_time(self.schedule, t), at_time(self.schedule, s)
+        eps = _eps_hat(network, x_t, t, c)
+        x_0 = eps_to_x0(eps, x_t, alpha_t, sigma_t)
+        if self.clip is not None:
+            x_0 = _clipped(x_0, self.clip)
+            eps = x0_to_eps(x_0, x_t, alpha_t, sigma_t)
+        between = sigma_t**2 - (alpha_t / alpha_s) ** 2 * sigma_s**2
+        added = self.eta * math.sqrt(between) * sigma_s / sigma_t
+        x_s = alpha_s * x_0 + math.sqrt(max(sigma_s**2 - added**2, 0.0)) * eps
+        if added > 0:
+            x_s = x_s + added * draws.normal("noise", *x_t.shape[1:], dtype=x_t.dtype)
+        return x_s, None
+
+
+class _Last(NamedTuple):
+    """What the multistep solver remembers: x̂_0 and the step h in half log-SNR."""
+
+    x_0: Tensor
+    h: float
+
+
+class DPMSolverPP2M(Sampler):
+    """The second-order multistep solver for the data prediction; its first step and a step to t = 0 are first order.
+
+    With λ = log(α/σ), h = λ_s − λ_t and r = h_last/h:
+    x_s = (σ_s/σ_t) x_t − α_s (e^{−h} − 1) [(1 + 1/2r) x̂_0 − (1/2r) x̂_0,last].
+
+    Args:
+        schedule: the schedule.
+
+    Source: Lu et al., DPM-Solver++, 2022, algorithm 2.
+    """
+
+    order = 2
+
+    def step(
+        self, network: ScoreNetwork, x_t: Tensor, t: float, s: float, c: Condition, memory: Any, *, draws: Draws
+    ) -> tuple[Tensor, Any]:
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = at_time(self.schedule, t), at_time(self.schedule, s)
+        x_0 = eps_to_x0(_eps_hat(network, x_t, t, c), x_t, alpha_t, sigma_t)
+        if s == 0:
+            return x_0, None  # h is infinite there
+        h = math.log(alpha_s / sigma_s) - math.log(alpha_t / sigma_t)
+        mixed = x_0
+        if memory is not None:
+            weight = h / (2 * memory.h)
+            mixed = (1 + weight) * x_0 - weight * memory.x_0
+        return (sigma_s / sigma_t) * x_t - (alpha_s * math.expm1(-h)) * mixed, _Last(x_0, h)
+
+
+class Heun(Sampler):
+    """Heun's rule for dx̄/dσ̄ = ε̂ with x̄ = x/α and σ̄ = σ/α; Euler for a step to t = 0.
+
+    Args:
+        schedule: the schedule.
+
+    Source: Karras et al., EDM, 2022, algorithm 1.
+    """
+
+    order = 2
+    evaluations = 2
+
+    def step(
+        self, network: ScoreNetwork, x_t: Tensor, t: float, s: float, c: Condition, memory: Any, *, draws: Draws
+    ) -> tuple[Tensor, Any]:
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = at_time(self.schedule, t), at_time(self.schedule, s)
+        slope = _eps_hat(network, x_t, t, c)
+        width = sigma_s / alpha_s - sigma_t / alpha_t
+        x_s = (alpha_s / alpha_t) * x_t + (alpha_s * width) * slope
+        if s == 0:
+            return x_s, None
+        corrected = 0.5 * (slope + _eps_hat(network, x_s, s, c))
+        return (alpha_s / alpha_t) * x_t + (alpha_s * width) * corrected, None

@@ -1,0 +1,63 @@
+"""Files that appear whole or not at all, and failed writes told in one line."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from cbdm_core.errors import CbdmError
+
+__all__ = ["flush", "replacing", "told_plainly"]
+
+_MENDS = {
+    errno.ENOSPC: "the disk is full: free some space or choose another --out",
+    errno.EFBIG: "the file-size limit is reached: raise it (ulimit -f) or choose another --out",
+    errno.EDQUOT: "the quota is used up: free some space or choose another --out",
+}
+
+
+@contextmanager
+def told_plainly(path: Path) -> Iterator[None]:
+    """Turn a failed write below `path` into one line: what failed, why, and what to do.
+
+    Raises:
+        CbdmError: in place of the system's error, or of torch's and safetensors' own wording of it.
+    """
+    try:
+        yield
+    except OSError as error:
+        why = _MENDS.get(error.errno or 0, f"{error.strerror or error}: choose another --out")
+        raise CbdmError(f"cannot write {error.filename or path}: {why}; what was written before is intact") from error
+    except (SafetensorError, RuntimeError) as error:
+        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if not any(word in why for word in ("write", "No space", "I/O", "IoError", "file in archive")):
+            raise
+        raise CbdmError(
+            f"cannot write {path}: {why}; free some space or choose another --out; what was written before is intact"
+        ) from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends well, and goes when it does not."""
+    temporary = path.with_name(f".writing-{os.getpid()}-{path.name}")
+    with told_plainly(path):
+        try:
+            yield temporary
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Have the system put a file, or a folder's list of names, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

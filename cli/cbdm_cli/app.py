@@ -1,0 +1,147 @@
+"""The commands and their options. Imports no torch: the help page and completion must be quick."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="cbdm",
+    help="Train diffusion models on class-imbalanced data, with the prior as a part you choose.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+Device = Annotated[str, typer.Option(help="auto (cuda, mps, cpu), or one of them; cuda:N for the N-th GPU.")]
+Omega = Annotated[
+    str | None,
+    typer.Option(help="Guidance: a number, linear:a,b[,tau] for a·τt + b, or implied:omega,tau. Default: the run's."),
+]
+SamplerName = Annotated[str | None, typer.Option("--sampler", help="Sampler by name. Default: the run's.")]
+SamplerSteps = Annotated[int | None, typer.Option("--steps", help="Sampler steps. Default: the run's.")]
+
+
+def _presets() -> list[str]:
+    from cbdm_cli.config import preset_names
+
+    return preset_names()
+
+
+@app.command()
+def train(
+    preset: Annotated[str | None, typer.Argument(autocompletion=_presets, help="Default: digits-lt.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="ddpm, or parts joined by +, each with its law: cbdm:null, reweight:uniform, resample:uniform."
+        ),
+    ] = None,
+    prior: Annotated[
+        str | None,
+        typer.Option(
+            help="The law of the one part that takes one: training, uniform, power:0.5, balanced:0.999, null, …"
+        ),
+    ] = None,
+    tau: Annotated[float | None, typer.Option(help="Strength τ of CBDM.")] = None,
+    gamma: Annotated[float | None, typer.Option(help="Share γ of CBDM that moves the other prediction.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps; with --resume, a longer run.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of split, initial weights and every draw.")] = None,
+    device: Device = "auto",
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder. Default: the next runs/PRESET-NNN.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A TOML file laid over the preset.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="a.b=v, laid over the file; may be repeated.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue this run folder, bit-identically.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run; write nothing.")] = False,
+) -> None:
+    """Train, then sample with balanced labels and evaluate against the balanced set."""
+    from cbdm_cli.config import load_config
+    from cbdm_cli.train import resolved, start
+    from cbdm_cli.train import resume as continue_run
+    from cbdm_core.errors import CbdmError
+
+    named: dict[str, Any] = {"method": method, "prior": prior, "tau": tau, "gamma": gamma, "steps": steps, "seed": seed}
+    settings = [*(set_ or []), *([f"training.precision={precision!r}"] if precision else [])]
+    if resume is None:
+        table = load_config(preset or "digits-lt", config, settings)
+        start(resolved(table, named), out, device, dry_run)
+        return
+    if out is not None or dry_run:
+        raise CbdmError("--resume writes into the run it continues: leave out --out and --dry-run")
+    continue_run(resume, preset, config, settings, named, device)
+
+
+@app.command()
+def sample(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    labels: Annotated[str, typer.Option(help="cyclic, a law such as uniform, or labels: 3,3,7.")] = "cyclic",
+    n: Annotated[int | None, typer.Option("--n", help="How many. Default: 16 a class, or the labels given.")] = None,
+    omega: Omega = None,
+    sampler: SamplerName = None,
+    steps: SamplerSteps = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the samples. Default: the run's.")] = None,
+    format_: Annotated[str, typer.Option("--format", help="grid (one PNG), folder (a PNG each), or npz.")] = "grid",
+    out: Annotated[Path | None, typer.Option(help="Where to. Default: the next free name in the run folder.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Draw samples from a run."""
+    from cbdm_cli.sample import sample_run
+
+    sample_run(run, labels, n, {"omega": omega, "sampler": sampler, "steps": steps, "seed": seed}, format_, out, device)
+
+
+@app.command()
+def evaluate(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    omega: Annotated[list[str] | None, typer.Option(help="Guidance; repeat it, or list numbers: 0,0.5,1.")] = None,
+    sampler: SamplerName = None,
+    steps: SamplerSteps = None,
+    n: Annotated[int | None, typer.Option("--n", help="Samples per class. Default: the run's.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Draw balanced samples from runs and evaluate them again, at one ω or several."""
+    from cbdm_cli.evaluate import evaluate_runs
+
+    evaluate_runs(runs, omega or [], {"sampler": sampler, "steps": steps, "per_class": n}, device)
+
+
+@app.command()
+def presets(
+    name: Annotated[str | None, typer.Argument(autocompletion=_presets, help="Print this preset's TOML.")] = None,
+) -> None:
+    """List the presets, or print one."""
+    from cbdm_cli.listing import list_presets
+
+    list_presets(name)
+
+
+@app.command()
+def priors(
+    preset: Annotated[str, typer.Argument(autocompletion=_presets, help="Whose class counts.")] = "digits-lt",
+    law: Annotated[list[str] | None, typer.Option(help="Only these laws, for example power:0.25; repeat it.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="a.b=v, laid over the preset.")] = None,
+) -> None:
+    """Show what each law makes of a preset's class counts."""
+    from cbdm_cli.listing import list_priors
+
+    list_priors(preset, law or [], set_ or [])
+
+
+@app.command(name="import")
+def import_(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A published-style checkpoint (net_model, ema_model), or a state dict.")
+    ],
+    out: Annotated[Path, typer.Option(help="The run folder to make.")],
+    weights: Annotated[str, typer.Option(help="ema_model or net_model.")] = "ema_model",
+    image_size: Annotated[int, typer.Option(help="Height and width; a U-Net's weights do not tell.")] = 32,
+    beta_1: Annotated[float, typer.Option(help="First β of the linear schedule.")] = 1e-4,
+    beta_T: Annotated[float, typer.Option("--beta-T", help="Last β of the linear schedule.")] = 0.02,
+) -> None:
+    """Make a run folder of a published-style checkpoint, so that sample and load_run take it."""
+    from cbdm_cli.importing import import_checkpoint
+
+    import_checkpoint(checkpoint, out, weights, image_size, beta_1, beta_T)

@@ -1,0 +1,249 @@
+"""The configuration: frozen, strict, and the same thing as its TOML. Imports no torch.
+
+Order of precedence: defaults < preset < `--config` < `--set a.b=v` < named options.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cbdm_core.errors import CbdmError, closest, unknown_name
+
+__all__ = [
+    "Config",
+    "Facts",
+    "load_config",
+    "merged",
+    "overlaid",
+    "preset_names",
+    "preset_table",
+    "setting",
+    "validated",
+]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Data(_Section):
+    """Where the examples come from and how their long tail is made."""
+
+    source: str = "digits"
+    options: dict[str, Any] = {}
+    profile: Literal["exp", "step", "none"] = "exp"
+    imbalance: float = Field(0.02, gt=0, le=1)
+    n_max: int | None = Field(None, ge=1)
+    counts: tuple[int, ...] | None = None
+    flip: bool = False
+
+
+class Schedule(_Section):
+    """The noise schedule."""
+
+    name: str = "linear"
+    options: dict[str, Any] = {}
+
+
+class Network(_Section):
+    """The score network and what it predicts."""
+
+    name: str = "unet"
+    predicts: Literal["eps", "x_0", "v", "flow"] = "eps"
+    options: dict[str, Any] = {}
+
+
+class Method(_Section):
+    """What is done about the law of the labels; the strengths go to the parts that take them."""
+
+    parts: str = "cbdm:null"
+    tau: float = Field(1.0, ge=0)
+    gamma: float = Field(0.25, ge=0)
+    time_weight: Literal["linear", "constant", "published"] = "linear"
+    cap: float | None = Field(None, gt=0)
+
+
+class LossWeight(_Section):
+    """The factor of the denoising loss."""
+
+    name: str = "constant"
+    options: dict[str, Any] = {}
+
+
+class Training(_Section):
+    """How the network is optimised."""
+
+    steps: int = Field(3000, ge=1)
+    batch_size: int = Field(64, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    warmup: int = Field(100, ge=0)
+    clip: float = Field(1.0, gt=0)
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    drop: float = Field(0.1, ge=0, le=1)
+    drop_per: Literal["row", "batch"] = "row"
+    loss_weight: LossWeight = LossWeight()
+    checkpoint_every: int = Field(500, ge=1)
+    keep: int = Field(2, ge=1)
+    log_every: int = Field(5, ge=1)
+
+
+class Sampling(_Section):
+    """How samples are drawn."""
+
+    sampler: str = "dpm++2m"
+    options: dict[str, Any] = {}
+    steps: int = Field(25, ge=1)
+    omega: str = "0.75"
+    batch_size: int = Field(500, ge=1)
+
+
+class Evaluation(_Section):
+    """How samples are judged."""
+
+    per_class: int = Field(200, ge=1)
+    k: int = Field(5, ge=1)
+
+
+class Facts(_Section):
+    """What the data turned out to be; written by the program, checked on resume."""
+
+    shape: tuple[int, ...]
+    class_names: tuple[str, ...]
+    counts: tuple[int, ...]
+    data_hash: str
+    split_hash: str
+    laws: dict[str, str]
+
+
+class Config(_Section):
+    """One experiment."""
+
+    preset: str = "digits-lt"
+    question: str = ""
+    seed: int = Field(0, ge=0)
+    data: Data = Data()
+    schedule: Schedule = Schedule()
+    network: Network = Network()
+    method: Method = Method()
+    training: Training = Training()
+    sampling: Sampling = Sampling()
+    evaluation: Evaluation = Evaluation()
+    facts: Facts | None = None
+
+    def to_toml(self) -> str:
+        """The configuration as TOML, which `load_config` reads back; values that are None are left out."""
+        return tomli_w.dumps(self.model_dump(exclude_none=True))
+
+
+def preset_names() -> list[str]:
+    """The presets that the package carries."""
+    folder = files("cbdm_cli") / "presets"
+    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+
+
+def preset_table(name: str) -> dict[str, Any]:
+    """A preset as plain values.
+
+    Raises:
+        CbdmError: an unknown name; the closest match is named.
+    """
+    if name not in preset_names():
+        raise unknown_name("preset", name, preset_names())
+    text = (files("cbdm_cli") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
+    return {"preset": name, **tomllib.loads(text)}
+
+
+def load_config(preset: str, file: Path | None = None, settings: Iterable[str] = ()) -> dict[str, Any]:
+    """The plain values of a preset, overlaid with a file and with `a.b=v` settings."""
+    return overlaid(preset_table(preset), file, settings)
+
+
+def overlaid(table: Mapping[str, Any], file: Path | None = None, settings: Iterable[str] = ()) -> dict[str, Any]:
+    """Plain values with a file laid over them, then `a.b=v` settings."""
+    table = dict(table)
+    if file is not None:
+        table = merged(table, _read(file))
+    for text in settings:
+        table = merged(table, setting(text))
+    return table
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise CbdmError(f"--config {file} cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise CbdmError(f"--config {file} is no TOML: {error}") from error
+
+
+def setting(text: str) -> dict[str, Any]:
+    """`a.b=v` → {"a": {"b": v}}; v is TOML, and a bare word is a string.
+
+    Raises:
+        CbdmError: no `=`, or an empty key.
+    """
+    key, equals, value = text.partition("=")
+    keys = key.strip().split(".")
+    if not equals or not all(keys):
+        raise CbdmError(f"--set {text!r} must read a.b=v, for example --set training.batch_size=32")
+    try:
+        parsed = tomllib.loads(f"v = {value}")["v"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    for name in reversed(keys):
+        parsed = {name: parsed}
+    return parsed
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Two nested tables in one, `over` winning key by key; naming another source, network … drops the old options."""
+    out = dict(base)
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(out.get(key), Mapping):
+            old = dict(out[key])
+            if any(name in value and value[name] != old.get(name) for name in ("name", "source", "sampler")):
+                old.pop("options", None)
+            out[key] = merged(old, value)
+        else:
+            out[key] = value
+    return out
+
+
+def validated(table: Mapping[str, Any]) -> Config:
+    """The configuration of plain values.
+
+    Raises:
+        CbdmError: an unknown key (the closest match is named) or a value outside its range, in one line.
+    """
+    try:
+        return Config.model_validate(table)
+    except ValidationError as error:
+        raise CbdmError(_told(error)) from None
+
+
+def _told(error: ValidationError) -> str:
+    first = error.errors()[0]
+    path = ".".join(str(p) for p in first["loc"])
+    if first["type"] == "extra_forbidden":
+        allowed = _keys(first["loc"][:-1])
+        near = closest(str(first["loc"][-1]), allowed)
+        hint = f" did you mean {near!r}?" if near else ""
+        return f"unknown key {path!r}:{hint} allowed: {', '.join(allowed)}"
+    return f"{path} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _keys(path: tuple[int | str, ...]) -> list[str]:
+    model: Any = Config
+    for name in path:
+        model = model.model_fields[str(name)].annotation
+    return sorted(model.model_fields)

@@ -1,0 +1,64 @@
+"""`cbdm evaluate`: judge runs again, at one ω or several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cbdm_cli import render
+from cbdm_cli.assemble import load_data
+from cbdm_cli.config import validated
+from cbdm_cli.judging import balanced_samples, drawn_with_bar, judge
+from cbdm_cli.runs import write_json
+from cbdm_cli.sample import with_sampling
+from cbdm_cli.train import evaluation_facts, report_caption, report_title
+from cbdm_core.errors import CbdmError
+from cbdm_core.guidance import parse_omega
+from cbdm_core.metrics.features import cached_classifier
+from cbdm_core.run import load_run
+
+__all__ = ["evaluate_runs", "omegas_of"]
+
+
+def omegas_of(texts: Sequence[str]) -> list[str]:
+    """The values of `--omega`: each a schedule of ω, or numbers parted by commas.
+
+    Raises:
+        CbdmError: a text that is neither.
+    """
+    values = []
+    for text in texts:
+        pieces = text.split(",")
+        values += pieces if ":" not in text else [text]
+    for value in values:
+        parse_omega(value)
+    return [value.strip() for value in values]
+
+
+def evaluate_runs(paths: Sequence[Path], omegas: Sequence[str], options: dict[str, Any], device: str) -> None:
+    """Evaluate each run at each ω; results are added to the run folder as `evaluation-omega-….json`."""
+    asked = omegas_of(omegas)
+    rows = []
+    for path in paths:
+        run = load_run(path, device=device)
+        saved = validated(run.config)
+        full, data, split = load_data(saved)
+        if saved.facts is None or split != saved.facts.split_hash or full.content_hash() != saved.facts.data_hash:
+            raise CbdmError(f"{path}: the data are not those the run was trained on; restore them or train anew")
+        classifier = cached_classifier(full)
+        for omega in asked or [saved.sampling.omega]:
+            config = with_sampling(saved, {**options, "omega": omega})
+            labels = balanced_samples(config, data.num_classes)
+            where = next(run.network.parameters()).device
+            x = drawn_with_bar(config, run.network, run.schedule, labels, run.shape, where, f"{path.name} ω {omega}")
+            report = judge(config, x, labels, full, data.counts(), classifier)
+            name = f"evaluation-omega-{omega.replace(':', '-').replace(',', '-')}.json"
+            write_json(path / name, evaluation_facts(config, run.step, report))
+            rows.append((path.name, omega, report))
+            last = report, config
+    if len(rows) == 1:
+        render.report_table(last[0], report_title(last[1]), report_caption(last[0]))
+    else:
+        render.sweep_table(rows, "evaluated against the balanced sets")
+        render.note(report_caption(rows[-1][2]))

@@ -1,0 +1,121 @@
+"""The pictures of a run: a grid of samples with a row per class, and the loss curve."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from cbdm_core.data.dataset import to_uint8
+from cbdm_core.writing import replacing
+
+__all__ = ["as_image", "loss_curve", "sample_grid", "scatter"]
+
+_INK = (20, 20, 20)
+
+
+def as_image(x: Tensor) -> Any:
+    """One (C, H, W) sample in [−1, 1] as a Pillow image; other shapes are refused by the caller."""
+    from PIL import Image
+
+    pixels = np.asarray(to_uint8(x).permute(1, 2, 0))
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels[..., :3])
+
+
+def sample_grid(
+    path: Path, x: Tensor, labels: Tensor, names: Sequence[str], counts: Sequence[int], columns: int = 16
+) -> None:
+    """A row per class, the rarest last, each with its name and training count at the left.
+
+    Args:
+        path: the PNG to write.
+        x: (M, C, H, W) samples in [−1, 1] with C 1 or 3.
+        labels: (M,) the label each was asked for.
+        names: K class names.
+        counts: K training counts.
+        columns: at most so many samples a row.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    order = sorted(set(labels.tolist()), key=lambda y: (-counts[y], y))
+    height, width = x.shape[-2:]
+    scale = max(1, round(40 / max(height, width)))
+    cell_w, cell_h, gap = width * scale, height * scale, 4
+    font = ImageFont.load_default(size=13)
+    texts = {y: f"{names[y]}  n={counts[y]}" for y in order}
+    margin = 16 + int(max(font.getlength(text) for text in texts.values()))
+    shown = max(min(columns, int((labels == y).sum())) for y in order)
+    canvas = Image.new("RGB", (margin + shown * (cell_w + gap) + gap, len(order) * (cell_h + gap) + gap), "white")
+    draw = ImageDraw.Draw(canvas)
+    for row, y in enumerate(order):
+        top = gap + row * (cell_h + gap)
+        draw.text((8, top + cell_h / 2), texts[y], fill=_INK, font=font, anchor="lm")
+        for column, sample in enumerate(x[labels == y][:shown]):
+            tile = as_image(sample).convert("RGB").resize((cell_w, cell_h), Image.Resampling.NEAREST)
+            canvas.paste(tile, (margin + gap + column * (cell_w + gap), top))
+    with replacing(path) as temporary:
+        canvas.save(temporary, format="PNG")
+
+
+def _axes(width: float, height: float) -> tuple[Any, Any]:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "cbdm"
+    matplotlib.rcParams["svg.fonttype"] = "none"
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def scatter(path: Path, x: Tensor, labels: Tensor, names: Sequence[str], counts: Sequence[int]) -> None:
+    """Vector samples in their first two coordinates, one colour a class, the rarest drawn on top.
+
+    Args:
+        path: the PNG to write.
+        x: (M, D) samples.
+        labels: (M,) the label each was asked for.
+        names: K class names.
+        counts: K training counts.
+    """
+    figure, axes = _axes(6, 5)
+    order = sorted(set(labels.tolist()), key=lambda y: (-counts[y], y))
+    for y in order:
+        points = x[labels == y].cpu().numpy()
+        second = points[:, 1] if points.shape[1] > 1 else np.zeros(len(points))
+        axes.scatter(points[:, 0], second, s=4, label=f"{names[y]}  n={counts[y]}")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def loss_curve(path: Path, records: Sequence[dict[str, Any]]) -> None:
+    """The denoising loss by class group and the regulariser, as running means, against the step.
+
+    Args:
+        path: the SVG to write; the same records give the same bytes.
+        records: the lines of `metrics.jsonl`.
+    """
+    figure, axes = _axes(7, 3.6)
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for record in records:
+        values = {**{k: v for k, v in record["terms"].items() if k != "denoising"}, **record["groups"]}
+        for name, value in values.items():
+            curves.setdefault(name, []).append((record["step"], value))
+    for name, points in sorted(curves.items()):
+        steps, values = np.array([p[0] for p in points]), np.array([p[1] for p in points])
+        width = max(1, len(values) // 50)
+        smooth = np.convolve(values, np.ones(width) / width, mode="valid")
+        label = f"denoising, {name}" if name in ("head", "medium", "tail") else name
+        axes.plot(steps[width - 1 :], smooth, label=label, linewidth=1.4)
+    axes.set(xlabel="step", ylabel="loss (running mean)", yscale="log")
+    if curves:
+        axes.legend(frameon=False, fontsize=8)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="svg", metadata={"Date": None})

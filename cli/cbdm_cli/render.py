@@ -1,0 +1,99 @@
+"""Facts as text: tables, progress bars, lines. The only place that imports rich."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:  # the help page must not pay for torch
+    from cbdm_core.evaluation import Report, Scores
+
+__all__ = ["law_table", "note", "plain_table", "progress", "report_table", "sweep_table"]
+
+_console = Console(highlight=False)
+
+
+def note(text: str) -> None:
+    """One line for the reader."""
+    _console.print(text, markup=False, soft_wrap=True)
+
+
+def progress() -> Progress:
+    """A bar with the time left on standard error; silent where that is no terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[facts]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+    )
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _cells(scores: Scores) -> list[str]:
+    digits = (("fid", 2), ("precision", 3), ("recall", 3), ("label_accuracy", 3))
+    return [_number(getattr(scores, name), d) for name, d in digits]
+
+
+def _table(title: str, columns: Sequence[str], left: int = 1) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i < left else "right", no_wrap=True)
+    return table
+
+
+def report_table(report: Report, title: str, caption: str) -> None:
+    """A report: overall, head / medium / tail, and each class with its training count."""
+    table = _table(title, ["", "train n", "FID", "precision", "recall", "label acc."])
+    total = sum(c.training_count for c in report.classes)
+    table.add_row("overall", str(total), *_cells(report.overall))
+    table.add_section()
+    for name, scores in report.groups.items():
+        table.add_row(name, "", *_cells(scores))
+    table.add_section()
+    for entry in sorted(report.classes, key=lambda c: -c.training_count):
+        table.add_row(f"class {entry.name}", str(entry.training_count), *_cells(entry.scores))
+    _console.print(table)
+    note(caption)
+
+
+def sweep_table(rows: Iterable[tuple[str, str, Report]], title: str) -> None:
+    """One row for each (run, ω): overall scores, then the tail's FID and recall."""
+    columns = ["run", "ω", "FID", "precision", "recall", "label acc.", "tail FID", "tail recall"]
+    table = _table(title, columns, left=2)
+    for run, omega, report in rows:
+        tail = report.groups.get("tail", report.overall)
+        extra = [_number(tail.fid, 2), _number(tail.recall, 3)]
+        table.add_row(run, omega, *_cells(report.overall), *extra)
+    _console.print(table)
+
+
+def law_table(rows: Iterable[tuple[str, Sequence[float | None]]], title: str) -> None:
+    """One row a law: probability of the commonest and rarest class, entropy, KL from training, effective classes."""
+    table = _table(
+        title, ["law", "p(commonest)", "p(rarest)", "entropy [nat]", "KL from training [nat]", "eff. classes"]
+    )
+    for name, values in rows:
+        table.add_row(name, *[_number(v, d) for v, d in zip(values, (4, 4, 3, 3, 2), strict=True)])
+    _console.print(table)
+
+
+def plain_table(rows: Iterable[tuple[str, str]], title: str, columns: tuple[str, str]) -> None:
+    """Two columns of text, the second wrapped."""
+    table = _table(title, columns)
+    table.columns[1].justify, table.columns[1].no_wrap = "left", False
+    for row in rows:
+        table.add_row(*row)
+    _console.print(table)

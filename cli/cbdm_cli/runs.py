@@ -1,0 +1,129 @@
+"""The run folder: numbered, never overwritten, and safe to write to until the disk is full."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from cbdm_core.errors import CbdmError
+from cbdm_core.writing import replacing, told_plainly
+
+__all__ = ["Metrics", "environment", "new_folder", "read_records", "write_json", "write_text"]
+
+
+def new_folder(out: Path | None, name: str) -> Path:
+    """Make the folder of a new run: `out`, or the next free `runs/NAME-NNN`.
+
+    Raises:
+        CbdmError: `out` is not empty, is a file, or cannot be made.
+    """
+    if out is not None:
+        return _claim(out)
+    root = Path("runs")
+    with told_plainly(root):
+        root.mkdir(exist_ok=True)
+        pattern = re.compile(rf"{re.escape(name)}-(\d+)$")
+        taken = [int(found[1]) for p in root.iterdir() if (found := pattern.match(p.name))]
+        number = max(taken, default=0) + 1
+        while True:  # another process may take the number between the look and the making
+            folder = root / f"{name}-{number:03d}"
+            try:
+                folder.mkdir()
+                return folder
+            except FileExistsError:
+                number += 1
+
+
+def _claim(out: Path) -> Path:
+    with told_plainly(out):
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise CbdmError(f"--out {out} cannot be made: a file stands in the way; choose another folder") from None
+        if any(out.iterdir()):
+            raise CbdmError(f"--out {out} is not empty: choose a new folder, or continue with --resume {out}")
+        if not os.access(out, os.W_OK):
+            raise CbdmError(f"--out {out} cannot be written to: choose another folder")
+    return out
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        CbdmError: the disk is full or the path cannot be written.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write plain values as JSON, whole or not at all; NaN is refused, since JSON has none."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def environment(command: list[str], device: str) -> dict[str, Any]:
+    """What a result depends on beside its configuration."""
+    import torch
+
+    def installed(name: str) -> str | None:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return None
+
+    return {
+        "command": command,
+        "device": device,
+        "gpu": torch.cuda.get_device_name() if device.startswith("cuda") else None,
+        "threads": torch.get_num_threads(),
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "packages": {name: installed(name) for name in ("cbdm", "torch", "numpy", "scipy", "einops", "safetensors")},
+    }
+
+
+class Metrics:
+    """`metrics.jsonl`, one record a line; on resume the lines after the checkpoint's step go.
+
+    Args:
+        path: the file.
+        step: keep the records up to this step.
+    """
+
+    def __init__(self, path: Path, step: int = 0) -> None:
+        self.path = path
+        kept = [r for r in read_records(path) if r["step"] <= step] if path.exists() else []
+        write_text(path, "".join(json.dumps(r) + "\n" for r in kept))
+        with told_plainly(path):
+            self._file = path.open("a", encoding="utf-8")
+
+    def write(self, record: Any) -> None:
+        """Append one record (a dataclass or a mapping) and hand it to the system."""
+        value: Mapping[str, Any] = asdict(record) if is_dataclass(record) and not isinstance(record, type) else record
+        with told_plainly(self.path):
+            self._file.write(json.dumps(value) + "\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        with told_plainly(self.path):
+            self._file.close()
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of a `metrics.jsonl`; a last line cut short by a crash is left out."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records

@@ -1,0 +1,135 @@
+"""`cbdm sample`: draw from a run, as a grid, a folder of images, or arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cbdm_cli import pictures, render
+from cbdm_cli.config import Config, merged, validated
+from cbdm_cli.judging import drawn_with_bar
+from cbdm_cli.runs import new_folder
+from cbdm_cli.train import picture
+from cbdm_core.data.dataset import to_uint8
+from cbdm_core.errors import CbdmError, unknown_name
+from cbdm_core.generate import cyclic_labels, labels_from
+from cbdm_core.interfaces import LabelPrior
+from cbdm_core.laws_by_name import make_law
+from cbdm_core.run import Run, load_run
+from cbdm_core.writing import replacing
+
+__all__ = ["labels_of", "sample_run", "with_sampling"]
+
+
+def with_sampling(config: Config, options: dict[str, Any]) -> Config:
+    """The configuration with ω, sampler, sampler steps, seed or images per class replaced where given."""
+    over: dict[str, Any] = {}
+    for option, value in options.items():
+        if value is None:
+            continue
+        section = {"seed": None, "per_class": "evaluation"}.get(option, "sampling")
+        over = merged(over, {option: value} if section is None else {section: {option: value}})
+    return validated(merged(config.model_dump(), over))
+
+
+def labels_of(text: str, n: int | None, run: Run, seed: int) -> Tensor:
+    """The labels that `--labels` names.
+
+    Args:
+        text: cyclic, a law with probabilities, or labels parted by commas.
+        n: how many; 16 a class by default, or as many as are listed (a list is repeated up to `n`).
+        run: for its classes and counts.
+        seed: of labels drawn from a law.
+
+    Raises:
+        CbdmError: n < 1, a label outside [0, K), an unknown law, or the null law.
+    """
+    classes = len(run.counts)
+    if n is not None and n < 1:
+        raise CbdmError(f"--n must be 1 or more, got {n}")
+    if text == "cyclic":
+        return cyclic_labels(n or 16 * classes, classes)
+    if text.replace(",", "").replace(" ", "").replace("-", "").isdigit():
+        listed = torch.tensor([int(part) for part in text.split(",") if part.strip()])
+        wrong = [int(y) for y in listed if not 0 <= y < classes]
+        if wrong:
+            raise CbdmError(f"--labels {text}: label {wrong[0]} is out of range; the run has labels 0 … {classes - 1}")
+        return listed[torch.arange(n or len(listed)) % len(listed)]
+    law = make_law(text, run.counts)
+    if not isinstance(law, LabelPrior):
+        raise CbdmError(f"--labels {text}: this law has no label to draw; try uniform, training or power:0.5")
+    return labels_from(law, n or 16 * classes, seed)
+
+
+def sample_run(
+    path: Path, labels: str, n: int | None, options: dict[str, Any], format_: str, out: Path | None, device: str
+) -> None:
+    """Draw, and write in the format asked for."""
+    if format_ not in _WRITERS:
+        raise unknown_name("format", format_, _WRITERS)
+    run = load_run(path, device=device)
+    config = with_sampling(validated(run.config), options)
+    asked = labels_of(labels, n, run, config.seed)
+    if format_ == "folder" and not _drawable(run.shape):
+        raise CbdmError(
+            f"--format folder needs images of 1 or 3 channels, the run has shape {run.shape}: try --format npz"
+        )
+    target = _target(path, out, format_)
+    where = next(run.network.parameters()).device
+    x = drawn_with_bar(config, run.network, run.schedule, asked, run.shape, where)
+    _WRITERS[format_](target, x, asked, run)
+    render.note(f"{len(x)} samples at ω = {config.sampling.omega}: {target}")
+
+
+def _drawable(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 3 and shape[0] in (1, 3)
+
+
+def _target(path: Path, out: Path | None, format_: str) -> Path:
+    """Where to write; never over something that is there."""
+    suffix = {"grid": ".png", "npz": ".npz", "folder": ""}[format_]
+    if out is None:
+        taken = {p.stem for p in path.glob("drawn-*")}
+        number = next(i for i in range(1, len(taken) + 2) if f"drawn-{i:03d}" not in taken)
+        out = path / f"drawn-{number:03d}{suffix}"
+    if format_ == "folder":
+        return new_folder(out, "")
+    if out.exists():
+        raise CbdmError(f"--out {out} is there already: choose another name")
+    if not out.parent.is_dir():
+        raise CbdmError(f"--out {out}: {out.parent} is no folder; make it first or choose another place")
+    return out
+
+
+def _write_grid(target: Path, x: Tensor, labels: Tensor, run: Run) -> None:
+    picture(target, _drawable(run.shape), x, labels, run.class_names, run.counts.tolist())
+
+
+def _write_npz(target: Path, x: Tensor, labels: Tensor, run: Run) -> None:
+    """Arrays that the npz data source reads back."""
+    images = len(run.shape) > 1
+    values = to_uint8(x).movedim(1, -1).numpy() if images else x.numpy()
+    if images and values.shape[-1] == 1:
+        values = values[..., 0]
+    with replacing(target) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, images=values, labels=labels.numpy(), class_names=np.array(run.class_names))
+
+
+def _write_folder(target: Path, x: Tensor, labels: Tensor, run: Run) -> None:
+    """A folder per class and a PNG per sample, which the folder data source reads back."""
+    for number, (sample, label) in enumerate(zip(x, labels.tolist(), strict=True)):
+        with replacing(target / run.class_names[label] / f"{number:06d}.png") as temporary:
+            temporary.parent.mkdir(exist_ok=True)
+            pictures.as_image(sample).save(temporary, format="PNG")
+
+
+_WRITERS: dict[str, Callable[[Path, Tensor, Tensor, Run], None]] = {
+    "grid": _write_grid,
+    "folder": _write_folder,
+    "npz": _write_npz,
+}

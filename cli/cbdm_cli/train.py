@@ -1,0 +1,281 @@
+"""`cbdm train`: from a configuration to a run folder."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cbdm_cli import pictures, render
+from cbdm_cli.assemble import Experiment, assemble, law_takers
+from cbdm_cli.config import Config, merged, overlaid, preset_table, validated
+from cbdm_cli.judging import balanced_samples, drawn_with_bar, judge
+from cbdm_cli.parts import format_parts, parse_parts, with_law
+from cbdm_cli.runs import Metrics, environment, new_folder, read_records, write_json, write_text
+from cbdm_core.checkpoint import checkpoints, latest_checkpoint, load_checkpoint, save_checkpoint
+from cbdm_core.distributed import World, join, leave
+from cbdm_core.errors import CbdmError
+from cbdm_core.evaluation import rank_groups
+from cbdm_core.metrics.features import cached_classifier
+from cbdm_core.run import read_config
+from cbdm_core.training import DivergedError, TrainState, train
+
+__all__ = ["Stopped", "resolved", "resume", "start"]
+
+
+class Stopped(SystemExit):
+    """A signal ended the training after it was saved; the exit code is the shell's 128 + signal."""
+
+
+def resolved(table: dict[str, Any], options: dict[str, Any]) -> Config:
+    """The configuration of plain values with the named options laid over them.
+
+    Args:
+        table: of `load_config`.
+        options: method, prior, tau, gamma, steps, seed; None where not given.
+
+    Raises:
+        CbdmError: a value out of range, or an option that no part of the method would read.
+    """
+    over: dict[str, Any] = {}
+    if options["method"] is not None:
+        over = merged(over, {"method": {"parts": options["method"]}})
+    for name, section in (("tau", "method"), ("gamma", "method"), ("steps", "training")):
+        if options[name] is not None:
+            over = merged(over, {section: {name: options[name]}})
+    if options["seed"] is not None:
+        over["seed"] = options["seed"]
+    config = validated(merged(table, over))
+    parts = parse_parts(config.method.parts)
+    takers = law_takers(parts)
+    if options["prior"] is not None:
+        parts = with_law(parts, options["prior"], takers)
+    if "cbdm" not in [part.name for part in parts]:
+        for name in ("tau", "gamma"):
+            if options[name] is not None:
+                raise CbdmError(
+                    f"--{name} {options[name]}: no part of method {format_parts(parts)!r} reads it; try --method cbdm"
+                )
+    method = config.method.model_copy(update={"parts": format_parts(parts)})
+    return config.model_copy(update={"method": method})
+
+
+def start(config: Config, out: Path | None, device: str, dry_run: bool) -> None:
+    """Train, sample and evaluate a new run."""
+    world = join(device)
+    try:
+        experiment = assemble(config)
+        if dry_run:
+            _describe(experiment, world)
+            return
+        folder = _share(str(new_folder(out, config.preset)) if world.leads else None, world)
+        if world.leads:
+            write_text(folder / "config.toml", experiment.config.to_toml())
+            write_json(folder / "environment.json", environment(sys.argv, str(world.device)))
+        _run(experiment, experiment.start(world), folder)
+    finally:
+        leave()
+
+
+def resume(
+    folder: Path, preset: str | None, file: Path | None, settings: Sequence[str], options: dict[str, Any], device: str
+) -> None:
+    """Continue a run bit-identically from its newest checkpoint.
+
+    Args:
+        folder: the run.
+        preset: a preset named besides; like `file`, `settings` and `options` it must agree with the run.
+        file: a configuration named besides.
+        settings: `a.b=v` named besides.
+        options: the named options; only `steps` may differ from the run's, to extend it.
+        device: to compute on.
+
+    Raises:
+        CbdmError: another configuration, other data than at the start, or fewer steps than are done.
+    """
+    saved = validated(read_config(folder))
+    base = saved.model_dump(exclude={"facts"}) if preset is None else preset_table(preset)
+    asked = resolved(overlaid(base, file, settings), {**options, "steps": None})
+    _refuse_difference(folder, saved, asked, but=("training.steps",) if preset and options["steps"] else ())
+    config = saved
+    if options["steps"] is not None:
+        config = validated(merged(saved.model_dump(), {"training": {"steps": options["steps"]}}))
+    world = join(device)
+    try:
+        experiment = assemble(config.model_copy(update={"facts": None}))
+        _refuse_difference(folder, config, experiment.config)
+        state = load_checkpoint(latest_checkpoint(folder / "checkpoints"), experiment.start(world))
+        if config.training.steps < state.step:
+            raise CbdmError(
+                f"--steps {config.training.steps}: {folder} has {state.step} steps done already; ask for more than that"
+            )
+        if world.leads and config != saved:
+            write_text(folder / "config.toml", experiment.config.to_toml())
+        _run(experiment, state, folder)
+    finally:
+        leave()
+
+
+def _refuse_difference(folder: Path, saved: Config, asked: Config, but: Sequence[str] = ()) -> None:
+    mine, theirs = _flat(saved.model_dump()), _flat(asked.model_dump())
+    if asked.facts is None:
+        but = [*but, *(key for key in {*mine, *theirs} if key.startswith("facts"))]
+    for key in sorted({*mine, *theirs} - {*but}):
+        if mine.get(key) != theirs.get(key):
+            raise CbdmError(
+                f"--resume {folder} was trained with {key} = {mine.get(key)!r}, not {theirs.get(key)!r}: leave it out "
+                "to continue, or start a new run (only --steps and --device may change)"
+            )
+
+
+def _flat(table: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(table, dict):
+        return {prefix: table}
+    return {k: v for key, value in table.items() for k, v in _flat(value, f"{prefix}.{key}".lstrip(".")).items()}
+
+
+def _share(folder: str | None, world: World) -> Path:
+    """The leader's folder name, on every rank."""
+    box = [folder]
+    if world.size > 1:
+        torch.distributed.broadcast_object_list(box)
+    return Path(str(box[0]))
+
+
+def _describe(experiment: Experiment, world: World) -> None:
+    """What a run would be, with nothing written."""
+    parameters = sum(p.numel() for p in experiment.objective.network.parameters())
+    counts = experiment.data.counts().tolist()
+    render.note(experiment.config.to_toml())
+    render.note(
+        f"would train {parameters:,} parameters on {len(experiment.data):,} examples ({counts}) on {world.device} for "
+        f"{experiment.config.training.steps:,} steps; nothing was written"
+    )
+
+
+def _run(experiment: Experiment, state: TrainState, folder: Path) -> None:
+    _train(experiment, state, folder)
+    if state.world.leads:
+        _finish(experiment, state, folder)
+
+
+def _train(experiment: Experiment, state: TrainState, folder: Path) -> None:
+    training, leads = experiment.config.training, state.world.leads
+    groups = rank_groups(experiment.data.counts())
+    names = tuple(groups)
+    member = torch.zeros(experiment.data.num_classes, dtype=torch.long)
+    for index, classes in enumerate(groups.values()):
+        member[list(classes)] = index
+    records = train(state, experiment.batches, steps=training.steps, groups=member, group_names=names)
+    metrics = Metrics(folder / "metrics.jsonl", state.step) if leads else None
+    try:
+        with _asked_to_stop() as stopping, render.progress() as bar:
+            task = bar.add_task("training", total=training.steps, completed=state.step, facts="")
+            for record in _until_divergence(records, folder):
+                if metrics and record.step % training.log_every == 0:
+                    metrics.write(record)
+                bar.update(task, completed=record.step, facts=f"loss {record.loss:.4f}")
+                last = record.step == training.steps
+                if (record.step % training.checkpoint_every == 0 or last or stopping) and leads:
+                    save_checkpoint(folder / "checkpoints", state, keep=training.keep)
+                if stopping and not last:
+                    raise _stopped(folder, record.step, stopping[0])
+    finally:
+        if metrics:
+            metrics.close()
+
+
+def _stopped(folder: Path, step: int, number: int) -> Stopped:
+    print(
+        f"cbdm: stopped by {signal.Signals(number).name}, saved at step {step}; continue with: "
+        f"cbdm train --resume {folder}",
+        file=sys.stderr,
+    )
+    return Stopped(128 + number)
+
+
+def _until_divergence(records: Iterator[Any], folder: Path) -> Iterator[Any]:
+    """The records; a loss that is not finite also names the last good checkpoint."""
+    try:
+        yield from records
+    except DivergedError as error:
+        saved = checkpoints(folder / "checkpoints")
+        good = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint had been written yet"
+        raise DivergedError(f"{error}; {good}", error.step, error.labels) from None
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[list[int]]:
+    """A list that holds the signal once Ctrl-C or SIGTERM came; the handlers before are put back."""
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, lambda signum, frame: came.append(signum))
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _finish(experiment: Experiment, state: TrainState, folder: Path) -> None:
+    """Draw balanced samples, judge them, and leave pictures, numbers and the table."""
+    config, data = experiment.config, experiment.data
+    pictures.loss_curve(folder / "loss.svg", read_records(folder / "metrics.jsonl"))
+    labels = balanced_samples(config, data.num_classes)
+    x = drawn_with_bar(config, state.ema.eval(), experiment.schedule, labels, tuple(data.shape), state.world.device)
+    counts = data.counts()
+    picture(folder / "samples.png", experiment.full.is_images, x, labels, data.class_names, counts.tolist())
+    report = judge(config, x, labels, experiment.full, counts, cached_classifier(experiment.full))
+    write_json(folder / "evaluation.json", evaluation_facts(config, state.step, report))
+    render.report_table(report, report_title(config), report_caption(report))
+    render.note(f"run folder: {folder}")
+
+
+def picture(
+    path: Path, images: bool, x: torch.Tensor, labels: torch.Tensor, names: Sequence[str], counts: Sequence[int]
+) -> None:
+    """The samples as a grid (2-D images of 1 or 3 channels), else as a scatter plot of two coordinates."""
+    if images and x.ndim == 4 and x.shape[1] in (1, 3):
+        pictures.sample_grid(path, x, labels, names, counts)
+    else:
+        pictures.scatter(path, x.flatten(1), labels, names, counts)
+
+
+def evaluation_facts(config: Config, step: int, report: Any) -> dict[str, Any]:
+    """A result with everything needed to read it."""
+    return {
+        "preset": config.preset,
+        "method": config.method.parts,
+        "seed": config.seed,
+        "training_step": step,
+        "sampler": config.sampling.sampler,
+        "sampler_steps": config.sampling.steps,
+        "omega": config.sampling.omega,
+        "weights": "ema",
+        "labels": "cyclic, exactly balanced",
+        "reference": "the balanced full set",
+        **report.to_dict(),
+    }
+
+
+def report_title(config: Config) -> str:
+    """The title names what changes a figure most: the method, ω and the sampler."""
+    sampling = config.sampling
+    return (
+        f"{config.preset} · {config.method.parts} · seed {config.seed} · ω = {sampling.omega} · "
+        f"{sampling.sampler}, {sampling.steps} steps"
+    )
+
+
+def report_caption(report: Any) -> str:
+    """Which features were used, and how good the classifier behind them is."""
+    return (
+        f"features: {report.features}, {report.held_out_accuracy:.1%} right on the stratified 20 % it never saw; "
+        "not comparable with papers"
+    )

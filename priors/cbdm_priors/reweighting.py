@@ -1,0 +1,57 @@
+"""Weigh every example's loss by its class, so that the expected loss is that of another label law."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from cbdm_core.errors import CbdmError
+from cbdm_core.interfaces import DenoisingStep, LabelPrior, PriorAdjustment
+
+__all__ = ["ClassReweighting"]
+
+
+class ClassReweighting(PriorAdjustment):
+    """Scale all inner terms of a row by w_y = π(y)/q(y); E_q[w] = 1, so the loss is unbiased for the law π.
+
+    The true label decides, on rows that see the null condition too.
+
+    Args:
+        inner: the adjustment whose terms are scaled.
+        target: the law π to weigh to.
+        training: the law q the examples are drawn from.
+        cap: largest weight allowed, > 0. A cap is biased: the capped classes count less than π asks.
+
+    Raises:
+        CbdmError: π draws a class that q never shows, laws over another number of classes, or a cap ≤ 0.
+
+    Needs: no further forward pass.
+    """
+
+    weights: Tensor
+
+    def __init__(
+        self, inner: PriorAdjustment, target: LabelPrior, training: LabelPrior, *, cap: float = math.inf
+    ) -> None:
+        super().__init__()
+        if not cap > 0:
+            raise CbdmError(f"the cap on class weights must be above 0, got {cap}")
+        pi, q = target.probs, training.probs
+        if pi.shape != q.shape:
+            raise CbdmError(f"the target law has {len(pi)} classes and the training law {len(q)}: give the same")
+        missing = [y for y in range(len(q)) if q[y] == 0 and pi[y] > 0]
+        if missing:
+            raise CbdmError(
+                f"the target law asks for classes with no training image: {missing}; give them probability 0"
+            )
+        self.inner = inner
+        weights = torch.where(q > 0, pi / q.clamp(min=1e-300), torch.zeros_like(q)).clamp(max=cap)
+        # Made anew from the counts on every start, so no checkpoint carries it.
+        self.register_buffer("weights", weights.float(), persistent=False)
+
+    def forward(self, step: DenoisingStep) -> dict[str, Tensor]:
+        assert self.inner is not None
+        weight = self.weights[step.c.value]
+        return {name: weight.to(term.dtype) * term for name, term in self.inner(step).items()}

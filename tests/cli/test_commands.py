@@ -1,0 +1,225 @@
+"""The other commands, and every mistake in one clear line."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.cli.tiny import TINY
+from tests.golden_weights import load_golden
+
+
+@pytest.fixture
+def trained(run, tmp_path):
+    assert run("train", "--steps", 2, *TINY, "--out", "r")[0] == 0
+    return tmp_path / "r"
+
+
+_PROBE = """
+import os, sys
+from cbdm_cli.__main__ import main
+try:
+    main(sys.argv[1:])
+except SystemExit as end:
+    assert not end.code, end.code
+heavy = sorted({"torch", "scipy", "matplotlib"} & set(sys.modules))
+print("HEAVY", heavy)
+"""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["presets"]])
+def test_help_imports_no_torch(tmp_path, arguments):
+    done = subprocess.run([sys.executable, "-c", _PROBE, *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert "HEAVY []" in done.stdout, done.stdout + done.stderr
+
+
+def test_completion_knows_the_presets_and_imports_no_torch(tmp_path):
+    env = {**os.environ, "_CBDM_COMPLETE": "complete_bash", "COMP_WORDS": "cbdm train dig", "COMP_CWORD": "2"}
+    probe = _PROBE.replace("main(sys.argv[1:])", "sys.argv[0] = 'cbdm'; main()")
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, cwd=tmp_path, env=env)
+    assert "digits-lt" in done.stdout and "HEAVY []" in done.stdout, done.stdout + done.stderr
+
+
+def test_samples_in_each_format(run, trained):
+    code, out, err = run("sample", "r", "--n", 20, "--omega", "1", "--steps", 2)
+    assert code == 0 and "drawn-001.png" in out, err
+    assert run("sample", "r", "--labels", "3,3,7", "--format", "npz")[0] == 0
+    arrays = np.load(trained / "drawn-002.npz", allow_pickle=False)
+    assert arrays["labels"].tolist() == [3, 3, 7] and arrays["images"].shape == (3, 8, 8)
+    assert run("sample", "r", "--labels", "uniform", "--n", 6, "--format", "folder", "--out", "pngs")[0] == 0
+    assert len(list(Path("pngs").rglob("*.png"))) == 6
+
+
+def test_a_sample_does_not_depend_on_its_batch(run, trained):
+    run("sample", "r", "--n", 12, "--format", "npz", "--out", "a.npz")
+    run("sample", "r", "--n", 5, "--format", "npz", "--out", "b.npz")
+    a, b = (np.load(f, allow_pickle=False)["images"].astype(int) for f in ("a.npz", "b.npz"))
+    assert abs(a[:5] - b).max() <= 1  # one grey level: rounding of an image that agrees to 1e-4
+
+
+def test_drawn_samples_are_a_data_set(run, trained):
+    run("sample", "r", "--n", 40, "--format", "npz", "--out", "drawn.npz")
+    code, out, err = run("priors", "--set", "data.source=npz", "--set", "data.options.path=drawn.npz", "--set",
+                         "data.imbalance=0.5")  # fmt: skip
+    assert code == 0 and "10 classes with images" in out, err
+
+
+def test_evaluate_at_one_and_several_omegas(run, trained):
+    code, out, err = run("evaluate", "r", "--omega", "0,0.5", "--omega", "implied:0.5,1")
+    assert code == 0 and out.count("│ r ") == 3, out + err
+    assert (trained / "evaluation-omega-0.5.json").exists()
+    code, out, _ = run("evaluate", "r", "--n", 8)
+    assert code == 0 and "ω = 0.75" in out and "class 9" in out
+
+
+def test_priors_table_agrees_with_the_laws(run):
+    code, out, _ = run("priors", "--law", "uniform", "--law", "training", "--law", "null")
+    assert code == 0 and "2.303" in out and "10.00" in out  # log 10 and 10 effective classes
+    assert "0.3610" in out  # 174 of 482
+
+
+def test_presets_are_listed_and_printed(run):
+    code, out, _ = run("presets")
+    assert code == 0 and "digits-lt" in out and "mixture-lt" in out
+    assert 'source = "digits"' in run("presets", "digits-lt")[1]
+
+
+def published_checkpoint(path):
+    """A checkpoint in the published layout, filled by the golden formula."""
+    state = {k: v.float() for k, v in load_golden("a").state_dict().items()}
+    torch.save(
+        {"net_model": state, "ema_model": state, "step": 7, "sched": {}, "optim": {}, "fixed_x_T": torch.zeros(1)}, path
+    )
+
+
+def test_import_makes_a_run_that_samples(run, tmp_path):
+    published_checkpoint(tmp_path / "ckpt.pt")
+    code, out, err = run("import", "ckpt.pt", "--out", "theirs", "--image-size", 8)
+    assert code == 0 and "5 classes" in out, err
+    code, _, err = run("sample", "theirs", "--n", 5, "--steps", 3, "--format", "npz", "--out", "s.npz")
+    assert code == 0, err
+    assert np.load("s.npz", allow_pickle=False)["images"].shape == (5, 8, 8, 3)
+
+
+class _Evil:
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+def test_a_pickle_that_would_execute_is_not_loaded(refused, tmp_path):
+    torch.save({"net_model": _Evil()}, tmp_path / "evil.pt")
+    assert "was not loaded" in refused("import", "evil.pt", "--out", "o")
+    assert not Path("executed").exists() and not Path("o").exists()
+
+
+def test_a_truncated_import_is_refused(refused, tmp_path):
+    published_checkpoint(tmp_path / "ckpt.pt")
+    (tmp_path / "ckpt.pt").write_bytes((tmp_path / "ckpt.pt").read_bytes()[:20_000])
+    assert "ckpt.pt" in refused("import", "ckpt.pt", "--out", "o")
+    assert "cannot be read" in refused("import", "nowhere.pt", "--out", "o")
+
+
+@pytest.mark.parametrize("file", ["ema.safetensors", "model.safetensors", "optimizer.pt", "state.json"])
+def test_a_truncated_checkpoint_is_named(refused, trained, file):
+    path = next((trained / "checkpoints").iterdir()) / file
+    path.write_bytes(path.read_bytes()[:-100])
+    line = refused("train", "--resume", "r", "--steps", 4)
+    assert "checkpoint" in line and ("damaged" in line or "no complete" in line)
+    if file in ("ema.safetensors", "state.json"):
+        assert refused("sample", "r")
+
+
+def test_an_optimiser_file_that_would_execute_is_not_loaded(refused, trained):
+    import hashlib
+    import json
+
+    folder = next((trained / "checkpoints").iterdir())
+    torch.save({"optimizer": _Evil()}, folder / "optimizer.pt")
+    facts = json.loads((folder / "state.json").read_text())
+    data = (folder / "optimizer.pt").read_bytes()
+    facts["files"]["optimizer.pt"] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (folder / "state.json").write_text(json.dumps(facts))
+    assert "no optimiser state" in refused("train", "--resume", "r", "--steps", 4)
+    assert not Path("executed").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "digit-lt"], "did you mean 'digits-lt'?"),
+        (["train", "--prior", "trainig"], "did you mean 'training'?"),
+        (["train", "--method", "cbmd"], "did you mean 'cbdm'?"),
+        (["train", "--set", "training.step=3"], "did you mean 'steps'?"),
+        (["train", "--set", "network.options.widht=8"], "did you mean 'width'?"),
+        (["train", "--set", "network.name=unett"], "did you mean 'unet'?"),
+        (["train", "--set", "data.source=digit"], "did you mean 'digits'?"),
+        (["train", "--set", "sampling.sampler=dimm"], "did you mean 'ddim'?"),
+        (["train", "--set", "nonsense"], "must read a.b=v"),
+        (["train", "--tau=-1"], "method.tau = -1.0"),
+        (["train", "--set", "training.batch_size=0"], "training.batch_size = 0"),
+        (["train", "--prior", "power:x"], "no list of numbers"),
+        (["train", "--prior", "power:1,2"], "wrong number of arguments"),
+        (["train", "--prior", "fixed:0.5,0.5"], "one number per class, 10"),
+        (["train", "--method", "ddpm", "--prior", "uniform"], "no part that takes a law"),
+        (["train", "--method", "ddpm", "--tau", "1"], "no part of method 'ddpm' reads it"),
+        (["train", "--method", "cbdm+resample", "--prior", "uniform"], "the parts cbdm, resample each take a law"),
+        (["train", "--method", "cbdm+cbdm"], "names 'cbdm' twice"),
+        (["train", "--method", "reweight:null"], "needs a law with probabilities"),
+        (["train", "--method", "ddpm+cbdm"], "stands alone"),
+        (["train", "--set", "data.counts=[1,2]"], "2 counts for 10 classes"),
+        (["train", "--set", "data.n_max=1000"], "class 0 has 178"),
+        (["train", "--set", "network.options.groups=7"], "not divisible"),
+        (["train", "--set", "sampling.omega=much"], "allowed are a number"),
+        (["train", "--device", "tpu"], "unknown device 'tpu'"),
+        (["train", "--precision", "fp8"], "training.precision = 'fp8'"),
+        (["train", "--config", "nowhere.toml"], "cannot be read"),
+        (["priors", "--law", "unifrom"], "did you mean 'uniform'?"),
+        (["presets", "digits"], "did you mean 'digits-lt'?"),
+        (["sample", "nowhere"], "no run folder"),
+        (["evaluate", "nowhere"], "no run folder"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(refused, tmp_path, arguments, words):
+    assert words in refused(*arguments)
+    assert not list(tmp_path.iterdir()), "a refused command leaves nothing behind"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--labels", "3,10"], "label 10 is out of range"),
+        (["--labels", "-1"], "label -1 is out of range"),
+        (["--labels", "null"], "no label to draw"),
+        (["--labels", "unifrm"], "did you mean 'uniform'?"),
+        (["--n", "0"], "--n must be 1 or more"),
+        (["--format", "gird"], "did you mean 'grid'?"),
+        (["--sampler", "huen"], "did you mean 'heun'?"),
+        (["--steps", "0"], "sampling.steps = 0"),
+        (["--out", "r/config.toml"], "is there already"),
+        (["--out", "no/folder.png"], "is no folder"),
+    ],
+)
+def test_a_mistake_in_sample_is_one_clear_line(refused, trained, arguments, words):
+    assert words in refused("sample", "r", *arguments)
+
+
+def test_an_output_below_a_regular_file_is_refused(refused, tmp_path):
+    (tmp_path / "file").write_text("here")
+    assert "stands in the way" in refused("train", "--out", "file/run", *TINY)
+    assert "stands in the way" in refused("train", "--out", "file", *TINY)
+    assert (tmp_path / "file").read_text() == "here"
+
+
+def test_bad_data_are_named(refused, tmp_path):
+    x = np.zeros((4, 2), dtype=np.float32)
+    x[2, 1] = np.nan
+    np.savez(tmp_path / "nan.npz", images=x, labels=np.arange(4))
+    np.savez(tmp_path / "objects.npz", images=np.array([_Evil()] * 4, dtype=object), labels=np.arange(4))
+    np.savez(tmp_path / "labels.npz", images=np.zeros((2, 2), np.float32), labels=np.array([0, -1]))
+    for name, words in (("nan", "NaN"), ("objects", "object"), ("labels", "-1")):
+        assert words in refused("train", "--set", "data.source=npz", "--set", f"data.options.path={name}.npz")
+    assert not Path("executed").exists()

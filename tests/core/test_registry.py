@@ -1,0 +1,93 @@
+"""Names for classes: what they mean, what they cost, and what a wrong one says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from fractions import Fraction
+from importlib import import_module
+from importlib.metadata import EntryPoint
+
+import pytest
+
+import cbdm_core
+from cbdm_core import registry as module
+from cbdm_core.errors import CbdmError, closest, unknown_name
+from cbdm_core.registry import Registry
+
+GROUP = "cbdm.test_registry"
+
+
+@pytest.fixture
+def outsiders(monkeypatch):
+    """Entry points as if another distribution had declared them, read back by group as importlib.metadata does."""
+    declared: list[EntryPoint] = []
+    monkeypatch.setattr(module, "entry_points", lambda group: [e for e in declared if e.group == group])
+    return declared
+
+
+def a_registry() -> Registry:
+    return Registry(
+        "number", GROUP, {"fraction": "fractions:Fraction", "broken": "fractions:Nothing", "gone": "no_such:X"}
+    )
+
+
+def test_a_name_is_its_class():
+    assert a_registry()["fraction"] is Fraction
+
+
+def test_names_are_listed_in_order_without_being_loaded():
+    registry = a_registry()  # two of the three targets cannot be loaded
+    assert list(registry) == ["broken", "fraction", "gone"] and len(registry) == 3
+    assert "gone" in registry and "fractoin" not in registry and 3 not in registry
+
+
+def test_entry_points_of_the_group_are_merged_in(outsiders):
+    outsiders += [EntryPoint("decimal", "decimal:Decimal", GROUP), EntryPoint("date", "datetime:date", "cbdm.another")]
+    registry = a_registry()
+    assert list(registry) == ["broken", "decimal", "fraction", "gone"]
+    assert registry["decimal"].__name__ == "Decimal"
+
+
+def test_an_entry_point_may_not_take_a_name_of_ours(outsiders):
+    outsiders.append(EntryPoint("fraction", "decimal:Decimal", GROUP))
+    assert a_registry()["fraction"] is Fraction
+
+
+def test_an_unknown_name_says_the_closest_and_the_allowed():
+    with pytest.raises(CbdmError) as caught:
+        a_registry()["fractoin"]
+    assert str(caught.value) == "unknown number 'fractoin': did you mean 'fraction'? allowed: broken, fraction, gone"
+
+
+@pytest.mark.parametrize(("name", "target"), [("broken", "fractions:Nothing"), ("gone", "no_such:X")])
+def test_an_entry_that_does_not_load_is_told_by_name_and_target(name, target):
+    with pytest.raises(CbdmError, match=f"number '{name}' is registered as '{target}', which fails: "):
+        a_registry()[name]
+
+
+def test_errors_of_names_that_have_no_neighbour():
+    assert closest("zzzz", ["power", "uniform"]) is None
+    assert str(unknown_name("law", "zzzz", ["uniform", "power"])) == "unknown law 'zzzz': allowed: power, uniform"
+    assert str(unknown_name("law", "a", [])) == "unknown law 'a': allowed: none"
+
+
+def test_a_user_mistake_is_a_value_error():
+    assert issubclass(CbdmError, ValueError)
+
+
+def test_every_public_name_of_the_core_is_where_it_is_said_to_be():
+    for name in cbdm_core.__all__:
+        thing = getattr(cbdm_core, name)
+        assert getattr(import_module(thing.__module__), name) is thing
+        assert name in dir(cbdm_core)
+
+
+def test_an_unknown_public_name_raises_as_python_does():
+    with pytest.raises(AttributeError, match="no attribute 'Proces'"):
+        cbdm_core.Proces  # noqa: B018
+
+
+def test_importing_the_core_imports_no_torch():
+    code = "import sys, cbdm_core, cbdm_core.registry, cbdm_core.errors; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,586 @@
+"""One suite for each interface, run over its registry: a new class is tested by being registered.
+
+A name that needs arguments to be built wants an entry in `EXAMPLES`; the failure says so.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from scipy.stats import chisquare
+from torch import Tensor
+
+from cbdm_core.data.sources import DATASETS
+from cbdm_core.denoising import LOSS_WEIGHTS, DenoisingLoss
+from cbdm_core.errors import CbdmError
+from cbdm_core.interfaces import (
+    Condition,
+    ConditionPrior,
+    Draws,
+    LabelPrior,
+    PriorAdjustment,
+    Sampler,
+    ScoreNetwork,
+    uniform_times,
+)
+from cbdm_core.networks import NETWORKS
+from cbdm_core.objective import Objective
+from cbdm_core.process import Process
+from cbdm_core.samplers import SAMPLERS
+from cbdm_core.schedules import SCHEDULES, Cosine, Linear
+from cbdm_priors import ADJUSTMENTS, PRIORS, ClassBalancing, ClassReweighting, Null, Training, Uniform, make_law
+
+CLASSES = 5
+COUNTS = [400, 90, 0, 25, 3]
+GIVEN = torch.tensor([0, 1, 3, 4, 0, 1, 0, 3])
+PRESENT = torch.tensor([True, True, False, True, True, True, False, True])
+
+Build = Callable[..., Any]
+
+
+def reweight(inner: PriorAdjustment, law: ConditionPrior) -> PriorAdjustment:
+    assert isinstance(law, LabelPrior)
+    return ClassReweighting(inner, law, Training(COUNTS))
+
+
+# Kind → name → how to build it. Schedules, samplers and loss weights are built from their defaults when not named.
+EXAMPLES: Mapping[str, Mapping[str, Any]] = {
+    "schedule": {},
+    "sampler": {},
+    "loss weight": {},
+    "network": {
+        "mlp": lambda: NETWORKS["mlp"]((6,), CLASSES),
+        "unet": lambda: NETWORKS["unet"]((2, 8, 8), CLASSES, width=8, groups=4, dropout=0.0),
+        "published": lambda: NETWORKS["published"](
+            (3, 8, 8), CLASSES, width=8, multipliers=(1, 2), groups=4, blocks=1, dropout=0.0, time_steps=100
+        ),
+    },
+    "law": {
+        "training": "training",
+        "uniform": "uniform",
+        "balanced": "balanced:0.99",
+        "power": "power:0.5",
+        "fixed": "fixed:0.5,0.2,0,0.2,0.1",
+        "null": "null",
+    },
+    # (inner, law) → adjustment, and the same at a strength that must change nothing.
+    "adjustment": {
+        "cbdm": (ClassBalancing, lambda inner: ClassBalancing(inner, Uniform(COUNTS), tau=0.0)),
+        "reweight": (reweight, lambda inner: reweight(inner, Training(COUNTS))),
+    },
+    "dataset": {"digits": lambda: DATASETS["digits"]()},
+}
+
+
+def example(kind: str, name: str) -> Any:
+    if name not in EXAMPLES[kind]:
+        pytest.fail(f"{kind} {name!r} has no arguments to be tested with: add an example to EXAMPLES[{kind!r}]")
+    return EXAMPLES[kind][name]
+
+
+def by_default(kind: str, name: str, *arguments: Any, registry: Mapping[str, Any]) -> Any:
+    """`registry[name](*arguments)`, or the example where the class has further arguments without a default."""
+    if name in EXAMPLES[kind]:
+        return EXAMPLES[kind][name](*arguments)
+    try:
+        inspect.signature(registry[name]).bind(*arguments)
+    except TypeError:
+        example(kind, name)
+    return registry[name](*arguments)
+
+
+def draws_of(rows: int | Tensor, *, step: int = 0, seed: int = 5) -> Draws:
+    return Draws(seed, step, torch.arange(rows) if isinstance(rows, int) else rows)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def test_every_example_is_registered():
+    """An entry that outlived its class would hide that nothing tests it."""
+    registries: dict[str, Mapping[str, Any]] = {
+        "schedule": SCHEDULES,
+        "sampler": SAMPLERS,
+        "loss weight": LOSS_WEIGHTS,
+        "network": NETWORKS,
+        "law": PRIORS,
+        "adjustment": ADJUSTMENTS,
+        "dataset": DATASETS,
+    }
+    assert registries.keys() == EXAMPLES.keys()
+    for kind, names in EXAMPLES.items():
+        assert set(names) <= set(registries[kind]), kind
+
+
+# Schedules
+
+
+@pytest.fixture(params=list(SCHEDULES))
+def schedule(request):
+    return by_default("schedule", request.param, registry=SCHEDULES)
+
+
+class TestSchedules:
+    def test_finite_and_not_negative_on_all_times(self, schedule):
+        for value in schedule(torch.linspace(0, 1, 4001, dtype=torch.float64)):
+            assert torch.isfinite(value).all() and (value >= 0).all()
+
+    def test_all_signal_at_the_start(self, schedule):
+        alpha_0, sigma_0 = schedule(torch.tensor([0.0], dtype=torch.float64))
+        assert float(alpha_0) == 1 and float(sigma_0) == 0
+
+    def test_log_snr_falls_on_the_domain(self, schedule):
+        low, high = schedule.domain
+        assert 0 < low < high <= 1
+        log_snr = schedule.log_snr(torch.linspace(low, high, 4001, dtype=torch.float64))
+        assert torch.isfinite(log_snr).all() and (log_snr.diff() < 0).all()
+
+    def test_training_times_lie_in_the_domain_and_fill_it(self, schedule):
+        t, (low, high) = schedule.draw_t(draws_of(20_000)), schedule.domain
+        assert t.shape == (20_000,) and t.dtype == torch.float64
+        assert (t >= low).all() and (t <= high).all()
+        assert t.min() < low + 0.01 * (high - low) and t.max() > high - 0.01 * (high - low)
+
+    def test_training_times_are_a_function_of_the_draws(self, schedule):
+        rows = torch.tensor([7, 3, 900_000])
+        t = schedule.draw_t(draws_of(rows))
+        assert torch.equal(schedule.draw_t(draws_of(rows)), t)
+        assert torch.equal(schedule.draw_t(draws_of(rows)[torch.tensor([2, 0])]), t[[2, 0]])
+        assert not torch.equal(schedule.draw_t(draws_of(rows, step=1)), t)
+
+    def test_shape_is_that_of_the_times_and_each_time_its_own(self, schedule):
+        t = torch.tensor([[0.1, 0.9], [0.5, 0.3]], dtype=torch.float64)
+        for whole, alone in zip(schedule(t), schedule(t[1, 0]), strict=True):
+            assert whole.shape == (2, 2) and alone.shape == () and float(whole[1, 0]) == float(alone)
+
+    def test_times_in_float32_are_nearly_as_good(self, schedule):
+        t = torch.linspace(*schedule.domain, 101, dtype=torch.float64)
+        for rough, exact in zip(schedule(t.float()), schedule(t), strict=True):
+            torch.testing.assert_close(rough.double(), exact, rtol=1e-4, atol=1e-5)
+
+
+# Networks
+
+
+@pytest.fixture(scope="module", params=list(NETWORKS))
+def network(request) -> ScoreNetwork:
+    """In float64 and eval mode, every parameter random: a fresh U-Net is silent and would pass anything."""
+    network: ScoreNetwork = example("network", request.param)().double().eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    return network
+
+
+def a_batch(network: ScoreNetwork) -> tuple[Tensor, Tensor, Condition]:
+    x_t = normal(len(GIVEN), *network.shape)
+    t = torch.linspace(0.05, 0.95, len(GIVEN), dtype=torch.float64)
+    return x_t, t, Condition(GIVEN, PRESENT)
+
+
+@torch.no_grad()
+def said(network: ScoreNetwork, x_t: Tensor, t: Tensor, c: Condition) -> Tensor:
+    return network(x_t, t, c)
+
+
+class TestNetworks:
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+    def test_output_has_the_shape_and_dtype_of_x_t(self, network, dtype):
+        x_t, t, c = a_batch(network)
+        try:
+            out = said(network.to(dtype), x_t.to(dtype), t, c)
+        finally:
+            network.double()
+        assert out.shape == x_t.shape and out.dtype == dtype and torch.isfinite(out).all()
+
+    def test_the_label_of_a_null_row_has_no_influence(self, network):
+        x_t, t, c = a_batch(network)
+        out = said(network, x_t, t, c)
+        other = said(network, x_t, t, c.with_value(torch.where(PRESENT, GIVEN, (GIVEN + 1) % CLASSES)))
+        assert torch.equal(out, other)
+
+    def test_what_is_shown_has_influence(self, network):
+        """On each row on its own: the label, whether it is shown, the time and x_t."""
+        x_t, t, c = a_batch(network)
+        shown = Condition.of(GIVEN)
+        out = said(network, x_t, t, shown)
+        changes = {
+            "label": said(network, x_t, t, shown.with_value((GIVEN + 1) % CLASSES)),
+            "null": said(network, x_t, t, shown.null()),
+            "time": said(network, x_t, t.flip(0), shown),
+            "x_t": said(network, x_t + 0.1 * normal(*x_t.shape, seed=2), t, shown),
+        }
+        for what, other in changes.items():
+            assert ((out - other).flatten(1).abs().amax(1) > 1e-6).all(), what
+
+    def test_rows_do_not_meet(self, network):
+        x_t, t, c = a_batch(network)
+        out = said(network, x_t, t, c)
+        rows = torch.tensor([5, 2])
+        torch.testing.assert_close(said(network, x_t[rows], t[rows], c[rows]), out[rows], rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(said(network, x_t[:1], t[:1], c[:1]), out[:1], rtol=1e-10, atol=1e-10)
+
+    @pytest.mark.parametrize("damage", ["x_t", "t", "c", "label", "float label"])
+    def test_what_does_not_fit_is_refused(self, network, damage):
+        x_t, t, c = a_batch(network)
+        if damage == "x_t":
+            x_t = x_t[..., :-1]
+        elif damage == "t":
+            t = t[:-1]
+        elif damage == "c":
+            c = c[:-1]
+        elif damage == "label":
+            c = Condition.of(torch.full_like(GIVEN, CLASSES))
+        else:
+            c = Condition.of(GIVEN.double())
+        with pytest.raises(CbdmError) as caught:
+            said(network, x_t, t, c)
+        assert "\n" not in str(caught.value)
+
+    def test_every_parameter_learns(self, network):
+        """Distributed training waits for the gradient of each of them, in a batch dropped whole too."""
+        x_t, t, c = a_batch(network)
+        for condition in (c, c.null()):
+            network.zero_grad(set_to_none=True)
+            network(x_t, t, condition).square().sum().backward()
+            assert all(p.grad is not None for p in network.parameters())
+        network.zero_grad(set_to_none=True)
+        network(x_t, t, c).square().sum().backward()
+        silent = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+        assert not silent
+
+    def test_features_come_with_the_same_prediction(self, network):
+        if type(network).with_features is ScoreNetwork.with_features:
+            pytest.skip("has no features to give")
+        x_t, t, c = a_batch(network)
+        with torch.no_grad():
+            eps_hat, features = network.with_features(x_t, t, c)
+        assert torch.equal(eps_hat, said(network, x_t, t, c))
+        assert features.shape == (len(x_t), network.num_features) and torch.isfinite(features).all()
+        assert (features.std(0) > 0).any(), "features that are the same on every row say nothing"
+
+    def test_two_of_one_seed_are_the_same(self, network, request):
+        build = example("network", request.node.callspec.params["network"])
+        torch.manual_seed(3)
+        one = build()
+        torch.manual_seed(3)
+        two = build()
+        assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+# Samplers
+
+
+class PointMass(ScoreNetwork):
+    """The exact ε̂ of data that are all `target`, (x_t − α_t target)/σ_t, the class label added; it counts its calls."""
+
+    def __init__(self, schedule: Any, target: float = 0.7) -> None:
+        super().__init__()
+        self.schedule, self.target, self.calls = schedule, target, 0
+
+    def forward(self, x_t, t, c):
+        self.calls += 1
+        alpha_t, sigma_t = (v[:, None] for v in self.schedule(t))
+        return (x_t - alpha_t * (self.target + c.value[:, None])) / sigma_t
+
+
+class Rough(ScoreNetwork):
+    """A smooth ε̂ that no solver integrates exactly."""
+
+    def forward(self, x_t, t, c):
+        return torch.tanh(x_t) + 0.1 * c.value[:, None] + torch.sin(3 * t)[:, None]
+
+
+@pytest.fixture(params=list(SAMPLERS))
+def sampler_name(request) -> str:
+    return request.param
+
+
+def sampler_for(name: str, schedule: Any) -> Sampler:
+    return by_default("sampler", name, schedule, registry=SAMPLERS)
+
+
+def sampled(sampler: Sampler, draws: Draws, *, network: ScoreNetwork | None = None, **options: Any) -> Tensor:
+    c = Condition.of(draws.rows % CLASSES)
+    settings = {"steps": 7, "dtype": torch.float64, **options}
+    return sampler.sample(network or Rough(), c, (3,), draws=draws, **settings)
+
+
+class TestSamplers:
+    def test_says_its_order_and_its_cost(self, sampler_name):
+        sampler = sampler_for(sampler_name, Cosine())
+        assert sampler.order >= 1 and sampler.evaluations >= 1 and isinstance(sampler.stochastic, bool)
+        network, steps = PointMass(Cosine()), 9
+        sampled(sampler, draws_of(2), network=network, steps=steps)
+        assert sampler.evaluations * (steps - 1) < network.calls <= sampler.evaluations * steps
+
+    @pytest.mark.parametrize("schedule", [Cosine(), Linear(steps=40)], ids=["cosine", "linear"])
+    @pytest.mark.parametrize("steps", [1, 2, 8])
+    def test_data_that_are_one_point_are_reached(self, sampler_name, schedule, steps):
+        """x̂_0 is the same everywhere, so that the last step, to t = 0, must end on it."""
+        sampler = sampler_for(sampler_name, schedule)
+        x = sampled(sampler, draws_of(6), network=PointMass(schedule), steps=steps)
+        expected = (0.7 + torch.arange(6) % CLASSES).double()[:, None].expand(6, 3)
+        torch.testing.assert_close(x, expected, rtol=1e-7, atol=1e-7)
+
+    def test_is_a_function_of_the_draws(self, sampler_name):
+        sampler = sampler_for(sampler_name, Cosine())
+        x = sampled(sampler, draws_of(5))
+        assert torch.equal(sampled(sampler, draws_of(5)), x) and torch.isfinite(x).all()
+        assert (sampled(sampler, draws_of(5, seed=6)) != x).all()
+
+    def test_noise_is_drawn_on_the_way_only_if_it_says_so(self, sampler_name):
+        sampler = sampler_for(sampler_name, Cosine())
+        x_T = normal(5, 3)
+        one, two = (sampled(sampler, draws_of(5, seed=seed), x_T=x_T) for seed in (1, 2))
+        assert torch.equal(one, two) != sampler.stochastic
+
+    def test_a_sample_does_not_depend_on_its_batch(self, sampler_name):
+        sampler = sampler_for(sampler_name, Cosine())
+        whole = sampled(sampler, draws_of(9))
+        for rows in ([4], [8, 0, 3]):
+            assert torch.equal(sampled(sampler, draws_of(torch.tensor(rows))), whole[rows])
+
+    def test_a_uniform_grid_is_the_default(self, sampler_name):
+        schedule = Linear(steps=40)
+        sampler = sampler_for(sampler_name, schedule)
+        grid = uniform_times(schedule, 7)
+        assert torch.equal(sampled(sampler, draws_of(3), times=grid), sampled(sampler, draws_of(3)))
+        assert not torch.equal(sampled(sampler, draws_of(3), times=[1.0, 0.3, 0.1, 0.0]), sampled(sampler, draws_of(3)))
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"steps": 0}, "steps must be 1 or more, got 0"),
+            ({"times": [0.5]}, "must decrease strictly"),
+            ({"times": [0.5, 0.5, 0.0]}, "must decrease strictly"),
+            ({"times": [0.1, 0.9]}, "must decrease strictly"),
+        ],
+    )
+    def test_a_grid_that_is_none_is_refused(self, sampler_name, options, message):
+        with pytest.raises(CbdmError, match=message):
+            sampled(sampler_for(sampler_name, Cosine()), draws_of(2), **options)
+
+    def test_conditions_and_draws_of_other_lengths_are_refused(self, sampler_name):
+        with pytest.raises(CbdmError, match="3 conditions for 2 rows of draws"):
+            sampler_for(sampler_name, Cosine()).sample(
+                Rough(), Condition.of([0, 1, 2]), (3,), steps=2, draws=draws_of(2)
+            )
+
+
+# Laws
+
+
+@pytest.fixture(params=list(PRIORS))
+def law_name(request) -> str:
+    return request.param
+
+
+def law_for(name: str) -> ConditionPrior:
+    return make_law(example("law", name), COUNTS)
+
+
+def labels(rows: int) -> Condition:
+    present = torch.arange(rows) % 3 > 0
+    return Condition(GIVEN.repeat(rows // len(GIVEN) + 1)[:rows], present, normal(rows, 2))
+
+
+class TestLaws:
+    def test_draws_are_a_function_of_the_draws(self, law_name):
+        law, c, draws = law_for(law_name), labels(64), draws_of(64)
+        one, two = law.sample(c, draws=draws), law(c, draws)
+        assert torch.equal(one.value, two.value) and torch.equal(one.present, two.present)
+        rows = torch.tensor([9, 4, 63])
+        part = law.sample(c[rows], draws=draws[rows])
+        assert torch.equal(part.value, one.value[rows]) and torch.equal(part.present, one.present[rows])
+
+    def test_one_row_is_a_batch(self, law_name):
+        other = law_for(law_name).sample(labels(1), draws=draws_of(1))
+        assert other.value.shape == (1,) and other.value.dtype == torch.long and len(other) == 1
+
+    def test_a_row_that_is_not_shown_stays_so_and_augmentation_is_kept(self, law_name):
+        c = labels(64)
+        other = law_for(law_name).sample(c, draws=draws_of(64))
+        assert not (other.present & ~c.present).any() and torch.equal(other.augment, c.augment)
+
+    def test_a_class_without_images_is_never_drawn(self, law_name):
+        other = law_for(law_name).sample(labels(20_000), draws=draws_of(20_000))
+        assert (torch.tensor(COUNTS)[other.value] > 0).all()
+
+    def test_draws_follow_the_probabilities(self, law_name):
+        law = law_for(law_name)
+        if not isinstance(law, LabelPrior):
+            pytest.skip("has no table of probabilities")
+        drawn = law.sample(labels(20_000), draws=draws_of(20_000)).value
+        probs = law.probs.numpy()
+        seen, alive = torch.bincount(drawn, minlength=CLASSES).numpy(), probs > 0
+        assert seen[~alive].sum() == 0
+        assert chisquare(seen[alive], 20_000 * probs[alive]).pvalue > 1e-3
+
+    def test_probabilities_entropy_and_divergence_agree(self, law_name):
+        law = law_for(law_name)
+        if not isinstance(law, LabelPrior):
+            pytest.skip("has no table of probabilities")
+        assert law.probs.shape == (CLASSES,) and law.probs.dtype == torch.float64
+        assert float(law.probs.sum()) == pytest.approx(1, abs=1e-12)
+        uniform = Uniform(COUNTS)  # KL(π ‖ uniform over the k classes there are) = log k − H(π)
+        assert float(law.kl(uniform)) == pytest.approx(math.log(4) - float(law.entropy()), abs=1e-12)
+        assert float(law.kl(law)) == 0
+
+    def test_learns_nothing_it_was_not_asked_to(self, law_name):
+        """`observe` may change a law that learns; it must not break the sampling of any."""
+        law, c = law_for(law_name), labels(16)
+        law.observe(c, torch.ones(16))
+        assert len(law.sample(c, draws=draws_of(16))) == 16
+
+
+# Adjustments
+
+
+@pytest.fixture(params=list(ADJUSTMENTS))
+def adjustment_name(request) -> str:
+    return request.param
+
+
+@pytest.fixture(params=list(PRIORS))
+def any_law(request) -> ConditionPrior:
+    return law_for(request.param)
+
+
+def adjustment_for(name: str, law: ConditionPrior, inner: PriorAdjustment | None = None) -> PriorAdjustment:
+    """The adjustment under that law; a law without probabilities is skipped where the adjustment asks for them."""
+    build = example("adjustment", name)[0]
+    annotation = str(inspect.signature(ADJUSTMENTS[name]).parameters.get("target", ""))
+    if "LabelPrior" in annotation and not isinstance(law, LabelPrior):
+        pytest.skip("needs a law with probabilities")
+    return build(inner or DenoisingLoss(), law)
+
+
+def objective_for(adjustment: PriorAdjustment, **options: Any) -> Objective:
+    torch.manual_seed(2)
+    network = example("network", "mlp")()
+    return Objective(Process(Linear(steps=50)), network, adjustment, **{"drop": 0.25, **options})
+
+
+def losses(objective: Objective, rows: int = 8, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+    c = Condition.of(GIVEN[:rows])
+    return objective.to(dtype)(normal(rows, 6).to(dtype), c, draws_of(rows))
+
+
+def gradient(objective: Objective, terms: Mapping[str, Tensor]) -> list[Tensor]:
+    objective.zero_grad(set_to_none=True)
+    torch.stack([term.mean() for term in terms.values()]).sum().backward()
+    return [p.grad for p in objective.parameters() if p.grad is not None]
+
+
+class TestAdjustments:
+    @pytest.mark.parametrize("rows", [8, 1])
+    def test_losses_and_gradients_are_finite_under_every_law(self, adjustment_name, any_law, rows):
+        objective = objective_for(adjustment_for(adjustment_name, any_law))
+        terms = losses(objective, rows)
+        for name, term in terms.items():
+            assert term.shape == (rows,) and term.dtype == torch.float64 and torch.isfinite(term).all(), name
+        grads = gradient(objective, terms)
+        assert grads and all(torch.isfinite(g).all() for g in grads)
+        assert any(g.abs().sum() > 0 for g in grads)
+
+    def test_keeps_the_denoising_term(self, adjustment_name, any_law):
+        assert "denoising" in losses(objective_for(adjustment_for(adjustment_name, any_law)))
+
+    def test_reduced_precision(self, adjustment_name, any_law):
+        objective = objective_for(adjustment_for(adjustment_name, any_law))
+        exact = losses(objective, dtype=torch.float32)
+        with torch.autocast("cpu", torch.bfloat16):
+            terms = losses(objective, dtype=torch.float32)
+        for name, term in terms.items():
+            assert term.dtype == torch.float32, f"{name} is summed in {term.dtype}"
+            torch.testing.assert_close(term, exact[name], rtol=0.1, atol=0.02)
+        assert all(torch.isfinite(g).all() for g in gradient(objective, terms))
+
+    def test_a_batch_dropped_whole(self, adjustment_name, any_law):
+        objective = objective_for(adjustment_for(adjustment_name, any_law), drop=1.0)
+        terms = losses(objective)
+        assert all(torch.isfinite(term).all() for term in terms.values())
+        assert all(torch.isfinite(g).all() for g in gradient(objective, terms))
+
+    def test_is_a_function_of_the_draws(self, adjustment_name, any_law):
+        objective = objective_for(adjustment_for(adjustment_name, any_law))
+        one, two = losses(objective), losses(objective)
+        assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+
+    def test_at_no_strength_it_is_the_inner_one_bit_for_bit(self, adjustment_name):
+        plain = objective_for(DenoisingLoss())
+        neutral = objective_for(example("adjustment", adjustment_name)[1](DenoisingLoss()))
+        ours, inner = losses(neutral), losses(plain)
+        assert ours.keys() == inner.keys() and all(torch.equal(ours[k], inner[k]) for k in inner)
+        for a, b in zip(gradient(neutral, ours), gradient(plain, inner), strict=True):
+            assert torch.equal(a, b)
+
+    def test_a_term_of_its_own_may_stand_once(self, adjustment_name):
+        law = Uniform(COUNTS)
+        once = adjustment_for(adjustment_name, law)
+        added = losses(objective_for(once)).keys() - {"denoising"}
+        twice = objective_for(adjustment_for(adjustment_name, law, once))
+        if added:
+            with pytest.raises(CbdmError, match="is there already"):
+                losses(twice)
+        else:  # it changes the terms there are, and may do so twice
+            assert losses(twice).keys() == {"denoising"}
+
+    def test_changes_something_at_full_strength(self, adjustment_name):
+        total, plain = (
+            torch.stack(list(losses(objective_for(a)).values())).sum(0)
+            for a in (adjustment_for(adjustment_name, Uniform(COUNTS)), DenoisingLoss())
+        )
+        assert not torch.allclose(total, plain)
+
+    def test_inner_is_what_was_wrapped_and_its_weight_is_asked(self, adjustment_name):
+        inner = DenoisingLoss(by_default("loss weight", "min-snr", registry=LOSS_WEIGHTS))
+        outer = adjustment_for(adjustment_name, Uniform(COUNTS), inner)
+        assert outer.inner is inner
+        step = Process(Linear(steps=50)).denoise(
+            example("network", "mlp")().double(), normal(8, 6), Condition.of(GIVEN), draws_of(8)
+        )
+        assert torch.equal(outer.loss_weight(step), inner.loss_weight(step))
+
+
+# Loss weights
+
+
+@pytest.fixture(params=list(LOSS_WEIGHTS))
+def loss_weight(request):
+    return by_default("loss weight", request.param, registry=LOSS_WEIGHTS)
+
+
+class TestLossWeights:
+    def test_finite_and_positive_on_every_schedule(self, loss_weight):
+        for name in SCHEDULES:
+            schedule = by_default("schedule", name, registry=SCHEDULES)
+            t = torch.linspace(*schedule.domain, 201, dtype=torch.float64)
+            for dtype in (torch.float64, torch.float32):
+                weight = loss_weight(*(v.to(dtype) for v in schedule(t)))
+                assert weight.shape == t.shape and weight.dtype == dtype
+                assert torch.isfinite(weight).all() and (weight > 0).all(), name
+
+    def test_is_the_factor_of_the_denoising_term(self, loss_weight):
+        step = Process(Linear(steps=50)).denoise(
+            example("network", "mlp")().double(), normal(8, 6), Condition.of(GIVEN), draws_of(8)
+        )
+        expected = loss_weight(step.alpha_t[:, 0], step.sigma_t[:, 0]) * DenoisingLoss()(step)["denoising"]
+        torch.testing.assert_close(DenoisingLoss(loss_weight)(step)["denoising"], expected, rtol=1e-14, atol=0)
+
+
+def test_a_name_without_an_example_says_where_to_add_one():
+    with pytest.raises(pytest.fail.Exception, match=r"add an example to EXAMPLES\['law'\]"):
+        example("law", "newcomer")
+
+
+def test_null_law_is_the_one_that_hides():
+    assert not Null(COUNTS).sample(labels(4), draws=draws_of(4)).present.any()
