@@ -208,7 +208,7 @@ class TestNetworks:
 
     def test_what_is_shown_has_influence(self, network):
         """On each row on its own: the label, whether it is shown, the time and x_t."""
-        x_t, t, c = a_batch(network)
+        x_t, t, _ = a_batch(network)
         shown = Condition.of(GIVEN)
         out = said(network, x_t, t, shown)
         changes = {

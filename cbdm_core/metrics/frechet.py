@@ -24,7 +24,9 @@ def checked_features(features: Tensor, what: str, least: int) -> Tensor:
         raise CbdmError(f"{len(features)} {what} feature rows are too few: give {least} or more")
     bad = int((~torch.isfinite(features).all(1)).sum())
     if bad:
-        raise CbdmError(f"{bad} of {len(features)} {what} feature rows hold NaN or infinite values: remove or mend them")
+        raise CbdmError(
+            f"{bad} of {len(features)} {what} feature rows hold NaN or infinite values: remove or mend them"
+        )
     return features.detach().to(torch.float64)
 
 

@@ -16,8 +16,8 @@ _CHUNK = 512  # rows of a distance matrix held at once
 def precision_recall(real: Tensor, fake: Tensor, k: int = 5, *, strict: bool = True) -> tuple[float, float]:
     """Improved precision and recall of generated features.
 
-    A set's manifold is the union of balls around its points, each reaching to that point's k-th nearest neighbour in the
-    set, itself not counted. Precision is the fraction of `fake` within the manifold of `real`, recall the fraction of
+    A set's manifold is the union of balls around its points, each reaching to that point's k-th nearest neighbour in
+    the set, itself not counted. Precision is the fraction of `fake` within the manifold of `real`, recall the fraction of
     `real` within the manifold of `fake`.
 
     Args:
@@ -39,7 +39,9 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 5, *, strict: bool = T
     """
     real, fake = checked_features(real, "real", least=1), checked_features(fake, "generated", least=1)
     if real.shape[1] != fake.shape[1]:
-        raise CbdmError(f"real features have {real.shape[1]} numbers, generated ones {fake.shape[1]}: use one extractor")
+        raise CbdmError(
+            f"real features have {real.shape[1]} numbers, generated ones {fake.shape[1]}: use one extractor"
+        )
     for what, points in (("real", real), ("generated", fake)):
         if not 1 <= k < len(points):
             raise CbdmError(

@@ -21,7 +21,7 @@ def test_a_class_nobody_sees_nor_draws_keeps_its_prediction():
 
 
 def test_gamma_0_keeps_the_prediction_of_a_class_nobody_sees():
-    """Only γ moves the other output, so a class with r_c = 0 is not moved; its e*_c is what the others are pulled to."""
+    """Only γ moves the other output, so a class with r_c = 0 is not moved; the others are pulled to its e*_c."""
     law = torch.tensor([0.25, 0.25, 0.5], dtype=torch.float64)
     optimum = balanced_optimum(E_STAR, UNEVEN, law, HALF, 0.0)
     assert torch.equal(optimum[:, 2], E_STAR[:, 2])
