@@ -122,9 +122,9 @@ def evaluate(
 ) -> Report:
     """Samples against the balanced set: Fréchet distance, improved precision and recall, and label accuracy.
 
-    Images are judged as a viewer sees them, clipped to [−1, 1] and rounded to 8 bits; `Report.features` says so. A
-    group's or a class's samples are those that were asked for its labels, and are held against the reference examples of
-    these labels, so that a sample of the wrong class counts against the class it was asked for.
+    Images are judged as a viewer sees them, clipped to [−1, 1] and rounded to 8 bits; `Report.features` says so. The
+    samples of a group or a class are those that were asked for its labels, and are held against the reference examples
+    of these labels, so that a sample of the wrong class counts against the class it was asked for.
 
     Args:
         samples: (M, *shape) float in the model's range.
@@ -172,7 +172,8 @@ def _check(samples: Tensor, labels: Tensor, reference: Dataset, counts: Tensor, 
     bad = int((~torch.isfinite(samples.flatten(1)).all(1)).sum())
     if bad:
         raise CbdmError(
-            f"{bad} of {len(samples)} samples hold NaN or infinite values: lower ω, take more sampler steps, or train longer"
+            f"{bad} of {len(samples)} samples hold NaN or infinite values: lower ω, take more sampler steps, or train "
+            "longer"
         )
     wrong = labels[(labels < 0) | (labels >= K)]
     if len(wrong):

@@ -50,7 +50,7 @@ class Linear(NoiseSchedule):
             )
         self.steps = steps
         self.domain = (1 / steps, 1.0)
-        # The published table is spaced in float32 and only then multiplied up in float64; doing otherwise moves ᾱ by 1e-8.
+        # The published table is spaced in float32 and multiplied up in float64; all in float64 would move ᾱ by 1e-8.
         betas = torch.linspace(beta_1, beta_T, steps, dtype=torch.float32).double()
         self.alphas_bar = torch.cumprod(1 - betas, 0)
         self._log_table = torch.cat([torch.zeros(1, dtype=torch.float64), self.alphas_bar.log()])

@@ -118,7 +118,7 @@ class TrainState:
         """One step of the averaged weights: θ̄ ← θ̄ + (1 − d)(θ − θ̄)."""
         decay = min(self.settings.ema_decay, (1 + self.step) / (10 + self.step))
         ema, live = self._pairs
-        torch._foreach_lerp_(ema, live, 1 - decay)
+        torch._foreach_lerp_(ema, live, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
         for mean, buffer in zip(self.ema.buffers(), self.objective.network.buffers(), strict=True):
             mean.copy_(buffer)
 

@@ -8,13 +8,18 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.stats import chisquare
 from torch import Tensor
 
+from cbdm_core.data.dataset import to_uint8
 from cbdm_core.data.sources import DATASETS
 from cbdm_core.denoising import LOSS_WEIGHTS, DenoisingLoss
 from cbdm_core.errors import CbdmError
@@ -48,6 +53,23 @@ def reweight(inner: PriorAdjustment, law: ConditionPrior) -> PriorAdjustment:
     return ClassReweighting(inner, law, Training(COUNTS))
 
 
+def a_file(where: Path) -> Path:
+    random = np.random.default_rng(0)
+    path = where / "data.npz"
+    np.savez(path, images=random.integers(0, 256, (12, 3, 8, 8), dtype=np.uint8), labels=np.arange(12) % 5)
+    return path
+
+
+def a_folder(where: Path) -> Path:
+    random = np.random.default_rng(0)
+    for name, count in (("apple", 3), ("pear", 1)):
+        (where / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            image = Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+            image.save(where / name / f"{i}.png")
+    return where
+
+
 # Kind → name → how to build it. Schedules, samplers and loss weights are built from their defaults when not named.
 EXAMPLES: Mapping[str, Mapping[str, Any]] = {
     "schedule": {},
@@ -73,7 +95,13 @@ EXAMPLES: Mapping[str, Mapping[str, Any]] = {
         "cbdm": (ClassBalancing, lambda inner: ClassBalancing(inner, Uniform(COUNTS), tau=0.0)),
         "reweight": (reweight, lambda inner: reweight(inner, Training(COUNTS))),
     },
-    "dataset": {"digits": lambda: DATASETS["digits"]()},
+    # A folder to write in → the data set.
+    "data set": {
+        "digits": lambda where: DATASETS["digits"](),
+        "mixture": lambda where: DATASETS["mixture"](num_classes=4, per_class=20, dimension=3),
+        "npz": lambda where: DATASETS["npz"](path=a_file(where)),
+        "folder": lambda where: DATASETS["folder"](path=a_folder(where)),
+    },
 }
 
 
@@ -111,7 +139,7 @@ def test_every_example_is_registered():
         "network": NETWORKS,
         "law": PRIORS,
         "adjustment": ADJUSTMENTS,
-        "dataset": DATASETS,
+        "data set": DATASETS,
     }
     assert registries.keys() == EXAMPLES.keys()
     for kind, names in EXAMPLES.items():
@@ -575,6 +603,59 @@ class TestLossWeights:
         )
         expected = loss_weight(step.alpha_t[:, 0], step.sigma_t[:, 0]) * DenoisingLoss()(step)["denoising"]
         torch.testing.assert_close(DenoisingLoss(loss_weight)(step)["denoising"], expected, rtol=1e-14, atol=0)
+
+
+# Data sets
+
+
+@pytest.fixture(scope="module", params=list(DATASETS))
+def dataset(request, tmp_path_factory):
+    return example("data set", request.param)(tmp_path_factory.mktemp(request.param))
+
+
+class TestDatasets:
+    def test_examples_are_finite_and_fit_the_networks(self, dataset):
+        x = dataset.model_input()
+        assert x.shape == (len(dataset), *dataset.shape) and x.dtype == torch.float32 and torch.isfinite(x).all()
+        assert x.std() > 0.01
+        if dataset.is_images:
+            assert dataset.x.dtype == torch.uint8 and x.min() >= -1 and x.max() <= 1
+
+    def test_bytes_survive_the_round_trip(self, dataset):
+        if not dataset.is_images:
+            pytest.skip("holds vectors")
+        assert torch.equal(to_uint8(dataset.model_input()), dataset.x)
+
+    def test_labels_count_up_to_the_classes(self, dataset):
+        counts = dataset.counts()
+        assert dataset.y.dtype == torch.long and counts.shape == (dataset.num_classes,)
+        assert counts.tolist() == [int((dataset.y == c).sum()) for c in range(dataset.num_classes)]
+        assert int(counts.sum()) == len(dataset) and (counts > 0).all()
+        assert len(set(dataset.class_names)) == dataset.num_classes
+
+    def test_rows_are_taken_together_with_their_labels(self, dataset):
+        rows = torch.tensor([len(dataset) - 1, 0])
+        part = dataset[rows]
+        assert torch.equal(part.x, dataset.x[rows]) and torch.equal(part.y, dataset.y[rows])
+        assert part.class_names == dataset.class_names
+        assert torch.equal(dataset.model_input(rows), dataset.model_input()[rows])
+
+    def test_two_of_the_same_are_the_same_and_the_hash_sees_a_change(self, dataset, request, tmp_path):
+        again = example("data set", request.node.callspec.params["dataset"])(tmp_path)
+        assert again.content_hash() == dataset.content_hash()
+        order = torch.arange(len(dataset))
+        assert dataset[order].content_hash() == dataset.content_hash()
+        assert dataset[order.flip(0)].content_hash() != dataset.content_hash()
+        assert replace(dataset, y=dataset.y.flip(0)).content_hash() != dataset.content_hash()
+
+    def test_what_a_law_and_a_schedule_need_is_there(self, dataset):
+        """A step of training runs on it as it is, unless its shape is for no network of ours."""
+        network = NETWORKS["mlp" if len(dataset.shape) == 1 else "unet"](dataset.shape, dataset.num_classes)
+        rows = torch.arange(min(len(dataset), 8))
+        law = make_law("uniform", dataset.counts())
+        objective = Objective(Process(Cosine()), network, ClassBalancing(DenoisingLoss(), law))
+        terms = objective(dataset.model_input(rows), Condition.of(dataset.y[rows]), draws_of(rows))
+        assert all(torch.isfinite(term).all() for term in terms.values())
 
 
 def test_a_name_without_an_example_says_where_to_add_one():

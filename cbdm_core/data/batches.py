@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -15,32 +16,40 @@ __all__ = ["Batches", "resampling_weights"]
 
 
 def resampling_weights(labels: Tensor, probs: Tensor) -> Tensor:
-    """(N,) weights ∝ π(y_i)/n_{y_i}: an example drawn by them has its class from π.
+    """(N,) float64 weights π(y_i)/n_{y_i}: an example drawn by them has its class from π.
 
     Args:
-        labels: (N,) labels.
-        probs: (K,) the law π.
+        labels: (N,) labels in [0, K).
+        probs: (K,) the law π, ≥ 0; it is normalised by whoever draws.
 
     Raises:
-        CbdmError: π draws a class that has no example.
+        CbdmError: π draws a class that has no example, is no law, or has fewer classes than the labels.
     """
-    counts = torch.bincount(labels, minlength=len(probs))
-    empty = [y for y in range(len(probs)) if probs[y] > 0 and counts[y] == 0]
+    law = probs.to(torch.float64)
+    counts = torch.bincount(labels, minlength=len(law))
+    if len(counts) > len(law):
+        raise CbdmError(f"a law of {len(law)} classes, and the labels go up to {len(counts) - 1}: give it every class")
+    if not torch.isfinite(law).all() or (law < 0).any() or law.sum() <= 0:
+        raise CbdmError(f"the resampling law is {law.tolist()}: it must be 0 or more, with a positive sum")
+    empty = ((law > 0) & (counts == 0)).nonzero()[:, 0].tolist()
     if empty:
         raise CbdmError(f"the resampling law draws classes that have no example: {empty}; give them probability 0")
-    return (probs.to(torch.float64) / counts.clamp(min=1))[labels]
+    return (law / counts.clamp(min=1))[labels]
 
 
 @dataclass(frozen=True, eq=False)
 class Batches:
     """Batch number `step`, without a loader: whole epochs in a drawn order, or independent draws by weight.
 
+    Without weights the batches are cut from an endless row of epochs, each a permutation of the N examples; a batch
+    may reach over the end of one into the next. With weights every row is drawn on its own, with replacement.
+
     Args:
         dataset: the examples.
-        batch_size: of the global batch, ≥ 1.
-        seed: of order and flips.
-        weights: (N,) ≥ 0, for draws with replacement; None for epochs in which each example comes once.
-        flip: flip images horizontally, one coin per row.
+        batch_size: B of the global batch, ≥ 1.
+        seed: of order, draws and flips.
+        weights: (N,) ≥ 0 with a positive sum, such as `resampling_weights`; None for epochs.
+        flip: mirror images along their last axis (horizontally), one fair coin per row.
 
     Raises:
         CbdmError: a batch size below 1, weights that are none, or a flip of vectors.
@@ -55,45 +64,80 @@ class Batches:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
-            raise CbdmError(f"batch_size must be 1 or more, got {self.batch_size}")
+            raise CbdmError(f"batch_size is {self.batch_size}, it must be 1 or more")
         if self.flip and not self.dataset.is_images:
-            raise CbdmError("flip is for images, and these data are vectors: set data.flip=false")
-        w = self.weights
-        if w is not None and (w.shape != (len(self.dataset),) or not torch.isfinite(w).all() or (w < 0).any() or w.sum() <= 0):
-            raise CbdmError("batch weights must be one number of 0 or more per example, with a positive sum")
+            raise CbdmError("flip=true is for images, and these data are vectors: set flip=false")
+        if self.weights is not None:
+            self._check(self.weights)
+
+    def _check(self, weights: Tensor) -> None:
+        if weights.shape != (len(self.dataset),):
+            raise CbdmError(f"weights have shape {tuple(weights.shape)}: give one per example, ({len(self.dataset)},)")
+        wrong = (~torch.isfinite(weights) | (weights < 0)).nonzero()[:, 0].tolist()
+        if wrong:
+            raise CbdmError(
+                f"the weight of row {wrong[0]} is {float(weights[wrong[0]])}: weights are finite, 0 or more"
+            )
+        if weights.sum() <= 0:
+            raise CbdmError("every weight is 0, so that no example can be drawn: give one a positive weight")
 
     def at(self, step: int, rank: int = 0, world: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-        """(x_0 float32, y, rows) of this rank's share of batch `step`; rows are places in the global batch.
+        """(x_0, y, rows) of this process's share of a batch, whatever was asked for before.
+
+        Args:
+            step: ≥ 0.
+            rank: of this process, in [0, world).
+            world: processes; each takes a contiguous share of the global batch.
+
+        Returns:
+            x_0 (B/world, …) float32, y (B/world,) long, and rows (B/world,) long, the places in the global batch.
 
         Raises:
-            CbdmError: the batch does not split evenly over the ranks.
+            CbdmError: the batch does not split evenly, or step or rank is out of range.
         """
+        if step < 0 or not 0 <= rank < world:
+            raise CbdmError(f"step {step} and rank {rank} of {world}: they must be step ≥ 0 and 0 ≤ rank < world")
         if self.batch_size % world:
-            raise CbdmError(f"batch_size {self.batch_size} does not divide over {world} processes: choose a multiple")
+            raise CbdmError(
+                f"batch_size {self.batch_size} does not divide by {world} processes: choose a multiple of {world}"
+            )
         share = self.batch_size // world
         rows = torch.arange(rank * share, (rank + 1) * share)
         draws = Draws(self.seed, step, rows)
-        chosen = self._places(step, rows) if self.weights is None else draws.categorical("batch", self.weights)
+        chosen = self._from_epochs(step, rows) if self.weights is None else self._by_weight(draws)
         x_0 = self.dataset.model_input(chosen)
         if self.flip:
-            coin = (draws.uniform("flip", 1)[:, 0] < 0.5).reshape(-1, *[1] * (x_0.ndim - 1))
-            x_0 = torch.where(coin, x_0.flip(-1), x_0)
+            coins = draws.uniform("flip") < 0.5
+            x_0 = torch.where(coins.reshape(-1, *[1] * (x_0.ndim - 1)), x_0.flip(-1), x_0)
         return x_0, self.dataset.y[chosen], rows
 
-    def _places(self, step: int, rows: Tensor) -> Tensor:
-        places, size = step * self.batch_size + rows, len(self.dataset)
-        epochs = places // size
-        chosen = torch.empty_like(places)
-        for epoch in epochs.unique().tolist():
-            here = epochs == epoch
-            chosen[here] = self._order(epoch)[places[here] % size]
-        return chosen
+    def _by_weight(self, draws: Draws) -> Tensor:
+        """`draws.categorical("batch", weights)`, with the distribution function of N examples summed only once."""
+        cdf, last = self._distribution
+        return torch.searchsorted(cdf, draws.uniform("batch") * cdf[-1], right=True).clamp(max=last)
+
+    @cached_property
+    def _distribution(self) -> tuple[Tensor, int]:
+        assert self.weights is not None
+        weights = self.weights.to(torch.float64)
+        return weights.cumsum(0), int(weights.nonzero()[-1])
+
+    def _from_epochs(self, step: int, rows: Tensor) -> Tensor:
+        size = len(self.dataset)
+        first = step * self.batch_size + int(rows[0])
+        end = first + len(rows)
+        parts = []
+        for epoch in range(first // size, (end - 1) // size + 1):
+            start = epoch * size
+            parts.append(self._order(epoch)[max(first - start, 0) : end - start])
+        return torch.cat(parts)
 
     def _order(self, epoch: int) -> Tensor:
-        """The order of an epoch; the last two are kept."""
+        """(N,) the order of an epoch; the last two asked for are kept."""
         if epoch not in self._orders:
-            for old in [e for e in self._orders if e < epoch - 1]:
-                del self._orders[old]
+            if len(self._orders) == 2:
+                del self._orders[next(iter(self._orders))]
             high, low = Draws(self.seed, epoch, torch.arange(len(self.dataset))).bits("order", 2).unbind(1)
+            # 62 bits: ties are all but impossible, and stable sorting settles them the same way everywhere.
             self._orders[epoch] = torch.argsort((high << 30) | (low >> 2), stable=True)
         return self._orders[epoch]

@@ -21,15 +21,16 @@ def to_uint8(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Examples with labels; a class may have none.
+    """Examples with labels, checked once when it is made; a class may have no example.
 
     Args:
         x: (N, C, *spatial) uint8 images, or (N, D) float32 vectors.
-        y: (N,) long labels in [0, K).
-        class_names: K names.
+        y: (N,) int64 labels in [0, K).
+        class_names: K different names.
 
     Raises:
-        CbdmError: no example, NaN or infinite values, labels out of range, or lengths that disagree.
+        CbdmError: no example, another dtype or shape, NaN or infinite values, labels out of range, lengths that
+            disagree, or a class name twice.
     """
 
     x: Tensor
@@ -37,30 +38,51 @@ class Dataset:
     class_names: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if len(self.x) == 0:
-            raise CbdmError("the data set has no example: give it one or more")
-        if self.y.shape != (len(self.x),):
-            raise CbdmError(f"{len(self.x)} examples need {len(self.x)} labels, got a label array of {tuple(self.y.shape)}")
-        if self.x.is_floating_point():
-            self._refuse_unfinite()
-        wrong = (self.y < 0) | (self.y >= len(self.class_names))
-        if wrong.any():
-            row = int(wrong.nonzero()[0])
+        self._check_examples()
+        self._check_labels()
+        twice = [name for i, name in enumerate(self.class_names) if name in self.class_names[:i]]
+        if twice:
+            raise CbdmError(f"two classes are called {twice[0]!r}: give each class its own name")
+
+    def _check_examples(self) -> None:
+        kind, shape = str(self.x.dtype).removeprefix("torch."), tuple(self.x.shape)
+        if (kind, len(shape)) != ("float32", 2) and not (kind == "uint8" and len(shape) >= 3):
             raise CbdmError(
-                f"label {int(self.y[row])} of row {row} is out of range: {len(self.class_names)} classes have labels "
-                f"0 … {len(self.class_names) - 1}"
+                f"examples are {kind} of shape {shape}: convert images to uint8 (N, C, …), vectors to float32 (N, D)"
             )
+        if self.x.numel() == 0:
+            raise CbdmError(f"the data set is empty, its examples have shape {shape}: give it one example or more")
+        if kind == "float32":
+            self._refuse_unfinite()
 
     def _refuse_unfinite(self) -> None:
-        bad = ~torch.isfinite(self.x.flatten(1)).all(1)
-        if bad.any():
+        bad = ~torch.isfinite(self.x)
+        rows = bad.any(1).nonzero()[:, 0]
+        if len(rows):
             raise CbdmError(
-                f"{int(bad.sum())} examples hold NaN or infinite values, the first is row {int(bad.nonzero()[0])}: remove "
-                "or mend them"
+                f"{int(bad.sum())} values in {len(rows)} examples are NaN or infinite, the first in row "
+                f"{int(rows[0])}: remove or mend those examples"
+            )
+
+    def _check_labels(self) -> None:
+        kind, shape = str(self.y.dtype).removeprefix("torch."), tuple(self.y.shape)
+        if kind != "int64":
+            raise CbdmError(f"labels are {kind}, they must be int64: convert them with .long()")
+        if shape != (len(self.x),):
+            raise CbdmError(
+                f"{len(self.x)} examples need {len(self.x)} labels, got labels of shape {shape}: drop the rest"
+            )
+        wrong = ((self.y < 0) | (self.y >= self.num_classes)).nonzero()
+        if len(wrong):
+            row = int(wrong[0])
+            raise CbdmError(
+                f"label {int(self.y[row])} of row {row} is out of range: {self.num_classes} classes have labels 0 … "
+                f"{self.num_classes - 1}; mend the label or name more classes"
             )
 
     @property
     def num_classes(self) -> int:
+        """K, classes without examples included."""
         return len(self.class_names)
 
     @property
@@ -70,27 +92,32 @@ class Dataset:
 
     @property
     def is_images(self) -> bool:
+        """Whether the examples are images (bytes), or else vectors."""
         return self.x.dtype == torch.uint8
 
     def counts(self) -> Tensor:
-        """(K,) examples of each class."""
+        """(K,) long, the number of examples of each class; zero where there is none."""
         return torch.bincount(self.y, minlength=self.num_classes)
 
     def model_input(self, rows: Tensor | slice = slice(None)) -> Tensor:
-        """float32: images as x/127.5 − 1 in [−1, 1], vectors as they are."""
+        """(B, …) float32: images as x/127.5 − 1 in [−1, 1], vectors as they are."""
         x = self.x[rows]
         return x.float() / 127.5 - 1 if self.is_images else x
 
     def content_hash(self) -> str:
-        """SHA-256 of examples, labels and names."""
+        """SHA-256 in hex of examples, labels and names."""
         digest = hashlib.sha256(repr((self.shape, str(self.x.dtype), self.class_names)).encode())
         for array in (self.x, self.y):
-            digest.update(array.contiguous().numpy().tobytes())
+            digest.update(array.contiguous().numpy().data)
         return digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self.x)
 
     def __getitem__(self, rows: Tensor | Sequence[int]) -> Dataset:
+        """The examples of these rows, with the same class names."""
         rows = torch.as_tensor(rows)
+        if rows.ndim != 1:
+            raise CbdmError(f"rows have {rows.ndim} dimensions, they must have 1: write dataset[[3]] for row 3 alone")
+        rows = rows if len(rows) else rows.long()  # an empty list becomes float, which indexes nothing
         return replace(self, x=self.x[rows], y=self.y[rows])

@@ -1,8 +1,9 @@
-"""Long tails: how many images each class keeps, and which."""
+"""Long tails: how many examples each class keeps, and which."""
 
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,60 +19,79 @@ PROFILES = ("exp", "step", "none")
 
 
 def long_tail_counts(profile: str, num_classes: int, n_max: int, imbalance: float) -> Tensor:
-    """(K,) images per class, the commonest first.
+    """(K,) long, examples per class, the commonest first; a count may come out as 0.
 
-    exp: int(n_max · imbalance^(c/(K−1))); step: n_max for the first half, int(n_max · imbalance) for the rest.
+    exp: n_c = int(n_max · imbalance^(c/(K−1))), n_0 = n_max when K = 1.
+    step: n_max for the first half (the larger half when K is odd), int(n_max · imbalance) for the rest.
 
     Args:
         profile: "exp" or "step".
         num_classes: K ≥ 1.
-        n_max: images of the commonest class, ≥ 1.
+        n_max: examples of the commonest class, ≥ 1.
         imbalance: rarest over commonest, in (0, 1].
 
     Raises:
         CbdmError: any of these out of range.
 
-    Source: Cao et al. 2019 (the profiles that Qin et al. 2023 use).
+    Source: Cao et al., NeurIPS 2019, arXiv 1906.07413 (the profiles that Qin et al., CVPR 2023, use).
     """
-    if num_classes < 1 or n_max < 1 or not 0 < imbalance <= 1:
-        raise CbdmError(
-            f"a long tail needs num_classes ≥ 1, n_max ≥ 1 and imbalance in (0, 1], got {num_classes}, {n_max} and {imbalance}"
-        )
+    if num_classes < 1 or n_max < 1:
+        raise CbdmError(f"a long tail needs num_classes ≥ 1 and n_max ≥ 1, got {num_classes} and {n_max}: raise them")
+    if not 0 < imbalance <= 1:
+        raise CbdmError(f"imbalance is {imbalance}, it must be in (0, 1]: 0.02 leaves the rarest class 2 % of n_max")
     if profile == "exp":
-        steps = max(num_classes - 1, 1)
-        return torch.tensor([int(n_max * imbalance ** (c / steps)) for c in range(num_classes)])
+        last = max(num_classes - 1, 1)
+        return torch.tensor([int(n_max * imbalance ** (c / last)) for c in range(num_classes)])
     if profile == "step":
-        head = num_classes - num_classes // 2 if num_classes % 2 else num_classes // 2
-        return torch.tensor([n_max] * head + [int(n_max * imbalance)] * (num_classes - head))
-    raise unknown_name("profile", profile, PROFILES[:2])
+        tail = num_classes // 2
+        return torch.tensor([n_max] * (num_classes - tail) + [int(n_max * imbalance)] * tail)
+    raise unknown_name("long-tail profile", profile, ("exp", "step"))
 
 
-def take(labels: Tensor, counts: Sequence[int] | Tensor, *, seed: int) -> Tensor:
-    """Indices of the examples kept: for each class in order, its indices shuffled, then the first n.
+def take(
+    labels: Tensor, counts: Sequence[int] | Tensor, *, seed: int, class_names: Sequence[str] | None = None
+) -> Tensor:
+    """Indices (Σ counts,) long of the examples kept: each class's indices shuffled, in class order, then the first n.
 
     Args:
-        labels: (N,) labels.
-        counts: (K,) how many of each class, ≥ 0.
-        seed: of numpy's `RandomState`, whose stream the published split uses.
+        labels: (N,) labels in [0, K).
+        counts: (K,) how many of each class, ≥ 0; 0 is fine for a class without examples.
+        seed: of numpy's `RandomState`, in [0, 2³²), whose stream the published splits use.
+        class_names: (K,) for messages; the labels by default.
 
     Raises:
-        CbdmError: a class has fewer examples than asked for.
+        CbdmError: a class has fewer examples than asked for, or counts, labels or seed are out of range.
     """
-    asked = [int(n) for n in counts]
+    asked = [_whole(n) for n in counts]
+    there = torch.bincount(labels, minlength=len(asked)).tolist()
+    if len(there) > len(asked):
+        raise CbdmError(f"{len(asked)} counts, and the labels go up to {len(there) - 1}: give one count per class")
+    names = range(len(asked)) if class_names is None else class_names
+    for name, n, available in zip(names, asked, there):
+        if n < 0:
+            raise CbdmError(f"class {name!r} is given a count of {n}: counts are 0 or more")
+        if n > available:
+            raise CbdmError(f"class {name!r} has {available} examples, {n} were asked for: lower its count or n_max")
+    if not 0 <= seed < 2**32:
+        raise CbdmError(f"the seed of a split is {seed}, it must be in [0, 2^32): choose another")
     random = np.random.RandomState(seed)
-    classes = labels.numpy()
     kept = []
     for label, n in enumerate(asked):
-        indices = np.flatnonzero(classes == label)
-        if not 0 <= n <= len(indices):
-            raise CbdmError(f"class {label} has {len(indices)} examples, {n} were asked for: lower its count or n_max")
-        random.shuffle(indices)
+        indices = np.flatnonzero(labels.numpy() == label)
+        random.shuffle(indices)  # also where n is 0: the stream then depends on the labels alone
         kept.append(indices[:n])
     return torch.from_numpy(np.concatenate(kept).astype(np.int64))
 
 
+def _whole(n: object) -> int:
+    try:
+        return operator.index(n)  # pyright: ignore[reportArgumentType]
+    except TypeError:
+        raise CbdmError(f"a count is {n!r}: counts are whole numbers, 0 or more") from None
+
+
 def split_hash(indices: Tensor) -> str:
-    """SHA-256 of the indices as little-endian int64."""
+    """SHA-256 in hex of the indices as little-endian int64."""
     return hashlib.sha256(indices.numpy().astype("<i8").tobytes()).hexdigest()
 
 
@@ -81,34 +101,38 @@ def make_long_tail(
     profile: str = "exp",
     imbalance: float = 0.02,
     n_max: int | None = None,
-    counts: Sequence[int] | None = None,
+    counts: Sequence[int] | Tensor | None = None,
     seed: int = 0,
 ) -> tuple[Dataset, Tensor, str]:
-    """(the long-tailed part, its indices, the split's hash); classes without examples keep none.
+    """(the long-tailed part, its (n,) indices, the split's hash); a class without examples keeps none.
 
     Args:
         dataset: any labelled set.
-        profile: "exp", "step", or "none" to keep everything.
+        profile: "exp", "step", or "none" to keep everything in its order.
         imbalance: rarest over commonest, in (0, 1].
-        n_max: images of the commonest class; the smallest class's size by default.
-        counts: (K,) explicit numbers instead of a profile.
+        n_max: examples of the commonest class; by default the size of the smallest class that has any, the most
+            that every class can give.
+        counts: (K,) explicit numbers, which go before profile, imbalance and n_max.
         seed: of the split.
 
     Raises:
-        CbdmError: more examples asked for than there are, or numbers out of range.
+        CbdmError: more examples asked for than there are, none kept, or numbers out of range.
     """
-    there = dataset.counts()
-    if counts is not None:
-        if len(counts) != dataset.num_classes:
-            raise CbdmError(f"{len(counts)} counts for {dataset.num_classes} classes: give one number per class")
-        wanted = torch.as_tensor(counts)
-    elif profile == "none":
-        wanted = there
-    else:
-        filled = there > 0
-        top = n_max if n_max is not None else int(there[filled].min())
-        wanted = torch.where(filled, long_tail_counts(profile, dataset.num_classes, top, imbalance), 0)
-    if int(wanted.sum()) == 0:
+    if profile not in PROFILES:
+        raise unknown_name("long-tail profile", profile, PROFILES)
+    if counts is None and profile == "none":
+        indices = torch.arange(len(dataset))
+        return dataset, indices, split_hash(indices)
+    wanted = _profile_counts(dataset, profile, imbalance, n_max) if counts is None else counts
+    if len(wanted) != dataset.num_classes:
+        raise CbdmError(f"{len(wanted)} counts for {dataset.num_classes} classes: give one number per class")
+    indices = take(dataset.y, wanted, seed=seed, class_names=dataset.class_names)
+    if len(indices) == 0:
         raise CbdmError("the long tail keeps no example at all: raise n_max or the counts")
-    indices = torch.arange(len(dataset)) if counts is None and profile == "none" else take(dataset.y, wanted, seed=seed)
     return dataset[indices], indices, split_hash(indices)
+
+
+def _profile_counts(dataset: Dataset, profile: str, imbalance: float, n_max: int | None) -> Tensor:
+    there = dataset.counts()
+    top = int(there[there > 0].min()) if n_max is None else n_max
+    return torch.where(there > 0, long_tail_counts(profile, dataset.num_classes, top, imbalance), 0)

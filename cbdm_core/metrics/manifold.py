@@ -17,8 +17,8 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 5, *, strict: bool = T
     """Improved precision and recall of generated features.
 
     A set's manifold is the union of balls around its points, each reaching to that point's k-th nearest neighbour in
-    the set, itself not counted. Precision is the fraction of `fake` within the manifold of `real`, recall the fraction of
-    `real` within the manifold of `fake`.
+    the set, itself not counted. Precision is the fraction of `fake` within the manifold of `real`, recall the fraction
+    of `real` within the manifold of `fake`.
 
     Args:
         real: (N, D) features.

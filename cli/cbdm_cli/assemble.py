@@ -20,6 +20,7 @@ from cbdm_core.data.sources import DATASETS
 from cbdm_core.denoising import LOSS_WEIGHTS, DenoisingLoss
 from cbdm_core.distributed import World
 from cbdm_core.errors import CbdmError, unknown_name
+from cbdm_core.guidance import parse_omega
 from cbdm_core.interfaces import ConditionPrior, LabelPrior, NoiseSchedule, PriorAdjustment, Sampler
 from cbdm_core.laws_by_name import make_law
 from cbdm_core.networks import NETWORKS
@@ -174,7 +175,9 @@ def assemble(config: Config) -> Experiment:
     batches = Batches(
         data, training.batch_size, seed=config.seed, weights=_batch_weights(data, laws), flip=config.data.flip
     )
-    build_sampler(config, schedule)  # a mistake there should show before training, not after
+    # A mistake in the sampling should show before training, not after.
+    build_sampler(config, schedule)
+    parse_omega(config.sampling.omega)
     facts = Facts(
         shape=tuple(data.shape),
         class_names=data.class_names,

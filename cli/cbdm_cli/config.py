@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -39,8 +39,8 @@ class Data(_Section):
     source: str = "digits"
     options: dict[str, Any] = {}
     profile: Literal["exp", "step", "none"] = "exp"
-    imbalance: float = Field(0.02, gt=0, le=1)
-    n_max: int | None = Field(None, ge=1)
+    imbalance: Annotated[float, Field(gt=0, le=1)] = 0.02
+    n_max: Annotated[int | None, Field(ge=1)] = None
     counts: tuple[int, ...] | None = None
     flip: bool = False
 
@@ -64,10 +64,10 @@ class Method(_Section):
     """What is done about the law of the labels; the strengths go to the parts that take them."""
 
     parts: str = "cbdm:null"
-    tau: float = Field(1.0, ge=0)
-    gamma: float = Field(0.25, ge=0)
+    tau: Annotated[float, Field(ge=0)] = 1.0
+    gamma: Annotated[float, Field(ge=0)] = 0.25
     time_weight: Literal["linear", "constant", "published"] = "linear"
-    cap: float | None = Field(None, gt=0)
+    cap: Annotated[float | None, Field(gt=0)] = None
 
 
 class LossWeight(_Section):
@@ -80,20 +80,20 @@ class LossWeight(_Section):
 class Training(_Section):
     """How the network is optimised."""
 
-    steps: int = Field(3000, ge=1)
-    batch_size: int = Field(64, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    warmup: int = Field(100, ge=0)
-    clip: float = Field(1.0, gt=0)
-    ema_decay: float = Field(0.999, ge=0, lt=1)
+    steps: Annotated[int, Field(ge=1)] = 3000
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    warmup: Annotated[int, Field(ge=0)] = 100
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    drop: float = Field(0.1, ge=0, le=1)
+    drop: Annotated[float, Field(ge=0, le=1)] = 0.1
     drop_per: Literal["row", "batch"] = "row"
     loss_weight: LossWeight = LossWeight()
-    checkpoint_every: int = Field(500, ge=1)
-    keep: int = Field(2, ge=1)
-    log_every: int = Field(5, ge=1)
+    checkpoint_every: Annotated[int, Field(ge=1)] = 500
+    keep: Annotated[int, Field(ge=1)] = 2
+    log_every: Annotated[int, Field(ge=1)] = 5
 
 
 class Sampling(_Section):
@@ -101,16 +101,16 @@ class Sampling(_Section):
 
     sampler: str = "dpm++2m"
     options: dict[str, Any] = {}
-    steps: int = Field(25, ge=1)
+    steps: Annotated[int, Field(ge=1)] = 25
     omega: str = "0.75"
-    batch_size: int = Field(500, ge=1)
+    batch_size: Annotated[int, Field(ge=1)] = 500
 
 
 class Evaluation(_Section):
     """How samples are judged."""
 
-    per_class: int = Field(200, ge=1)
-    k: int = Field(5, ge=1)
+    per_class: Annotated[int, Field(ge=1)] = 200
+    k: Annotated[int, Field(ge=1)] = 5
 
 
 class Facts(_Section):
@@ -129,7 +129,7 @@ class Config(_Section):
 
     preset: str = "digits-lt"
     question: str = ""
-    seed: int = Field(0, ge=0)
+    seed: Annotated[int, Field(ge=0)] = 0
     data: Data = Data()
     schedule: Schedule = Schedule()
     network: Network = Network()
@@ -197,12 +197,12 @@ def setting(text: str) -> dict[str, Any]:
     if not equals or not all(keys):
         raise CbdmError(f"--set {text!r} must read a.b=v, for example --set training.batch_size=32")
     try:
-        parsed = tomllib.loads(f"v = {value}")["v"]
+        parsed: Any = tomllib.loads(f"v = {value}")["v"]
     except tomllib.TOMLDecodeError:
         parsed = value.strip()
-    for name in reversed(keys):
+    for name in reversed(keys[1:]):
         parsed = {name: parsed}
-    return parsed
+    return {keys[0]: parsed}
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -55,10 +55,11 @@ def evaluate_runs(paths: Sequence[Path], omegas: Sequence[str], options: dict[st
             report = judge(config, x, labels, full, data.counts(), classifier)
             name = f"evaluation-omega-{omega.replace(':', '-').replace(',', '-')}.json"
             write_json(path / name, evaluation_facts(config, run.step, report))
-            rows.append((path.name, omega, report))
-            last = report, config
+            rows.append((path.name, config, report))
+    _, config, report = rows[-1]
     if len(rows) == 1:
-        render.report_table(last[0], report_title(last[1]), report_caption(last[0]))
-    else:
-        render.sweep_table(rows, "evaluated against the balanced sets")
-        render.note(report_caption(rows[-1][2]))
+        render.report_table(report, report_title(config), report_caption(report))
+        return
+    shown = [(name, at.sampling.omega, found) for name, at, found in rows]
+    render.sweep_table(shown, "evaluated against the balanced sets")
+    render.note(report_caption(report))

@@ -82,12 +82,14 @@ def sweep_table(rows: Iterable[tuple[str, str, Report]], title: str) -> None:
 
 def law_table(rows: Iterable[tuple[str, Sequence[float | None]]], title: str) -> None:
     """One row a law: probability of the commonest and rarest class, entropy, KL from training, effective classes."""
-    table = _table(
-        title, ["law", "p(commonest)", "p(rarest)", "entropy [nat]", "KL from training [nat]", "eff. classes"]
-    )
+    table = _table(title, ["law", "p common", "p rare", "entropy", "KL", "eff. classes"])
     for name, values in rows:
         table.add_row(name, *[_number(v, d) for v, d in zip(values, (4, 4, 3, 3, 2), strict=True)])
     _console.print(table)
+    note(
+        "p common, p rare: probability of the commonest and rarest class · entropy and KL(law ‖ training) in nats · "
+        "eff. classes: exp(entropy)"
+    )
 
 
 def plain_table(rows: Iterable[tuple[str, str]], title: str, columns: tuple[str, str]) -> None:

@@ -7,13 +7,13 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from cbdm_core.errors import CbdmError
+from cbdm_core.training import TrainRecord
 from cbdm_core.writing import replacing, told_plainly
 
 __all__ = ["Metrics", "environment", "new_folder", "read_records", "write_json", "write_text"]
@@ -106,9 +106,9 @@ class Metrics:
         with told_plainly(path):
             self._file = path.open("a", encoding="utf-8")
 
-    def write(self, record: Any) -> None:
-        """Append one record (a dataclass or a mapping) and hand it to the system."""
-        value: Mapping[str, Any] = asdict(record) if is_dataclass(record) and not isinstance(record, type) else record
+    def write(self, record: TrainRecord) -> None:
+        """Append one record and hand it to the system."""
+        value = asdict(record)
         with told_plainly(self.path):
             self._file.write(json.dumps(value) + "\n")
             self._file.flush()

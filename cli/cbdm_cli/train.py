@@ -275,7 +275,6 @@ def report_title(config: Config) -> str:
 
 def report_caption(report: Any) -> str:
     """Which features were used, and how good the classifier behind them is."""
-    return (
-        f"features: {report.features}, {report.held_out_accuracy:.1%} right on the stratified 20 % it never saw; "
-        "not comparable with papers"
-    )
+    accuracy = report.held_out_accuracy
+    known = "" if accuracy is None else f", {accuracy:.1%} right on the stratified 20 % it never saw"
+    return f"features: {report.features}{known}; {report.note}"

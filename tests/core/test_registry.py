@@ -7,6 +7,7 @@ import sys
 from fractions import Fraction
 from importlib import import_module
 from importlib.metadata import EntryPoint
+from importlib.util import find_spec
 
 import pytest
 
@@ -81,6 +82,11 @@ def test_every_public_name_of_the_core_is_where_it_is_said_to_be():
         thing = getattr(cbdm_core, name)
         assert getattr(import_module(thing.__module__), name) is thing
         assert name in dir(cbdm_core)
+
+
+def test_no_public_name_is_hidden_by_a_module():
+    """Importing a submodule sets it on the package, where it would stand in for a function of the same name."""
+    assert [name for name in cbdm_core.__all__ if find_spec(f"cbdm_core.{name}")] == []
 
 
 def test_an_unknown_public_name_raises_as_python_does():

@@ -150,9 +150,11 @@ torch.set_num_threads(1)
 world = join("cpu")
 data = vectors()
 state = fresh(data, world=world)
-records = list(train(state, Batches(data, 8, seed=0), steps=4, groups=torch.tensor([0, 0, 1, 1]), group_names=("a", "b")))
+groups = torch.tensor([0, 0, 1, 1])
+records = list(train(state, Batches(data, 8, seed=0), steps=4, groups=groups, group_names=("a", "b")))
 if world.leads:
-    torch.save({"weights": state.ema.state_dict(), "losses": [r.loss for r in records], "groups": [r.groups for r in records]}, sys.argv[1])
+    said = {"losses": [r.loss for r in records], "groups": [r.groups for r in records]}
+    torch.save({"weights": state.ema.state_dict(), **said}, sys.argv[1])
 leave()
 """
 

@@ -43,6 +43,19 @@ def test_rows_that_see_no_condition_get_0():
     torch.testing.assert_close(term, torch.tensor([0.0, 0.0, 1.25 * 4.0], dtype=torch.float64), rtol=1e-15, atol=0)
 
 
+def test_rows_that_see_no_condition_get_0_though_dropout_differs():
+    """Between two passes dropout moves the null prediction too; that must not pull."""
+
+    class Restless(TableNetwork):
+        def forward(self, x_t, t, c):
+            return super().forward(x_t, t, c) + len(self.calls)
+
+    c = Condition(LABELS, torch.tensor([False, True, False]))
+    step = make_step(Restless(TABLE), c, torch.zeros(3, 2, dtype=torch.float64), t=TIMES)
+    term = balancing()(step)["balancing"]
+    assert term[0] == 0 and term[1] > 0 and term[2] == 0
+
+
 def test_a_batch_dropped_whole_costs_no_forward_pass():
     step = a_step(present=(False, False, False))
     term = balancing()(step)["balancing"]

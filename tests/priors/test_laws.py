@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -51,9 +52,17 @@ def test_balanced_law_is_uniform_at_beta_0():
     assert torch.equal(Balanced(COUNTS, 0.0).probs, Uniform(COUNTS).probs)
 
 
+@pytest.mark.parametrize("gap", [1e-3, 1e-6, 1e-9])
+def test_balanced_law_keeps_its_digits_close_to_1(gap):
+    """Against exact fractions: a plain 1 − β**n has lost half of its digits at 1 − β = 1e-9."""
+    beta = 1 - gap
+    rarity = [1 / (1 - Fraction(beta) ** n) if n else Fraction(0) for n in COUNTS]
+    expected = [float(r / sum(rarity)) for r in rarity]
+    np.testing.assert_allclose(Balanced(COUNTS, beta).probs.numpy(), expected, rtol=1e-13)
+
+
 @pytest.mark.parametrize("gap", [1e-12, 1e-15])
 def test_balanced_law_tends_to_inverse_frequency(gap):
-    """1 − β^n is taken without cancellation: a naive 1 − β**n has no digits left at these β."""
     expected = Power(COUNTS, -1.0).probs.numpy()
     np.testing.assert_allclose(Balanced(COUNTS, 1 - gap).probs.numpy(), expected, rtol=1e-9)
 

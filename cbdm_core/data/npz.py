@@ -1,0 +1,207 @@
+"""Data from arrays in an npz file; nothing in the file is unpickled."""
+
+from __future__ import annotations
+
+import struct
+import tokenize
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+import torch
+
+from cbdm_core.data.dataset import Dataset
+from cbdm_core.errors import CbdmError, unknown_name
+
+__all__ = ["npz"]
+
+Layout = Literal["first", "last", "none"]
+
+_DEFAULT = ("images", "labels")
+_OTHER_DEFAULTS = (("x", "y"), ("train_images", "train_labels"))
+_CHANNELS = (1, 3)
+_MOST_UNNAMED = 65_536  # labels that are really identity numbers would make as many classes as their largest
+_DAMAGE = (
+    *(OSError, EOFError, ValueError, RuntimeError, KeyError, SyntaxError, MemoryError, OverflowError),
+    *(zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError),
+)
+
+
+def npz(
+    *,
+    path: str | Path,
+    images: str = "images",
+    labels: str = "labels",
+    split: str | None = None,
+    layout: Layout | None = None,
+    value_range: tuple[float, float] | None = None,
+) -> Dataset:
+    """A data set from two arrays of an npz file, and the names in a third, `class_names`, where there is one.
+
+    Which arrays: `images` and `labels`; with a split, `{split}_images` and `{split}_labels` (as MedMNIST has them).
+    Where neither the names nor a split are given, x and y or train_images and train_labels do as well, in this order.
+
+    Images are uint8, or floats that become bytes. Without `layout`, (N, H, W) has one channel, and of (N, H, W, C) and
+    (N, C, H, W), or the same with a depth, that one is meant whose C is 1 or 3; if both or neither, say it. Without
+    `value_range`, floats of which none is below 0 or above 1 are in [0, 1], and floats in [−1, 1] of which some are
+    ≤ −1/2 are in [−1, 1]; anything else, say it. Float (N, D) are vectors, kept as they are.
+
+    Args:
+        path: of the file.
+        images: the array of examples.
+        labels: the array of labels, whole numbers (N,) or (N, 1).
+        split: a prefix such as "train", "val" or "test".
+        layout: where the channels of images stand: "first", "last", or "none" for one channel without an axis.
+        value_range: (low, high), the float values that become 0 and 255, rounding what lies between.
+
+    Raises:
+        CbdmError: the file is missing, damaged or holds pickled objects, an array is missing or of another kind, or
+            what it means is ambiguous.
+    """
+    if layout not in (None, "first", "last", "none"):
+        raise unknown_name("layout", str(layout), ("first", "last", "none"))
+    arrays = _read(Path(path), images, labels, split)
+    y = _labels(arrays["labels"])
+    names = _names(arrays["class_names"], y) if "class_names" in arrays else _numbers(y)
+    x = _examples(arrays["images"], layout, value_range)
+    return Dataset(torch.from_numpy(x), torch.from_numpy(y), names)
+
+
+def _read(path: Path, images: str, labels: str, split: str | None) -> dict[str, np.ndarray]:
+    """The arrays under "images", "labels" and, where the file has it, "class_names"."""
+    if not path.is_file():
+        raise CbdmError(f"{path} is not a file: give the path of an npz file")
+    try:
+        file = np.load(path, allow_pickle=False)
+    except _DAMAGE as error:
+        raise CbdmError(
+            f"{path} is no npz file, or is damaged ({_line(error)}): write it again with numpy.savez"
+        ) from error
+    if not isinstance(file, np.lib.npyio.NpzFile):
+        raise CbdmError(f"{path} holds one array without a name: save examples and labels with numpy.savez")
+    with file:
+        pair = _pair(path, file.files, images, labels, split)
+        wanted = dict(zip(_DEFAULT, pair)) | ({"class_names": "class_names"} if "class_names" in file.files else {})
+        return {role: _member(path, file, name) for role, name in wanted.items()}
+
+
+def _pair(path: Path, there: list[str], images: str, labels: str, split: str | None) -> tuple[str, str]:
+    pair = (images, labels) if split is None else (f"{split}_{images}", f"{split}_{labels}")
+    others = _OTHER_DEFAULTS if pair == _DEFAULT else ()
+    for candidate in (pair, *others):
+        if set(candidate) <= set(there):
+            return candidate
+    missing = next(name for name in pair if name not in there)
+    raise unknown_name(f"array of {path}", missing, there)
+
+
+def _member(path: Path, file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
+    try:
+        array = file[name]
+    except _DAMAGE as error:
+        if "allow_pickle" in str(error):
+            raise CbdmError(
+                f"array {name!r} of {path} holds pickled objects, and loading them could execute code, so it was not "
+                "loaded: save it as numbers, or class_names as text"
+            ) from error
+        raise CbdmError(f"array {name!r} of {path} is damaged ({_line(error)}): write the file again") from error
+    if not isinstance(array, np.ndarray):
+        raise CbdmError(f"member {name!r} of {path} is no array: write the file again with numpy.savez")
+    return array
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _labels(y: np.ndarray) -> np.ndarray:
+    if y.dtype.kind not in "iu":
+        raise CbdmError(f"labels are {y.dtype}, they must be whole numbers: convert them with astype(int)")
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim != 1:
+        raise CbdmError(f"labels have shape {y.shape}, they must be (N,) or (N, 1): give each example one label")
+    return y.astype(np.int64)
+
+
+def _names(names: np.ndarray, y: np.ndarray) -> tuple[str, ...]:
+    if names.dtype.kind != "U" or names.ndim != 1:
+        raise CbdmError(f"class_names are {names.dtype} of shape {names.shape}: save a one-dimensional array of text")
+    return tuple(names.tolist())
+
+
+def _numbers(y: np.ndarray) -> tuple[str, ...]:
+    most = int(y.max(initial=0))
+    if most >= _MOST_UNNAMED:
+        raise CbdmError(
+            f"label {most} makes {most + 1} classes: number the classes from 0, or save class_names with them"
+        )
+    return tuple(str(c) for c in range(most + 1))
+
+
+def _examples(x: np.ndarray, layout: Layout | None, value_range: tuple[float, float] | None) -> np.ndarray:
+    if x.dtype.kind == "f" and x.ndim == 2 and layout is None:
+        if value_range is not None:
+            raise CbdmError(f"value_range is for images, and examples of shape {x.shape} are vectors: leave it out")
+        return x.astype(np.float32)
+    if x.dtype.kind == "f":
+        return _channels_first(_to_bytes(x, value_range), layout)
+    if x.dtype != np.uint8:
+        raise CbdmError(f"examples are {x.dtype}: save images as uint8 or float, vectors as float")
+    if value_range is not None:
+        raise CbdmError("value_range is for float images, and these are uint8: leave it out")
+    return _channels_first(x, layout)
+
+
+def _to_bytes(x: np.ndarray, value_range: tuple[float, float] | None) -> np.ndarray:
+    unfinite = ~np.isfinite(x.reshape(len(x), -1))
+    if unfinite.any():
+        rows = np.flatnonzero(unfinite.any(1))
+        raise CbdmError(
+            f"{int(unfinite.sum())} pixels in {len(rows)} images are NaN or infinite, the first in row {rows[0]}: "
+            "remove or mend those images"
+        )
+    least, most = (float(x.min()), float(x.max())) if x.size else (0.0, 0.0)
+    low, high = _implied_range(least, most) if value_range is None else _checked(value_range)
+    if least < low or most > high:
+        raise CbdmError(f"pixels go from {least:g} to {most:g}, beyond value_range [{low:g}, {high:g}]: widen it")
+    return np.rint((x.astype(np.float64) - low) * (255 / (high - low))).astype(np.uint8)
+
+
+def _checked(value_range: tuple[float, float]) -> tuple[float, float]:
+    if len(value_range) != 2 or not -np.inf < value_range[0] < value_range[1] < np.inf:
+        raise CbdmError(f"value_range is {value_range}, it must be (low, high) with low < high, for example (0, 1)")
+    return value_range
+
+
+def _implied_range(least: float, most: float) -> tuple[float, float]:
+    if least >= 0 and most <= 1:
+        return 0.0, 1.0
+    if -1 <= least <= -0.5 and most <= 1:
+        return -1.0, 1.0
+    raise CbdmError(
+        f"float pixels go from {least:g} to {most:g}, clearly in neither [0, 1] nor [-1, 1]: give "
+        "value_range=(low, high), or save them as uint8"
+    )
+
+
+def _channels_first(x: np.ndarray, layout: Layout | None) -> np.ndarray:
+    layout = _implied_layout(x.shape) if layout is None else layout
+    if x.ndim < (2 if layout == "none" else 3):
+        raise CbdmError(f"images of shape {x.shape} have no axes left beside channels {layout}: check the array")
+    moved = {"first": x, "last": np.moveaxis(x, -1, 1), "none": x[:, None]}[layout]
+    return np.ascontiguousarray(moved)
+
+
+def _implied_layout(shape: tuple[int, ...]) -> Layout:
+    if len(shape) == 3:
+        return "none"
+    fits = [name for name, axis in (("first", 1), ("last", -1)) if len(shape) > 3 and shape[axis] in _CHANNELS]
+    if len(fits) != 1:
+        raise CbdmError(
+            f"images of shape {shape} do not say where their channels are (an axis of 1 or 3, second or last): give "
+            "layout=first, last or none"
+        )
+    return cast(Layout, fits[0])

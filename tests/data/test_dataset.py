@@ -1,0 +1,108 @@
+"""A data set says what it holds, and refuses what it cannot hold."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cbdm_core.data.dataset import Dataset, to_uint8
+from cbdm_core.errors import CbdmError
+
+
+def images(n=5, y=None, names=("a", "b", "c")):
+    x = torch.arange(n * 12, dtype=torch.uint8).reshape(n, 3, 2, 2)
+    return Dataset(x, torch.arange(n) % 2 if y is None else y, names)
+
+
+def test_bytes_and_model_input_are_inverse():
+    """All 256 values go to [−1, 1] by x/127.5 − 1 and come back."""
+    x = torch.arange(256, dtype=torch.uint8).reshape(4, 1, 8, 8)
+    data = Dataset(x, torch.zeros(4, dtype=torch.long), ("a",))
+    z = data.model_input()
+    truth = np.arange(256, dtype=np.float64) / 127.5 - 1
+    np.testing.assert_allclose(z.flatten().double(), truth, atol=1e-7)
+    assert z.dtype == torch.float32 and (z.min(), z.max()) == (-1, 1)
+    assert torch.equal(to_uint8(z), x)
+
+
+def test_beyond_the_range_is_clipped():
+    assert to_uint8(torch.tensor([-7.0, -1.0, 0.001, 1.0, 7.0])).tolist() == [0, 0, 128, 255, 255]
+
+
+def test_vectors_are_handed_over_as_they_are():
+    x = torch.tensor([[300.0, -2.0], [0.1, 5.0]])
+    data = Dataset(x, torch.tensor([0, 1]), ("a", "b"))
+    assert not data.is_images
+    assert torch.equal(data.model_input(torch.tensor([1])), x[1:])
+
+
+def test_rows_select_examples_labels_and_keep_the_names():
+    data = images()
+    some = data[torch.tensor([4, 1, 1])]
+    assert some.y.tolist() == [0, 1, 1] and some.class_names == data.class_names
+    assert torch.equal(some.x, torch.stack([data.x[4], data.x[1], data.x[1]]))
+    assert data[data.y == 1].y.tolist() == [1, 1]
+    assert data.counts().tolist() == [3, 2, 0] and data.num_classes == 3 and data.shape == (3, 2, 2)
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=40))
+def test_counts_are_a_count(labels):
+    data = images(len(labels), torch.tensor(labels), tuple("abcde"))
+    assert data.counts().tolist() == [labels.count(c) for c in range(5)]
+
+
+def test_hash_hears_of_every_part():
+    data = images()
+    x, y = data.x.clone(), data.y.clone()
+    x[3, 1, 0, 1] ^= 1
+    y[0] = 2
+    others = [
+        Dataset(x, data.y, data.class_names),
+        Dataset(data.x, y, data.class_names),
+        Dataset(data.x, data.y, ("a", "b", "C")),
+        Dataset(data.x.reshape(5, 1, 4, 3), data.y, data.class_names),
+        data[torch.tensor([1, 0, 2, 3, 4])],
+    ]
+    assert len({d.content_hash() for d in [data, *others]}) == 6
+    strided = Dataset(data.x.transpose(2, 3).contiguous().transpose(2, 3), data.y.clone(), data.class_names)
+    assert strided.content_hash() == data.content_hash()
+
+
+def test_unfinite_values_are_counted_and_the_first_row_named():
+    x = torch.zeros(9, 3)
+    x[4, 0], x[4, 2], x[7, 1] = torch.nan, -torch.inf, torch.inf
+    with pytest.raises(CbdmError, match="3 values in 2 examples are NaN or infinite, the first in row 4"):
+        Dataset(x, torch.zeros(9, dtype=torch.long), ("a",))
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_labels_out_of_range_are_named_with_their_row(label):
+    with pytest.raises(CbdmError, match=rf"label {label} of row 2 is out of range: 3 classes have labels 0 … 2"):
+        images(5, torch.tensor([0, 2, label, 0, 99]))
+
+
+def vector_set(x, y=(0,), names=("a",)):
+    return lambda: Dataset(x, torch.as_tensor(y), names)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (vector_set(torch.zeros(3, 2), [0, 0]), r"3 examples need 3 labels, got labels of shape \(2,\)"),
+        (vector_set(torch.zeros(1, 2), [[0]]), r"labels of shape \(1, 1\)"),
+        (vector_set(torch.zeros(1, 2), [0.0]), "labels are float32, they must be int64"),
+        (vector_set(torch.zeros(0, 2)), r"the data set is empty, its examples have shape \(0, 2\)"),
+        (vector_set(torch.zeros(1, 0)), r"the data set is empty, its examples have shape \(1, 0\)"),
+        (vector_set(torch.zeros(1, 2, dtype=torch.float64)), r"examples are float64 of shape \(1, 2\)"),
+        (vector_set(torch.zeros(1, 1, 2, 2)), r"examples are float32 of shape \(1, 1, 2, 2\)"),
+        (vector_set(torch.zeros(1, 2, dtype=torch.uint8)), r"examples are uint8 of shape \(1, 2\)"),
+        (vector_set(torch.zeros(1, 2), names=("a", "b", "a")), "two classes are called 'a'"),
+        (lambda: images()[torch.tensor(2)], "rows have 0 dimensions"),
+        (lambda: images()[[]], "the data set is empty"),
+    ],
+)
+def test_refused_in_one_line(make, said):
+    with pytest.raises(CbdmError, match=said) as caught:
+        make()
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,224 @@
+"""Arrays from a file: what they mean is decided by the stated rule, or refused; nothing is unpickled."""
+
+import io
+import pickletools
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cbdm_core.data.npz import npz
+from cbdm_core.errors import CbdmError
+
+Y = np.array([0, 2, 1, 0, 2])
+
+
+def pixels(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(options=None, **arrays):
+        np.savez(tmp_path / "data.npz", **arrays)
+        return npz(path=tmp_path / "data.npz", **(options or {}))
+
+    return load
+
+
+def test_gray_images(load):
+    x = pixels(5, 4, 6)
+    data = load(images=x, labels=Y)
+    assert data.x.numpy().tolist() == x[:, None].tolist() and data.y.tolist() == Y.tolist()
+    assert data.class_names == ("0", "1", "2")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("spatial", [(4, 6), (4, 5, 6)])
+def test_channels_are_found_first_or_last(load, channels, spatial):
+    first = pixels(5, channels, *spatial)
+    last = np.moveaxis(first, 1, -1)
+    assert np.array_equal(load(images=first, labels=Y).x, first)
+    assert np.array_equal(load(images=last, labels=Y).x, first)
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 8, 3), (5, 1, 1, 1), (5, 8, 8, 8), (5, 4, 8, 8), (5, 8)])
+def test_channels_that_could_be_either_are_asked_for(load, shape):
+    with pytest.raises(CbdmError, match=r"do not say where their channels are .* give layout=first, last or none"):
+        load(images=pixels(*shape), labels=Y)
+
+
+def test_layout_settles_it(load):
+    x = pixels(5, 3, 8, 3)
+    assert np.array_equal(load({"layout": "first"}, images=x, labels=Y).x, x)
+    assert np.array_equal(load({"layout": "last"}, images=x, labels=Y).x, x.transpose(0, 3, 1, 2))
+    assert np.array_equal(load({"layout": "none"}, images=x, labels=Y).x, x[:, None])
+    assert load({"layout": "none"}, images=pixels(5, 9), labels=Y).shape == (1, 9)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_float_images_in_the_unit_interval(load, dtype):
+    x = pixels(5, 4, 6)
+    x[0, 0, :2] = 0, 255
+    assert np.array_equal(load(images=(x / 255).astype(dtype), labels=Y).x[:, 0], x)
+
+
+def test_float_images_with_negative_values(load):
+    x = pixels(5, 4, 6)
+    x[0, 0, :2] = 0, 255
+    assert np.array_equal(load(images=(x / 127.5 - 1).astype(np.float32), labels=Y).x[:, 0], x)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-0.2, 0.9), (-0.5, 1.5), (0.0, 255.0), (-1.5, 1.0)])
+def test_float_images_in_another_range_need_it_said(load, low, high):
+    x = np.linspace(low, high, 5 * 4 * 6).reshape(5, 4, 6)
+    with pytest.raises(CbdmError, match=r"clearly in neither \[0, 1\] nor \[-1, 1\]: give value_range"):
+        load(images=x, labels=Y)
+    data = load({"value_range": (low, high)}, images=x, labels=Y)
+    assert data.x.flatten().tolist() == [round(255 * i / 119) for i in range(120)]
+
+
+def test_vectors_stay_what_they_are(load):
+    x = np.random.default_rng(0).normal(size=(5, 7)) * 100
+    data = load(images=x, labels=Y)
+    assert not data.is_images and np.array_equal(data.x, x.astype(np.float32))
+
+
+def test_the_arrays_found_without_names(load):
+    """images and labels before x and y before train_images and train_labels."""
+    one, two, three = (pixels(5, 2, 2, seed=s) for s in range(3))
+    published = {"train_images": three, "train_labels": Y, "test_images": one, "test_labels": Y}
+    assert np.array_equal(load(**published).x[:, 0], three)
+    assert np.array_equal(load(x=two, y=Y, **published).x[:, 0], two)
+    assert np.array_equal(load(images=one, labels=Y, x=two, y=Y, **published).x[:, 0], one)
+
+
+def test_a_split_by_name_with_labels_in_a_column(load):
+    """The form of MedMNIST: labels (N, 1) uint8."""
+    column = Y[:, None].astype(np.uint8)
+    arrays = {"train_images": pixels(5, 2, 2), "train_labels": column, "val_images": pixels(2, 2, 2, seed=4)}
+    data = load({"split": "val"}, val_labels=column[:2], **arrays)
+    assert np.array_equal(data.x[:, 0], arrays["val_images"]) and data.y.tolist() == [0, 2]
+
+
+def test_names_keep_classes_without_examples(load):
+    data = load(images=pixels(5, 2, 2), labels=Y, class_names=np.array(["cat", "dog", "eel", "fox"]))
+    assert data.class_names == ("cat", "dog", "eel", "fox") and data.counts().tolist() == [2, 1, 2, 0]
+
+
+class Touch:
+    """What unpickling it would do is leave a file behind."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize("role", ["images", "labels", "class_names"])
+def test_pickles_are_refused_and_not_executed(load, tmp_path, role):
+    trap = tmp_path / "touched"
+    arrays = {"images": pixels(5, 2, 2), "labels": Y, role: np.array([Touch(trap)] * 5, dtype=object)}
+    with pytest.raises(CbdmError, match=f"array '{role}' of .* holds pickled objects, .* so it was not loaded"):
+        load(**arrays)
+    assert not trap.exists()
+    stored = zipfile.ZipFile(tmp_path / "data.npz").read(f"{role}.npy")
+    calls = {op.name for op, _, _ in pickletools.genops(stored[stored.index(b"\x80") :])}
+    assert "REDUCE" in calls  # the file does hold a call; the test would be empty without
+
+
+def test_a_bare_pickle_is_refused(tmp_path):
+    path = tmp_path / "data.npz"
+    np.save(tmp_path / "objects.npy", np.array([Touch(tmp_path / "touched")], dtype=object))
+    raw = (tmp_path / "objects.npy").read_bytes()
+    path.write_bytes(raw[raw.index(b"\x80", 6) :])
+    with pytest.raises(CbdmError, match="is no npz file, or is damaged"):
+        npz(path=path)
+    assert not (tmp_path / "touched").exists()
+
+
+def whole_file():
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, images=pixels(5, 4, 6), labels=Y, class_names=np.array(["a", "b", "c"]))
+    return buffer.getvalue()
+
+
+WHOLE = whole_file()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(st.integers(0, len(WHOLE) - 1))
+def test_truncated_files_are_refused(tmp_path, length):
+    path = tmp_path / "cut.npz"
+    path.write_bytes(WHOLE[:length])
+    with pytest.raises(CbdmError, match=r"cut\.npz"):
+        npz(path=path)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@given(st.integers(0, len(WHOLE) - 1), st.integers(1, 255))
+def test_a_damaged_byte_is_refused_or_without_effect(tmp_path, place, change):
+    path = tmp_path / "bad.npz"
+    content = bytearray(WHOLE)
+    content[place] ^= change
+    path.write_bytes(content)
+    try:
+        data = npz(path=path)
+    except CbdmError as error:
+        assert "\n" not in str(error)
+    else:
+        assert np.array_equal(data.x[:, 0], pixels(5, 4, 6)) and torch.equal(data.y, torch.from_numpy(Y))
+
+
+IMAGES = pixels(5, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "arrays", "said"),
+    [
+        ({"images": "pics"}, {"pic": IMAGES, "labels": Y}, "'pics': did you mean 'pic'"),
+        ({}, {"images": IMAGES, "label": Y}, "'labels': did you mean 'label'"),
+        ({"split": "test"}, {"images": IMAGES, "labels": Y}, "'test_images'"),
+        ({"layout": "lats"}, {"images": IMAGES, "labels": Y}, "unknown layout 'lats': did you mean 'last'"),
+        ({}, {"images": IMAGES, "labels": Y / 2}, "labels are float64, they must be whole numbers"),
+        ({}, {"images": IMAGES, "labels": np.eye(5, dtype=int)}, r"labels have shape \(5, 5\)"),
+        ({}, {"images": IMAGES, "labels": Y[:4]}, "5 examples need 5 labels"),
+        ({}, {"images": IMAGES, "labels": Y - 1}, "label -1 of row 0 is out of range"),
+        ({}, {"images": IMAGES, "labels": Y + 70_000}, "label 70002 makes 70003 classes"),
+        ({}, {"images": IMAGES, "labels": Y, "class_names": np.array(["a", "b"])}, "label 2 of row 1 is out of range"),
+        ({}, {"images": IMAGES, "labels": Y, "class_names": np.arange(3)}, "class_names are int64"),
+        ({}, {"images": IMAGES[:0], "labels": Y[:0]}, "the data set is empty"),
+        ({}, {"images": IMAGES.astype(int), "labels": Y}, "examples are int64: save images as uint8"),
+        ({}, {"images": IMAGES[:, 0, 0], "labels": Y}, "do not say where their channels are"),
+        ({"layout": "last"}, {"images": IMAGES[:, 0], "labels": Y}, "no axes left beside channels last"),
+        ({"value_range": (0, 1)}, {"images": IMAGES, "labels": Y}, "value_range is for float images"),
+        ({"value_range": (0, 1)}, {"images": np.eye(5), "labels": Y}, "value_range is for images, and .* are vectors"),
+        ({"value_range": (0, 0.5)}, {"images": IMAGES / 255, "labels": Y}, r"beyond value_range \[0, 0.5\]"),
+        ({"value_range": (1, 0)}, {"images": IMAGES / 255, "labels": Y}, r"must be \(low, high\) with low < high"),
+        ({}, {"images": np.where(np.eye(5), np.nan, 0), "labels": Y}, "5 values in 5 examples are NaN .* row 0"),
+        ({}, {"images": np.where(IMAGES[3, 1, 1] == IMAGES, np.inf, 0), "labels": Y}, "NaN or infinite, .* row 3"),
+    ],
+)
+def test_refused_in_one_line(load, options, arrays, said):
+    with pytest.raises(CbdmError, match=said) as caught:
+        load(options, **arrays)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_none(tmp_path):
+    with pytest.raises(CbdmError, match="is not a file: give the path of an npz file"):
+        npz(path=tmp_path / "nowhere.npz")
+    with pytest.raises(CbdmError, match="is not a file"):
+        npz(path=tmp_path)
+    np.save(tmp_path / "one.npy", IMAGES)
+    with pytest.raises(CbdmError, match="holds one array without a name"):
+        npz(path=tmp_path / "one.npy")
+    with zipfile.ZipFile(tmp_path / "text.npz", "w") as file:
+        file.writestr("images.npy", "hello")
+        file.writestr("labels.npy", "hello")
+    with pytest.raises(CbdmError, match=r"member 'images' of .* is no array"):
+        npz(path=tmp_path / "text.npz")

@@ -1,0 +1,111 @@
+"""The Fréchet distance against published numbers, closed forms and an independent matrix square root."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torchmetrics.image.fid import _compute_fid
+
+from cbdm_core.errors import CbdmError
+from cbdm_core.metrics.frechet import Moments, frechet_distance
+
+
+def features(seed, n, d):
+    """Correlated features whose coordinates differ in scale."""
+    g = torch.Generator().manual_seed(seed)
+    mix = torch.randn(d, d, generator=g, dtype=torch.float64)
+    return torch.randn(n, d, generator=g, dtype=torch.float64) @ mix + torch.randn(d, generator=g, dtype=torch.float64)
+
+
+def orthogonal(seed, d):
+    g = torch.Generator().manual_seed(seed)
+    return torch.linalg.qr(torch.randn(d, d, generator=g, dtype=torch.float64))[0]
+
+
+def test_golden(official):
+    distance = frechet_distance(torch.from_numpy(official["real"]), torch.from_numpy(official["fake"]))
+    assert distance == pytest.approx(float(official["fid"]), rel=1e-9)
+
+
+@given(seed=st.integers(0, 10**6), d=st.integers(1, 12))
+def test_gaussians_with_shared_axes(seed, d):
+    """Covariances that commute: ‖Δμ‖² + Σ (√a_i − √b_i)²."""
+    g = torch.Generator().manual_seed(seed)
+    q = orthogonal(seed, d)
+    a, b = torch.rand(2, d, generator=g, dtype=torch.float64) * 3
+    m, n = torch.randn(2, d, generator=g, dtype=torch.float64)
+    distance = frechet_distance(Moments(m, q * a @ q.mT, 100), Moments(n, q * b @ q.mT, 100))
+    assert distance == pytest.approx(float((m - n).square().sum() + (a.sqrt() - b.sqrt()).square().sum()), abs=1e-7)
+
+
+def test_two_by_two_by_hand():
+    """tr (A^½BA^½)^½ of 2×2 matrices is √(tr AB + 2√det AB); these do not commute."""
+    a = torch.tensor([[2.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
+    b = torch.tensor([[1.0, -0.5], [-0.5, 3.0]], dtype=torch.float64)
+    mean = torch.zeros(2, dtype=torch.float64)
+    root = (torch.trace(a @ b) + 2 * torch.linalg.det(a @ b).sqrt()).sqrt()
+    expected = float(a.trace() + b.trace() - 2 * root)
+    assert frechet_distance(Moments(mean, a, 9), Moments(mean, b, 9)) == pytest.approx(expected, rel=1e-12)
+
+
+@given(seed=st.integers(0, 10**6), d=st.integers(2, 10))
+def test_against_torchmetrics(seed, d):
+    """Eigenvalues of the unsymmetric product, by an independent program."""
+    real, fake = features(seed, 5 * d, d), features(seed + 1, 4 * d, d)
+    oracle = _compute_fid(real.mean(0), torch.cov(real.mT), fake.mean(0), torch.cov(fake.mT))
+    assert frechet_distance(real, fake) == pytest.approx(float(oracle), rel=1e-6, abs=1e-6)
+
+
+@given(seed=st.integers(0, 10**6))
+def test_the_order_of_rows_and_an_orthogonal_map_change_nothing(seed):
+    real, fake = features(seed, 60, 6), features(seed + 1, 40, 6)
+    q, order = orthogonal(seed, 6), torch.randperm(60, generator=torch.Generator().manual_seed(seed))
+    expected = frechet_distance(real, fake)
+    assert frechet_distance(real[order], fake) == pytest.approx(expected, rel=1e-9)
+    assert frechet_distance(real @ q + 3, fake @ q + 3) == pytest.approx(expected, rel=1e-7, abs=1e-7)
+    assert frechet_distance(fake, real) == pytest.approx(expected, rel=1e-7, abs=1e-7)
+    assert frechet_distance(2 * real, 2 * fake) == pytest.approx(4 * expected, rel=1e-7, abs=1e-7)
+
+
+@pytest.mark.parametrize("n", [3, 200])  # 3 rows in 20 dimensions: a covariance of rank 2
+def test_a_set_is_at_no_distance_from_itself(n):
+    real = features(0, n, 20)
+    assert 0 <= frechet_distance(real, real) < 1e-6 * float(real.var(0).sum())
+
+
+def test_shift_alone():
+    real = features(4, 50, 5)
+    shift = torch.arange(5, dtype=torch.float64)
+    assert frechet_distance(real, real + shift) == pytest.approx(30.0, rel=1e-7)
+
+
+def test_moments_are_those_of_the_features_and_can_be_reused():
+    real, fake = features(1, 30, 4), features(2, 20, 4)
+    moments = Moments.of(real)
+    torch.testing.assert_close(moments.cov, torch.cov(real.mT), rtol=1e-12, atol=1e-12)
+    assert moments.n == 30
+    assert frechet_distance(moments, fake) == frechet_distance(real, fake)
+
+
+def test_float32_features_are_summed_in_float64():
+    """A mean of 1e4 with a spread of 1: float32 moments would lose the spread."""
+    real = (features(1, 400, 3) + 1e4).float()
+    assert frechet_distance(real, features(2, 400, 3) + 1e4) == pytest.approx(
+        frechet_distance(real.double() - 1e4, features(2, 400, 3)), rel=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("real", "fake", "words"),
+    [
+        (torch.zeros(1, 3), torch.zeros(9, 3), "1 real feature rows are too few: give 2"),
+        (torch.zeros(9, 3), torch.zeros(0, 3), "0 generated feature rows"),
+        (torch.zeros(9, 3), torch.full((4, 3), torch.nan), "4 of 4 generated feature rows hold NaN"),
+        (torch.tensor([[0.0], [torch.inf], [1.0]]), torch.zeros(9, 1), "1 of 3 real"),
+        (torch.zeros(9, 3), torch.zeros(9, 4), "3 numbers, generated ones 4"),
+        (torch.zeros(9), torch.zeros(9), r"must be \(N, D\), got \(9,\)"),
+    ],
+)
+def test_refused(real, fake, words):
+    with pytest.raises(CbdmError, match=words):
+        frechet_distance(real, fake)

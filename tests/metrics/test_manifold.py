@@ -1,0 +1,136 @@
+"""Precision and recall against published numbers, brute force, prdc and cases done by hand."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from prdc import compute_prdc
+
+from cbdm_core.errors import CbdmError
+from cbdm_core.metrics import manifold
+from cbdm_core.metrics.manifold import precision_recall
+
+
+def points(seed, n, d, spread=1.0):
+    return spread * torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def brute_force(real, fake, k, strict):
+    """The definition, one point at a time."""
+    real, fake = real.tolist(), fake.tolist()
+
+    def distance(a, b):
+        return sum((x - y) ** 2 for x, y in zip(a, b, strict=True)) ** 0.5
+
+    def radius(points, i):
+        return sorted(distance(points[i], p) for j, p in enumerate(points) if j != i)[k - 1]
+
+    def share(queries, points):
+        radii = [radius(points, i) for i in range(len(points))]
+        inside = 0
+        for q in queries:
+            apart = [distance(q, p) for p in points]
+            inside += any(d < r or (not strict and d == r) for d, r in zip(apart, radii, strict=True))
+        return inside / len(queries)
+
+    return share(fake, real), share(real, fake)
+
+
+def test_golden(official):
+    found = precision_recall(torch.from_numpy(official["real"]), torch.from_numpy(official["fake"]), int(official["k"]))
+    assert found == (float(official["precision"]), float(official["recall"]))
+
+
+@given(seed=st.integers(0, 10**6), k=st.integers(1, 6), strict=st.booleans(), d=st.integers(1, 4))
+def test_against_the_definition(seed, k, strict, d):
+    real, fake = points(seed, 23, d), points(seed + 1, 17, d, spread=1.7)
+    assert precision_recall(real, fake, k, strict=strict) == brute_force(real, fake, k, strict)
+
+
+@given(seed=st.integers(0, 10**6), k=st.integers(1, 3), strict=st.booleans())
+def test_against_the_definition_with_ties_and_copies(seed, k, strict):
+    """Points on a small lattice, where many distances are exactly equal."""
+    real, fake = points(seed, 20, 2).round(), points(seed + 1, 20, 2).round()
+    assert precision_recall(real, fake, k, strict=strict) == brute_force(real, fake, k, strict)
+
+
+@given(seed=st.integers(0, 10**6), k=st.integers(1, 8))
+def test_against_prdc(seed, k):
+    """prdc's k also leaves the point itself out, and its balls are open: the same convention as ours."""
+    real, fake = points(seed, 40, 5), points(seed + 1, 30, 5, spread=1.4)
+    theirs = compute_prdc(real.numpy(), fake.numpy(), k)
+    assert precision_recall(real, fake, k) == (theirs["precision"], theirs["recall"])
+
+
+@given(seed=st.integers(0, 10**6))
+def test_swapping_the_sets_swaps_the_two(seed):
+    real, fake = points(seed, 30, 3), points(seed + 1, 25, 3, spread=0.5)
+    assert precision_recall(real, fake, 3) == precision_recall(fake, real, 3)[::-1]
+
+
+@given(seed=st.integers(0, 10**6))
+def test_the_order_of_rows_and_an_orthogonal_map_change_nothing(seed):
+    real, fake = points(seed, 30, 4), points(seed + 1, 25, 4, spread=1.5)
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(seed))
+    q = torch.linalg.qr(points(seed + 2, 4, 4))[0]
+    expected = precision_recall(real, fake, 3)
+    assert precision_recall(real[order], fake, 3) == expected
+    assert precision_recall(real @ q, fake @ q, 3) == expected
+
+
+def test_a_set_covers_itself_and_nothing_far_away():
+    real = points(0, 50, 4)
+    assert precision_recall(real, real, 1) == (1.0, 1.0)
+    assert precision_recall(real, real + 1e3, 10) == (0.0, 0.0)
+
+
+def test_a_dropped_mode_costs_recall_and_not_precision():
+    near, far = points(0, 60, 2), points(1, 40, 2) + 100
+    assert precision_recall(torch.cat([near, far]), near, 3) == (1.0, 0.6)
+
+
+def test_the_radius_itself_is_outside_when_strict():
+    """Real 0, 1, 2 with k = 1 have radius 1: a sample at 3 lies exactly at the radius of 2."""
+    real, fake = torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[3.0], [50.0]])
+    assert precision_recall(real, fake, 1, strict=True)[0] == 0.0
+    assert precision_recall(real, fake, 1, strict=False)[0] == 0.5
+
+
+def test_balls_of_radius_zero_are_empty_when_strict():
+    """Four copies of each point and k = 3: every radius is 0, so only closed balls hold the copies."""
+    real = points(0, 5, 3).repeat(4, 1)
+    assert precision_recall(real, real, 3, strict=True) == (0.0, 0.0)
+    assert precision_recall(real, real, 3, strict=False) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64])
+def test_the_chunk_changes_nothing(monkeypatch, chunk):
+    real, fake = points(0, 61, 3), points(1, 50, 3, spread=1.6)
+    expected = precision_recall(real, fake, 4)
+    monkeypatch.setattr(manifold, "_CHUNK", chunk)
+    assert precision_recall(real, fake, 4) == expected
+    assert 0 < expected[0] < 1  # a case in which something is at stake
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "k", "words"),
+    [
+        (5, 9, 5, r"k = 5 neighbours among 5 real feature rows: k must be 1 … 4"),
+        (9, 4, 4, r"k = 4 neighbours among 4 generated feature rows: k must be 1 … 3"),
+        (9, 9, 0, "k = 0"),
+        (0, 9, 1, "0 real feature rows are too few"),
+    ],
+)
+def test_k_out_of_range(n, m, k, words):
+    with pytest.raises(CbdmError, match=words):
+        precision_recall(points(0, n, 2), points(1, m, 2), k)
+
+
+def test_refused_values():
+    good, bad = points(0, 9, 2), points(1, 9, 2)
+    bad[3, 1] = np.nan
+    with pytest.raises(CbdmError, match="1 of 9 generated feature rows hold NaN"):
+        precision_recall(good, bad, 2)
+    with pytest.raises(CbdmError, match="2 numbers, generated ones 3"):
+        precision_recall(good, points(0, 9, 3), 2)
