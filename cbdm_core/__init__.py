@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cbdm_core.denoising import DenoisingLoss as DenoisingLoss
     from cbdm_core.errors import CbdmError as CbdmError
     from cbdm_core.evaluation import evaluate as evaluate
-    from cbdm_core.generate import generate as generate
+    from cbdm_core.generation import generate as generate
     from cbdm_core.guidance import ClassifierFreeGuidance as ClassifierFreeGuidance
     from cbdm_core.interfaces import Condition as Condition
     from cbdm_core.interfaces import ConditionPrior as ConditionPrior
@@ -40,7 +40,7 @@ _HOMES = {
     "denoising": ["DenoisingLoss"],
     "errors": ["CbdmError"],
     "evaluation": ["evaluate"],
-    "generate": ["generate"],
+    "generation": ["generate"],
     "guidance": ["ClassifierFreeGuidance"],
     "interfaces": [
         "Condition",

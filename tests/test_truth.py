@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cbdm_core import process
 from cbdm_core.denoising import DenoisingLoss
-from cbdm_core.generate import generate
+from cbdm_core.generation import generate
 from cbdm_core.guidance import ClassifierFreeGuidance, Implied, LinearInTime
 from cbdm_core.interfaces import Condition, Draws, LabelPrior, NoiseSchedule, ScoreNetwork
 from cbdm_core.networks.mlp import MLP

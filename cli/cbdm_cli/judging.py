@@ -12,7 +12,7 @@ from cbdm_cli.assemble import build_sampler
 from cbdm_cli.config import Config
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.evaluation import Report, evaluate
-from cbdm_core.generate import cyclic_labels, generate
+from cbdm_core.generation import cyclic_labels, generate
 from cbdm_core.guidance import ClassifierFreeGuidance, parse_omega
 from cbdm_core.interfaces import NoiseSchedule, ScoreNetwork
 

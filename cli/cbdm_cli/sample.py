@@ -17,7 +17,7 @@ from cbdm_cli.runs import new_folder
 from cbdm_cli.train import picture
 from cbdm_core.data.dataset import to_uint8
 from cbdm_core.errors import CbdmError, unknown_name
-from cbdm_core.generate import cyclic_labels, labels_from
+from cbdm_core.generation import cyclic_labels, labels_from
 from cbdm_core.interfaces import LabelPrior
 from cbdm_core.laws_by_name import make_law
 from cbdm_core.run import Run, load_run
