@@ -86,7 +86,7 @@ class Draws:
         return self._bits(self.rows, purpose, count)
 
     def uniform(self, purpose: str, *shape: int) -> Tensor:
-        """(B, *shape), uniform on (0, 1) with 53 bits (24 on MPS), never 0 nor 1."""
+        """(B, *shape), uniform on (0, 1) with 53 bits (23 on MPS), never 0."""
         return self._uniform(self.rows, purpose, math.prod(shape)).reshape(len(self.rows), *shape)
 
     def shared_uniform(self, purpose: str) -> float:

@@ -114,6 +114,7 @@ class TrainState:
         scaler = torch.amp.GradScaler(world.device.type, enabled=settings.precision == "fp16")
         return cls(objective, optimizer, ema, settings, scaler, world)
 
+    @torch.no_grad()  # or the averages would drag along a graph that grows at every step
     def average(self) -> None:
         """One step of the averaged weights: θ̄ ← θ̄ + (1 − d)(θ − θ̄)."""
         decay = min(self.settings.ema_decay, (1 + self.step) / (10 + self.step))
@@ -160,7 +161,7 @@ def _one_step(
 ) -> TrainRecord:
     world, settings = state.world, state.settings
     x_0, y, rows = (v.to(world.device) for v in batches.at(step, world.rank, world.size))
-    _seed_dropout(settings.seed, step, world.rank)
+    _seed_dropout(settings.seed, step, world)
     dtype = PRECISIONS[settings.precision]
     with torch.autocast(world.device.type, dtype, enabled=dtype != torch.float32):
         terms: dict[str, Tensor] = objective(x_0, Condition.of(y), Draws(settings.seed, step, rows))
@@ -201,10 +202,19 @@ def _refuse_unfinite(what: str, value: float, step: int, labels: Tensor) -> None
         )
 
 
-def _seed_dropout(seed: int, step: int, rank: int) -> None:
-    """Dropout uses torch's default generator, so that is what a step starts from a known place."""
-    digest = hashlib.sha256(f"{seed}/dropout/{step}/{rank}".encode()).digest()
-    torch.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+def _seed_dropout(seed: int, step: int, world: World) -> None:
+    """Dropout uses the device's default generator, so that is what a step starts from a known place.
+
+    Not `torch.manual_seed`, which queues a call for every device that has not been used yet, and so grows at each step.
+    """
+    digest = hashlib.sha256(f"{seed}/dropout/{step}/{world.rank}".encode()).digest()
+    number = int.from_bytes(digest[:8], "little") >> 1
+    if world.device.type == "cuda":
+        torch.cuda.manual_seed(number)
+    elif world.device.type == "mps":
+        torch.mps.manual_seed(number)
+    else:
+        torch.default_generator.manual_seed(number)
 
 
 def _group_means(loss: Tensor, y: Tensor, groups: Tensor | None, names: tuple[str, ...]) -> dict[str, float]:

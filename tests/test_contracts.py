@@ -231,8 +231,8 @@ class TestNetworks:
     def test_the_label_of_a_null_row_has_no_influence(self, network):
         x_t, t, c = a_batch(network)
         out = said(network, x_t, t, c)
-        other = said(network, x_t, t, c.with_value(torch.where(PRESENT, GIVEN, (GIVEN + 1) % CLASSES)))
-        assert torch.equal(out, other)
+        for value in ((GIVEN + 1) % CLASSES, torch.full_like(GIVEN, -1)):  # −1: data without a label
+            assert torch.equal(said(network, x_t, t, c.with_value(torch.where(PRESENT, GIVEN, value))), out)
 
     def test_what_is_shown_has_influence(self, network):
         """On each row on its own: the label, whether it is shown, the time and x_t."""

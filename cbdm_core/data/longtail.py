@@ -69,9 +69,9 @@ def take(
     names = range(len(asked)) if class_names is None else class_names
     for name, n, available in zip(names, asked, there):
         if n < 0:
-            raise CbdmError(f"class {name!r} is given a count of {n}: counts are 0 or more")
+            raise CbdmError(f"class {name} is given a count of {n}: counts are 0 or more")
         if n > available:
-            raise CbdmError(f"class {name!r} has {available} examples, {n} were asked for: lower its count or n_max")
+            raise CbdmError(f"class {name} has {available} examples, {n} were asked for: lower its count or n_max")
     if not 0 <= seed < 2**32:
         raise CbdmError(f"the seed of a split is {seed}, it must be in [0, 2^32): choose another")
     random = np.random.RandomState(seed)

@@ -177,6 +177,18 @@ def test_objective_adds_the_noise_of_the_process():
     assert c.present.all()
 
 
+def test_time_noise_and_label_drop_share_no_number():
+    """Each is drawn for a purpose of its own: they are uncorrelated over the rows, in size as in sign."""
+    network = Zero()
+    Objective(Process(Linear(steps=1000)), network, DenoisingLoss(), drop=0.5)(torch.zeros(ROWS, 2), labels(), draws())
+    x_t, t, c = network.asked[0]
+    eps = x_t.double() / Linear(steps=1000)(t)[1][:, None]
+    together = torch.stack([t, c.present.double(), eps[:, 0], eps[:, 0].abs(), eps[:, 1], eps[:, 1].abs()])
+    apart = torch.corrcoef(together).fill_diagonal_(0)
+    apart[2:4, 2:4] = apart[4:, 4:] = 0  # a number and its own size
+    assert float(apart.abs().max()) < 4 / math.sqrt(ROWS)
+
+
 def test_objective_drops_labels_before_the_network_sees_them():
     network = Zero()
     objective = Objective(Process(Linear(steps=20)), network, DenoisingLoss(), drop=0.5)

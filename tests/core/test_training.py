@@ -74,6 +74,7 @@ def test_the_averaged_weights_follow_their_recursion():
         live = state.objective.network.parameters()
         expected = [decay * e + (1 - decay) * p.detach().double() for e, p in zip(expected, live, strict=True)]
     for mean, e in zip(state.ema.parameters(), expected, strict=True):
+        assert not mean.requires_grad and mean.grad_fn is None
         torch.testing.assert_close(mean.double(), e, atol=1e-6, rtol=1e-5)
 
 

@@ -91,6 +91,15 @@ def test_weighted_draws_are_those_of_draws():
         assert torch.equal(drawn(batches, [step]), expected)
 
 
+def test_weight_0_is_never_drawn_at_the_edges(monkeypatch):
+    """A number that falls on a step of the distribution function, or rounds up to its end."""
+    edges = torch.tensor([1e-300, 0.25, 0.5, 1 - 2**-53, 1.0], dtype=torch.float64)
+    monkeypatch.setattr(Draws, "uniform", lambda self, purpose, *shape: edges.reshape(-1, *shape))
+    weights = torch.tensor([0.0, 1.0, 1.0, 0.0, 2.0, 0.0])
+    assert drawn(Batches(numbered(6), 5, seed=0, weights=weights), [0]).tolist() == [1, 2, 4, 4, 4]
+    assert Draws(0, 0, torch.arange(5)).categorical("batch", weights).tolist() == [1, 2, 4, 4, 4]
+
+
 def test_resampled_classes_follow_the_law():
     """Chi-square of 64,000 drawn labels against π, of which one entry is 0, under a long tail with an empty class."""
     counts = torch.tensor([500, 120, 0, 40, 11, 2])

@@ -120,9 +120,9 @@ DATA = labelled([0] * 4 + [1] * 3, ["cat", "dog"])
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: make_long_tail(DATA, counts=[4, 5]), "class 'dog' has 3 examples, 5 were asked for"),
-        (lambda: make_long_tail(DATA, n_max=5), "class 'cat' has 4 examples, 5 were asked for"),
-        (lambda: make_long_tail(DATA, counts=[4, -1]), "class 'dog' is given a count of -1"),
+        (lambda: make_long_tail(DATA, counts=[4, 5]), "class dog has 3 examples, 5 were asked for"),
+        (lambda: make_long_tail(DATA, n_max=5), "class cat has 4 examples, 5 were asked for"),
+        (lambda: make_long_tail(DATA, counts=[4, -1]), "class dog is given a count of -1"),
         (lambda: make_long_tail(DATA, counts=[4, 1.5]), "a count is 1.5: counts are whole numbers"),
         (lambda: make_long_tail(DATA, counts=[4]), "1 counts for 2 classes"),
         (lambda: make_long_tail(DATA, counts=[0, 0]), "keeps no example at all"),
