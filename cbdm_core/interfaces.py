@@ -194,9 +194,10 @@ class Sampler(ABC):
             raise CbdmError(f"the time grid must decrease strictly and have 2 points or more, got {grid[:6]}")
         if len(c) != len(draws.rows):
             raise CbdmError(f"{len(c)} conditions for {len(draws.rows)} rows of draws: give one condition per row")
-        alpha_T, sigma_T = at_time(self.schedule, grid[0])
-        start = draws.at(0).normal("x_T", *shape, dtype=dtype) * (alpha_T**2 + sigma_T**2) ** 0.5
-        x, memory = start if x_T is None else x_T.to(dtype), None
+        if x_T is None:
+            alpha_T, sigma_T = at_time(self.schedule, grid[0])
+            x_T = draws.at(0).normal("x_T", *shape, dtype=dtype) * (alpha_T**2 + sigma_T**2) ** 0.5
+        x, memory = x_T.to(dtype), None
         for i, (t, s) in enumerate(pairwise(grid)):
             x, memory = self.step(network, x, t, s, c, memory, draws=draws.at(i))
         return x

@@ -1,0 +1,69 @@
+"""Sphinx: MyST pages, furo, KaTeX from files that lie here, so that the built pages need no network."""
+
+import sys
+from importlib.metadata import version as installed
+from pathlib import Path
+
+import sphinxcontrib.katex
+
+HERE = Path(__file__).parent
+KATEX = "0.16.22"  # of the stylesheet and fonts in _static/katex
+if sphinxcontrib.katex.katex_version != KATEX:
+    raise RuntimeError(
+        f"sphinxcontrib-katex carries KaTeX {sphinxcontrib.katex.katex_version} and docs/_static/katex {KATEX}: "
+        "install with -c constraints.txt, or renew the files there"
+    )
+sys.path.insert(0, str(HERE / "_ext"))
+
+project = "cbdm"
+author = "the cbdm maintainers"
+copyright = "the cbdm maintainers, Apache-2.0"
+version = release = installed("cbdm")
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_autodoc_typehints",
+    "sphinx_design",
+    "sphinxcontrib.katex",
+    "held_by",
+    "plain_docstrings",
+]
+exclude_patterns = ["_build", "_static"]
+suppress_warnings = ["config.cache"]
+
+myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
+myst_heading_anchors = 3
+myst_dmath_double_inline = False
+
+html_theme = "furo"
+html_title = f"cbdm {release}"
+html_static_path = ["_static"]
+html_css_files = ["cbdm.css"]
+html_show_sphinx = False
+html_copy_source = False
+
+katex_css_path = "katex/katex.min.css"
+katex_options = r"""
+macros: {
+  "\\E": "\\mathbb{E}",
+  "\\KL": "\\operatorname{KL}",
+  "\\sg": "\\operatorname{sg}",
+  "\\diag": "\\operatorname{diag}",
+  "\\SNR": "\\mathrm{SNR}",
+  "\\eps": "\\varepsilon",
+  "\\epshat": "\\hat{\\varepsilon}",
+  "\\norm": "\\left\\lVert #1 \\right\\rVert",
+  "\\N": "\\mathcal{N}"
+}
+"""
+
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True, "show-inheritance": True, "exclude-members": "forward, training"}
+autodoc_typehints = "none"  # sphinx_autodoc_typehints writes them
+typehints_defaults = "comma"
+always_use_bars_union = True
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_custom_sections = [("Source", "notes_style"), ("Needs", "notes_style")]

@@ -1,0 +1,97 @@
+"""Counter-based randomness: the generator against its published vectors, and rows that stand alone."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import chisquare, kstest
+
+from cbdm_core.draws import Draws, philox
+
+ONES = 0xFFFFFFFF
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "words"),
+    [
+        ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+        ((ONES,) * 4, (ONES, ONES), (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+        (
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            (0xA4093822, 0x299F31D0),
+            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+        ),
+    ],
+)
+def test_philox_gives_the_published_vectors(counter, key, words):
+    """Known answers of Philox4x32-10 (Random123)."""
+    drawn = philox(tuple(torch.tensor([word]) for word in counter), key)
+    assert tuple(int(word) for word in drawn) == words
+
+
+def everything(draws):
+    return torch.cat(
+        [
+            draws.uniform("u", 3),
+            draws.normal("z", 2, 2, dtype=torch.float64).flatten(1),
+            draws.categorical("c", torch.tensor([0.2, 0.0, 0.8]))[:, None].double(),
+        ],
+        dim=1,
+    )
+
+
+@given(st.integers(0, 2**40), st.integers(0, 10**6), st.lists(st.integers(0, 2**40), min_size=1, max_size=6))
+def test_a_row_is_the_same_in_every_batch(seed, step, rows):
+    """Draws are a function of (seed, purpose, step, row) and of nothing else, bit for bit."""
+    together = everything(Draws(seed, step, torch.tensor(rows)))
+    for place, row in enumerate(rows):
+        assert torch.equal(everything(Draws(seed, step, torch.tensor([row])))[0], together[place])
+
+
+def test_seed_purpose_step_scope_and_row_each_change_the_numbers():
+    rows = torch.arange(50)
+    base = Draws(1, 2, rows)
+    others = [Draws(2, 2, rows), base.at(3), base.within("x"), Draws(1, 2, rows + 50), Draws(1, 2, rows + 2**32)]
+    first = base.uniform("u", 4)
+    seen = [first, base.uniform("v", 4), *(other.uniform("u", 4) for other in others)]
+    assert len({float(value) for block in seen for value in block.flatten()}) == len(seen) * 200
+
+
+def test_uniform_and_normal_have_their_distributions():
+    draws = Draws(0, 0, torch.arange(500))
+    u, z = draws.uniform("u", 40).flatten().numpy(), draws.normal("z", 41, dtype=torch.float64).flatten().numpy()
+    assert u.min() > 0 and u.max() < 1
+    assert kstest(u, "uniform").pvalue > 0.01 and kstest(z, "norm").pvalue > 0.01
+
+
+def test_neighbours_are_uncorrelated():
+    """Along rows, along columns and from one step to the next."""
+    z = torch.stack([Draws(0, step, torch.arange(300)).normal("z", 30, dtype=torch.float64) for step in range(20)])
+    for a, b in ((z[1:], z[:-1]), (z[:, 1:], z[:, :-1]), (z[:, :, 1:], z[:, :, :-1])):
+        correlation = (a * b).mean()
+        assert abs(float(correlation)) < 4 / a.numel() ** 0.5
+
+
+@pytest.mark.parametrize("probs", [[0.5, 0.0, 0.3, 0.2, 0.0], [0.0, 1.0, 0.0, 0.0, 0.0], [1.0, 2.0, 3.0, 4.0, 5.0]])
+def test_categorical_follows_its_probabilities(probs):
+    p = torch.tensor(probs, dtype=torch.float64)
+    drawn = Draws(0, 0, torch.arange(20_000)).categorical("c", p)
+    counts = torch.bincount(drawn, minlength=5).double()
+    assert (counts[p == 0] == 0).all()
+    if (p > 0).sum() > 1:
+        expected = 20_000 * p[p > 0] / p.sum()
+        assert chisquare(counts[p > 0].numpy(), expected.numpy()).pvalue > 0.01
+
+
+def test_the_shared_number_is_the_same_on_every_process():
+    assert Draws(3, 7, torch.arange(4)).shared_uniform("coin") == Draws(3, 7, torch.arange(4, 8)).shared_uniform("coin")
+    assert Draws(3, 7, torch.arange(4)).shared_uniform("coin") != Draws(3, 8, torch.arange(4)).shared_uniform("coin")
+
+
+@pytest.mark.gpu
+def test_a_gpu_draws_the_same_bits():
+    rows = torch.arange(64)
+    here, there = Draws(0, 1, rows), Draws(0, 1, rows.cuda())
+    assert torch.equal(here.bits("b", 9), there.bits("b", 9).cpu())
+    assert torch.equal(here.uniform("u", 9), there.uniform("u", 9).cpu())
+    torch.testing.assert_close(here.normal("z", 9), there.normal("z", 9).cpu(), atol=1e-6, rtol=1e-6)

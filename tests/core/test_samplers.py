@@ -1,0 +1,164 @@
+"""Each sampler is held to the order it declares, on the oracle."""
+
+from functools import lru_cache
+
+import numpy as np
+import pytest
+import torch
+
+from cbdm_core.errors import CbdmError
+from cbdm_core.interfaces import Condition, Draws, at_time
+from cbdm_core.oracle import GaussianMixtureOracle
+from cbdm_core.process import Process
+from cbdm_core.samplers import DDIM, Ancestral, DPMSolverPP2M, Heun
+from cbdm_core.schedules import Cosine, Linear
+
+END = 0.02
+SCHEDULE = Cosine()
+LABELS = Condition.of(torch.tensor([0, 1, 2, 3, 0, 1]))
+DRAWS = Draws(0, 0, torch.arange(6))
+
+
+def grid(steps):
+    """Uniform in t from the schedule's end, as close to 1 as log-SNR is finite, to 0.02."""
+    return np.linspace(SCHEDULE.domain[1], END, steps + 1)
+
+
+def solved(sampler, steps, oracle):
+    x_T = DRAWS.normal("start", 2, dtype=torch.float64)
+    return sampler.sample(
+        oracle, LABELS, (2,), steps=steps, draws=DRAWS, x_T=x_T, times=grid(steps), dtype=torch.float64
+    )
+
+
+@lru_cache
+def the_truth():
+    return solved(Heun(SCHEDULE), 5_000, GaussianMixtureOracle.ring(SCHEDULE))
+
+
+@pytest.mark.parametrize(
+    "sampler", [DDIM(SCHEDULE), DPMSolverPP2M(SCHEDULE), Heun(SCHEDULE)], ids=lambda s: type(s).__name__
+)
+def test_a_deterministic_sampler_has_its_order(sampler):
+    """The slope of log error against log steps is the declared order, to 0.15, over 80 … 640 steps."""
+    oracle = GaussianMixtureOracle.ring(SCHEDULE)
+    truth = the_truth()
+    steps = np.array([80, 160, 320, 640])
+    errors = [float((solved(sampler, int(n), oracle) - truth).abs().max()) for n in steps]
+    slope = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
+    assert slope > sampler.order - 0.15, (slope, errors)
+    assert slope < sampler.order + 0.5, "it does better than it declares: raise the order"
+
+
+class _GivenNoise:
+    """Draws whose noise is a given number."""
+
+    def __init__(self, z):
+        self.z = z
+
+    def normal(self, purpose, *shape, dtype):
+        return torch.full((1, *shape), self.z, dtype=dtype)
+
+
+def moments(sampler, steps, oracle, mean, variance):
+    """Mean and variance after the whole grid: a step is x_s = a x_t + b + c z when the data are one Gaussian."""
+    label = Condition.of(torch.tensor([0]))
+    for t, s in zip(grid(steps)[:-1], grid(steps)[1:], strict=True):
+
+        def step(x, z, t=t, s=s):
+            point = torch.full((1, 1), float(x), dtype=torch.float64)
+            return float(sampler.step(oracle, point, t, s, label, None, draws=_GivenNoise(z))[0])
+
+        b = step(0, 0)
+        a, c = step(1, 0) - b, step(0, 1) - b
+        mean, variance = a * mean + b, a**2 * variance + c**2
+    return mean, variance
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [Ancestral(SCHEDULE), Ancestral(SCHEDULE, variance="small"), DDIM(SCHEDULE, eta=0.5), DDIM(SCHEDULE, eta=1.0)],
+    ids=["large", "small", "eta 0.5", "eta 1"],
+)
+def test_a_stochastic_sampler_has_its_weak_order(sampler):
+    """Mean and variance of one Gaussian, propagated exactly, without Monte Carlo: slope 1 to 0.15."""
+    one = lambda value: torch.full((1, 1), value, dtype=torch.float64)  # noqa: E731
+    oracle = GaussianMixtureOracle(one(0.7), one(0.3)[None], torch.ones(1), SCHEDULE)
+
+    def truth(t):
+        alpha, sigma = at_time(SCHEDULE, t)
+        return alpha * 0.7, alpha**2 * 0.3 + sigma**2
+
+    steps, errors = np.array([100, 200, 400, 800]), []
+    for n in steps:
+        mean, variance = moments(sampler, int(n), oracle, *truth(SCHEDULE.domain[1]))
+        errors.append(abs(mean - truth(END)[0]) + abs(variance - truth(END)[1]))
+    slope = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
+    assert sampler.stochastic and sampler.order == 1
+    assert 0.85 < slope < 1.5, (slope, errors)
+
+
+@pytest.mark.parametrize("sampler", [Ancestral(SCHEDULE), DDIM(SCHEDULE), DPMSolverPP2M(SCHEDULE), Heun(SCHEDULE)])
+def test_samples_of_a_mixture_have_its_moments(sampler):
+    """1,500 samples a class: mean to 0.06 and variance to 20 % (four standard errors)."""
+    oracle = GaussianMixtureOracle.ring(SCHEDULE)
+    labels = torch.arange(6000) % 4
+    draws = Draws(0, 0, torch.arange(6000))
+    x = sampler.sample(oracle, Condition.of(labels), (2,), steps=100, draws=draws, dtype=torch.float64)
+    for y in range(4):
+        own = x[labels == y]
+        assert (own.mean(0) - oracle.means[y]).abs().max() < 0.06
+        assert (own.T.cov() - oracle.covariances[y]).abs().max() < 0.05
+
+
+def test_the_clip_of_x_0_acts():
+    """A clipped sampler ends inside the bound, and before that its steps differ from the unclipped ones'."""
+    oracle = GaussianMixtureOracle.ring(SCHEDULE)
+    for plain, clipped in (
+        (Ancestral(SCHEDULE), Ancestral(SCHEDULE, clip=1.0)),
+        (DDIM(SCHEDULE), DDIM(SCHEDULE, clip=1.0)),
+    ):
+        x, y = (s.sample(oracle, LABELS, (2,), steps=20, draws=DRAWS, dtype=torch.float64) for s in (plain, clipped))
+        assert x.abs().max() > 1.5 and y.abs().max() <= 1.0
+        steps = [s.step(oracle, x, 0.5, 0.4, LABELS, None, draws=DRAWS)[0] for s in (plain, clipped)]
+        assert (steps[0] - steps[1]).abs().max() > 0.05
+
+
+def test_ddim_with_eta_1_is_ancestral_with_the_small_variance():
+    oracle = GaussianMixtureOracle.ring(SCHEDULE)
+    x = [
+        s.sample(oracle, LABELS, (2,), steps=30, draws=DRAWS, dtype=torch.float64)
+        for s in (DDIM(SCHEDULE, eta=1.0), Ancestral(SCHEDULE, variance="small"))
+    ]
+    torch.testing.assert_close(x[0], x[1], atol=1e-10, rtol=0)
+
+
+def test_an_ancestral_step_is_the_posterior():
+    """Mean and small variance agree with `Process.posterior`, the large variance with the forward transition."""
+    schedule = Linear(steps=10)
+    oracle = GaussianMixtureOracle.ring(schedule)
+    x, t, s = DRAWS.normal("x", 2, dtype=torch.float64), *torch.tensor([[0.7], [0.6]], dtype=torch.float64)
+    alpha_t, sigma_t = at_time(schedule, 0.7)
+    x_0 = (x - sigma_t * oracle(x, t.expand(6), LABELS)) / alpha_t
+    mean, small = Process(schedule).posterior(x, x_0, s, t)
+    large = Process(schedule).transition(x, s, t)[1]
+    z = DRAWS.normal("noise", 2, dtype=torch.float64)
+    for variance, expected in (("small", small), ("large", large)):
+        x_s, _ = Ancestral(schedule, variance=variance).step(oracle, x, 0.7, 0.6, LABELS, None, draws=DRAWS)
+        torch.testing.assert_close(x_s, mean + expected.sqrt() * z, atol=1e-12, rtol=0)
+
+
+def test_mistakes_are_refused():
+    oracle = GaussianMixtureOracle.ring(SCHEDULE)
+    with pytest.raises(CbdmError, match="did you mean 'large'"):
+        Ancestral(SCHEDULE, variance="larg")
+    for make in (lambda: Ancestral(SCHEDULE, clip=0.0), lambda: DDIM(SCHEDULE, eta=1.5)):
+        with pytest.raises(CbdmError):
+            make()
+    for times in ([0.5], [0.5, 0.5], [0.2, 0.4]):
+        with pytest.raises(CbdmError, match="decrease"):
+            DDIM(SCHEDULE).sample(oracle, LABELS, (2,), steps=1, draws=DRAWS, times=times)
+    with pytest.raises(CbdmError, match="steps must be 1 or more"):
+        DDIM(SCHEDULE).sample(oracle, LABELS, (2,), steps=0, draws=DRAWS)
+    with pytest.raises(CbdmError, match="one condition per row"):
+        DDIM(SCHEDULE).sample(oracle, LABELS[:3], (2,), steps=2, draws=DRAWS)
