@@ -60,7 +60,7 @@ macros: {
 """
 
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "show-inheritance": True, "exclude-members": "forward, training"}
+autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_typehints = "none"  # sphinx_autodoc_typehints writes them
 typehints_defaults = "comma"
 always_use_bars_union = True

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -15,7 +17,8 @@ if TYPE_CHECKING:  # the help page must not pay for torch
 
 __all__ = ["law_table", "note", "plain_table", "progress", "report_table", "sweep_table"]
 
-_console = Console(highlight=False)
+# A pipe has no width of its own, and 80 columns would cut the tables short.
+_console = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
 
 
 def note(text: str) -> None:
@@ -48,9 +51,9 @@ def _cells(scores: Scores) -> list[str]:
 
 
 def _table(title: str, columns: Sequence[str], left: int = 1) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="")
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="", box=box.SIMPLE_HEAD)
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i < left else "right", no_wrap=True)
+        table.add_column(column, justify="left" if i < left else "right", overflow="fold")
     return table
 
 
@@ -95,7 +98,7 @@ def law_table(rows: Iterable[tuple[str, Sequence[float | None]]], title: str) ->
 def plain_table(rows: Iterable[tuple[str, str]], title: str, columns: tuple[str, str]) -> None:
     """Two columns of text, the second wrapped."""
     table = _table(title, columns)
-    table.columns[1].justify, table.columns[1].no_wrap = "left", False
+    table.columns[1].justify = "left"
     for row in rows:
         table.add_row(*row)
     _console.print(table)

@@ -1,0 +1,71 @@
+"""Guidance: what a text means, where an interval acts, and one forward of twice the rows."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cbdm_core.errors import CbdmError
+from cbdm_core.guidance import ClassifierFreeGuidance, Constant, Implied, LinearInTime, parse_omega
+from cbdm_core.interfaces import Condition
+from cbdm_core.oracle import GaussianMixtureOracle
+from cbdm_core.schedules import Cosine
+
+NUMBERS = st.integers(-500, 500).map(lambda n: n / 100)
+TIMES = torch.tensor([0.1, 0.4, 0.4, 0.9], dtype=torch.float64)
+X = torch.tensor([[0.3, 1.0], [2.0, -1.0], [0.0, 0.0], [-1.0, 0.5]], dtype=torch.float64)
+C = Condition(torch.tensor([0, 1, 2, 3]), torch.tensor([True, True, False, True]))
+
+
+@given(NUMBERS, NUMBERS, NUMBERS.filter(lambda n: n >= 0))
+def test_a_text_names_its_schedule_and_back(a, b, tau):
+    for omega, value in (
+        (Constant(a), a + 0 * TIMES),
+        (LinearInTime(a, b, tau), a * tau * TIMES + b),
+        (Implied(a, tau), (1 + a) / (1 + tau * TIMES) - 1),
+    ):
+        assert parse_omega(str(omega)) == omega
+        torch.testing.assert_close(omega(TIMES), value, atol=1e-12, rtol=0)
+
+
+def test_tau_is_1_where_it_is_left_out():
+    assert parse_omega("linear:0.5,0.1") == LinearInTime(0.5, 0.1, 1.0)
+    assert parse_omega(" implied:0.5 ") == Implied(0.5, 1.0)
+
+
+@pytest.mark.parametrize("text", ["", "much", "nan", "inf", "linear:1", "linear:1,2,3,4", "implied:", "1,2", "cosine:1"])
+def test_another_text_is_refused(text):
+    with pytest.raises(CbdmError, match="allowed are a number"):
+        parse_omega(text)
+
+
+class _Counting(GaussianMixtureOracle):
+    calls: int = 0
+
+    def forward(self, x_t, t, c):
+        self.calls += 1
+        return super().forward(x_t, t, c)
+
+
+def test_an_interval_acts_inside_only_and_row_by_row():
+    oracle = GaussianMixtureOracle.ring(Cosine())
+    guided = ClassifierFreeGuidance(oracle, 2.0, interval=(0.3, 0.5))
+    plain, null = oracle(X, TIMES, C), oracle(X, TIMES, C.null())
+    inside = torch.tensor([False, True, True, False])[:, None]
+    expected = torch.where(inside, plain + 2 * (plain - null), plain)
+    torch.testing.assert_close(guided(X, TIMES, C), expected, atol=1e-14, rtol=0)
+    torch.testing.assert_close(guided(X, TIMES, C)[2], null[2])  # a null row has nothing to be guided to
+
+
+def test_guidance_is_one_forward_and_none_outside_the_interval():
+    oracle = _Counting.ring(Cosine())
+    ClassifierFreeGuidance(oracle, 1.0)(X, TIMES, C)
+    assert oracle.calls == 1
+    late = ClassifierFreeGuidance(oracle, 1.0, interval=(0.95, 1.0))(X, TIMES, C)
+    assert oracle.calls == 2 and torch.equal(late, oracle(X, TIMES, C))
+
+
+@pytest.mark.parametrize("interval", [(-0.1, 0.5), (0.6, 0.5), (0.0, 1.1)])
+def test_an_interval_outside_0_1_is_refused(interval):
+    with pytest.raises(CbdmError, match="interval"):
+        ClassifierFreeGuidance(GaussianMixtureOracle.ring(Cosine()), 1.0, interval=interval)
