@@ -26,8 +26,8 @@ def note(text: str) -> None:
     _console.print(text, markup=False, soft_wrap=True)
 
 
-def progress() -> Progress:
-    """A bar with the time left on standard error; silent where that is no terminal."""
+def progress(shown: bool = True) -> Progress:
+    """A bar with the time left on standard error; silent where that is no terminal, or not `shown`."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
@@ -37,7 +37,7 @@ def progress() -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(),
         console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
+        disable=not (shown and sys.stderr.isatty()),
     )
 
 

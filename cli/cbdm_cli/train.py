@@ -174,28 +174,37 @@ def _train(experiment: Experiment, state: TrainState, folder: Path) -> None:
     records = train(state, experiment.batches, steps=training.steps, groups=member, group_names=names)
     metrics = Metrics(folder / "metrics.jsonl", state.step) if leads else None
     try:
-        with _asked_to_stop() as stopping, render.progress() as bar:
+        with _asked_to_stop() as came, render.progress(shown=leads) as bar:
             task = bar.add_task("training", total=training.steps, completed=state.step, facts="")
             for record in _until_divergence(records, folder):
                 if metrics and record.step % training.log_every == 0:
                     metrics.write(record)
                 bar.update(task, completed=record.step, facts=f"loss {record.loss:.4f}")
                 last = record.step == training.steps
+                stopping = _signal_on_any_rank(came, state.world)
                 if (record.step % training.checkpoint_every == 0 or last or stopping) and leads:
                     save_checkpoint(folder / "checkpoints", state, keep=training.keep)
                 if stopping and not last:
-                    raise _stopped(folder, record.step, stopping[0])
+                    raise _stopped(folder, record.step, stopping, state.world)
     finally:
         if metrics:
             metrics.close()
 
 
-def _stopped(folder: Path, step: int, number: int) -> Stopped:
-    print(
-        f"cbdm: stopped by {signal.Signals(number).name}, saved at step {step}; continue with: "
-        f"cbdm train --resume {folder}",
-        file=sys.stderr,
-    )
+def _signal_on_any_rank(came: list[int], world: World) -> int:
+    """The number of a signal that some rank was sent, 0 for none: all ranks must stop after the same step."""
+    mine = came[0] if came else 0
+    if world.size == 1:
+        return mine
+    box = torch.tensor(mine, device=world.device)
+    torch.distributed.all_reduce(box, torch.distributed.ReduceOp.MAX)
+    return int(box)
+
+
+def _stopped(folder: Path, step: int, number: int, world: World) -> Stopped:
+    if world.leads:
+        name, mend = signal.Signals(number).name, f"cbdm train --resume {folder}"
+        print(f"cbdm: stopped by {name}, saved at step {step}; continue with: {mend}", file=sys.stderr)
     return Stopped(128 + number)
 
 

@@ -187,6 +187,24 @@ def test_vectors_train_too(run, tmp_path):
     assert (tmp_path / "v" / "samples.png").stat().st_size > 1000
 
 
+def test_torchrun_trains_one_run_as_one_process_does(run, tmp_path, cache):
+    """Two ranks over gloo write one folder; without dropout only the order of summation differs."""
+    options = [*TINY, "--steps", "3", "--set", "network.options.dropout=0"]
+    assert run("train", *options, "--out", "one")[0] == 0
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cbdm_cli"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launch, "train", *options, "--out", "two"], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (
+        [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    )
+    assert two == pytest.approx(one, rel=1e-5) and len(two) == 3
+    assert (tmp_path / "two" / "evaluation.json").exists()
+
+
 @pytest.mark.slow
 def test_a_wheel_in_an_empty_environment_runs_the_command(tmp_path):
     root = Path(__file__).parents[2]

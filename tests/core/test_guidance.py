@@ -33,7 +33,9 @@ def test_tau_is_1_where_it_is_left_out():
     assert parse_omega(" implied:0.5 ") == Implied(0.5, 1.0)
 
 
-@pytest.mark.parametrize("text", ["", "much", "nan", "inf", "linear:1", "linear:1,2,3,4", "implied:", "1,2", "cosine:1"])
+@pytest.mark.parametrize(
+    "text", ["", "much", "nan", "inf", "linear:1", "linear:1,2,3,4", "implied:", "1,2", "cosine:1"]
+)
 def test_another_text_is_refused(text):
     with pytest.raises(CbdmError, match="allowed are a number"):
         parse_omega(text)
