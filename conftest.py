@@ -1,4 +1,7 @@
-"""One thread per process: two processes with two threads each on two cores run many times slower."""
+"""One thread per process, deterministic properties, and README.md's Python blocks as tests.
+
+Two processes with two threads each on two cores run many times slower than with one each.
+"""
 
 import os
 
@@ -8,10 +11,14 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 import pytest
 import torch
 from hypothesis import settings
+from sybil import Sybil
+from sybil.parsers.myst import PythonCodeBlockParser
 
 torch.set_num_threads(1)
 settings.register_profile("cbdm", deadline=None, derandomize=True, max_examples=25, database=None)
 settings.load_profile("cbdm")
+
+pytest_collect_file = Sybil(parsers=[PythonCodeBlockParser()], patterns=["README.md"], excludes=["tests/**"]).pytest()
 
 
 def pytest_collection_modifyitems(items):
