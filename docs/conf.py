@@ -35,7 +35,6 @@ extensions = [
     "plain_docstrings",
 ]
 exclude_patterns = ["_build", "_static"]
-suppress_warnings = ["config.cache"]
 
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
@@ -64,6 +63,7 @@ macros: {
 """
 
 autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False  # nn.Module's words on forward are not ours
 autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_typehints = "none"  # sphinx_autodoc_typehints writes them
 typehints_defaults = "comma"

@@ -20,7 +20,7 @@ from cbdm_core.data.sources import DATASETS
 from cbdm_core.denoising import LOSS_WEIGHTS, DenoisingLoss
 from cbdm_core.distributed import World
 from cbdm_core.errors import CbdmError, unknown_name
-from cbdm_core.guidance import parse_omega
+from cbdm_core.guidance import ClassifierFreeGuidance, parse_omega
 from cbdm_core.interfaces import ConditionPrior, LabelPrior, NoiseSchedule, PriorAdjustment, Sampler
 from cbdm_core.laws_by_name import make_law
 from cbdm_core.networks import NETWORKS
@@ -177,7 +177,7 @@ def assemble(config: Config) -> Experiment:
     )
     # A mistake in the sampling should show before training, not after.
     build_sampler(config, schedule)
-    parse_omega(config.sampling.omega)
+    ClassifierFreeGuidance(network, parse_omega(config.sampling.omega), interval=config.sampling.interval)
     facts = Facts(
         shape=tuple(data.shape),
         class_names=data.class_names,

@@ -102,7 +102,8 @@ class Sampling(_Section):
     sampler: str = "dpm++2m"
     options: dict[str, Any] = {}
     steps: Annotated[int, Field(ge=1)] = 25
-    omega: str = "0.75"
+    omega: str = "1"
+    interval: tuple[float, float] = (0.0, 1.0)
     batch_size: Annotated[int, Field(ge=1)] = 500
 
 

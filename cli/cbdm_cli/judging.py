@@ -16,7 +16,7 @@ from cbdm_core.generation import cyclic_labels, generate
 from cbdm_core.guidance import ClassifierFreeGuidance, parse_omega
 from cbdm_core.interfaces import NoiseSchedule, ScoreNetwork
 
-__all__ = ["balanced_samples", "drawn_with_bar", "judge"]
+__all__ = ["balanced_samples", "drawn_with_bar", "guided", "judge"]
 
 
 def drawn_with_bar(
@@ -41,7 +41,7 @@ def drawn_with_bar(
     """
     sampling = config.sampling
     chunks = generate(
-        ClassifierFreeGuidance(network, parse_omega(sampling.omega)).eval(),
+        guided(config, network),
         build_sampler(config, schedule),
         labels,
         shape,
@@ -57,6 +57,12 @@ def drawn_with_bar(
             drawn.append(chunk)
             bar.update(task, advance=len(chunk))
     return torch.cat(drawn)
+
+
+def guided(config: Config, network: ScoreNetwork) -> ScoreNetwork:
+    """The network under the configuration's ω and guidance interval."""
+    sampling = config.sampling
+    return ClassifierFreeGuidance(network, parse_omega(sampling.omega), interval=sampling.interval).eval()
 
 
 def balanced_samples(config: Config, classes: int) -> Tensor:

@@ -266,6 +266,7 @@ def evaluation_facts(config: Config, step: int, report: Any) -> dict[str, Any]:
         "sampler": config.sampling.sampler,
         "sampler_steps": config.sampling.steps,
         "omega": config.sampling.omega,
+        "guidance_interval": list(config.sampling.interval),
         "weights": "ema",
         "labels": "cyclic, exactly balanced",
         "reference": "the balanced full set",

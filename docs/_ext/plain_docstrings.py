@@ -27,7 +27,6 @@ def _escaped(text: str) -> str:
 
 
 def process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    # Paragraphs over several lines may open a back-quote on one and close it on the next: join nothing, they do not.
     lines[:] = [plain(line) for line in lines]
 
 

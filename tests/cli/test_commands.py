@@ -73,7 +73,7 @@ def test_evaluate_at_one_and_several_omegas(run, trained):
     assert code == 0 and sum(line.startswith("  r ") for line in out.splitlines()) == 3, out + err
     assert (trained / "evaluation-omega-0.5.json").exists()
     code, out, _ = run("evaluate", "r", "--n", 8)
-    assert code == 0 and "ω = 0.75" in out and "class 9" in out
+    assert code == 0 and "ω = 1" in out and "class 9" in out
 
 
 def test_priors_table_agrees_with_the_laws(run):
@@ -174,6 +174,7 @@ def test_an_optimiser_file_that_would_execute_is_not_loaded(refused, trained):
         (["train", "--set", "data.n_max=1000"], "class 0 has 178"),
         (["train", "--set", "network.options.groups=7"], "not divisible"),
         (["train", "--set", "sampling.omega=much"], "allowed are a number"),
+        (["train", "--set", "sampling.interval=[0.6,0.2]"], "guidance interval"),
         (["train", "--device", "tpu"], "unknown device 'tpu'"),
         (["train", "--precision", "fp8"], "training.precision = 'fp8'"),
         (["train", "--config", "nowhere.toml"], "cannot be read"),

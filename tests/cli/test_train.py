@@ -24,11 +24,11 @@ def test_a_run_leaves_everything_a_reader_needs(run, tmp_path):
     assert names == {
         "config.toml", "environment.json", "metrics.jsonl", "checkpoints", "samples.png", "loss.svg", "evaluation.json",
     }  # fmt: skip
-    assert "ω = 0.75" in out and "class 9" in out and "tail" in out
+    assert "ω = 1" in out and "class 9" in out and "tail" in out
     config = tomllib.loads((folder / "config.toml").read_text())
     assert config["facts"]["counts"] == [174, 112, 72, 47, 30, 19, 12, 8, 5, 3]
     result = json.loads((folder / "evaluation.json").read_text())
-    assert result["omega"] == "0.75" and len(result["classes"]) == 10
+    assert result["omega"] == "1" and len(result["classes"]) == 10
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in records] == list(range(1, 9))
     assert set(records[0]["terms"]) == {"denoising", "balancing"}
