@@ -107,7 +107,10 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> TrainState:
         saved = torch.load(checkpoint / "optimizer.pt", map_location=state.world.device, weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise CbdmError(f"{checkpoint / 'optimizer.pt'} is no optimiser state: {_first_line(error)}") from error
+    fused = [group["fused"] for group in state.optimizer.param_groups]
     state.optimizer.load_state_dict(saved["optimizer"])
+    for group, here in zip(state.optimizer.param_groups, fused, strict=True):
+        group["fused"] = here  # what this device has, not the one the checkpoint came from
     state.scaler.load_state_dict(saved["scaler"])
     state.step = facts["step"]
     return state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from dataclasses import dataclass
 
@@ -59,9 +60,12 @@ def join(device: str = "auto") -> World:
 
     NCCL is used on CUDA and gloo elsewhere.
     """
+    torch.backends.cudnn.deterministic = True  # resume promises the same bits
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return World(0, 1, pick_device(device))
+    if ":" in device:
+        raise CbdmError(f"device {device!r} would put every process on one GPU: leave the number out under torchrun")
     picked = pick_device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if picked.type == "cuda":
         torch.cuda.set_device(picked)
@@ -73,6 +77,7 @@ def join(device: str = "auto") -> World:
 def leave() -> None:
     """Leave the process group, if there is one."""
     if dist.is_initialized():
+        gc.collect()  # DDP sits in reference cycles, and a group it outlives ends the process with an abort
         dist.destroy_process_group()
 
 

@@ -180,7 +180,8 @@ class Sampler(ABC):
             network: the score network, guided or not; put it in eval mode first.
             c: (B,) conditions.
             shape: the shape of one sample.
-            steps: number of solver steps, ≥ 1; the grid is uniform in t from `domain[1]` to 0.
+            steps: number of solver steps, ≥ 1; the grid is uniform in t from `domain[1]` to 0. Its last point before 0
+                should lie in the domain: no more steps than 1/domain[0].
             draws: B rows; the starting noise and every step's noise come from here.
             x_T: (B, *shape) starting points instead of drawn ones.
             times: a strictly decreasing grid instead of the uniform one (`steps` is then its length − 1).
@@ -194,10 +195,11 @@ class Sampler(ABC):
             raise CbdmError(f"the time grid must decrease strictly and have 2 points or more, got {grid[:6]}")
         if len(c) != len(draws.rows):
             raise CbdmError(f"{len(c)} conditions for {len(draws.rows)} rows of draws: give one condition per row")
-        if x_T is None:
+        start = x_T
+        if start is None:
             alpha_T, sigma_T = at_time(self.schedule, grid[0])
-            x_T = draws.at(0).normal("x_T", *shape, dtype=dtype) * (alpha_T**2 + sigma_T**2) ** 0.5
-        x, memory = x_T.to(dtype), None
+            start = draws.at(0).normal("x_T", *shape, dtype=dtype) * (alpha_T**2 + sigma_T**2) ** 0.5
+        x, memory = start.to(dtype), None
         for i, (t, s) in enumerate(pairwise(grid)):
             x, memory = self.step(network, x, t, s, c, memory, draws=draws.at(i))
         return x

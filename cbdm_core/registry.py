@@ -17,7 +17,7 @@ class Registry(Mapping[str, Any]):
 
     Args:
         kind: what the names stand for, as error messages call it.
-        group: the entry-point group whose entries are merged in; an entry may not take a name that is ours.
+        group: the entry-point group whose entries are merged in; a name may not be declared twice.
         builtin: name → "module:Class".
     """
 
@@ -27,8 +27,14 @@ class Registry(Mapping[str, Any]):
         self.builtin = dict(builtin)
 
     def _targets(self) -> dict[str, str]:
-        theirs = {e.name: e.value for e in entry_points(group=self.group)}
-        return {**theirs, **self.builtin}
+        targets = dict(self.builtin)
+        for entry in entry_points(group=self.group):
+            if targets.setdefault(entry.name, entry.value) != entry.value:
+                raise CbdmError(
+                    f"the {self.kind} {entry.name!r} is declared twice, as {targets[entry.name]!r} and as "
+                    f"{entry.value!r}: rename one, or uninstall its distribution"
+                )
+        return targets
 
     def __getitem__(self, name: str) -> Any:
         targets = self._targets()

@@ -89,13 +89,16 @@ def load_run(path: str | Path, *, device: str = "cpu") -> Run:
     """
     path = Path(path)
     config = read_config(path)
-    facts = config["facts"]
-    counts, shape = torch.tensor(facts["counts"]), tuple(facts["shape"])
-    schedule = build_schedule(config["schedule"])
-    network = build_network(config["network"], shape, len(counts), schedule)
+    try:
+        facts = config["facts"]
+        counts, shape, names = torch.tensor(facts["counts"]), tuple(facts["shape"]), tuple(facts["class_names"])
+        schedule = build_schedule(config["schedule"])
+        network = build_network(config["network"], shape, len(counts), schedule)
+        laws = {part: make_law(text, counts) for part, text in {"training": "training", **facts["laws"]}.items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CbdmError(f"{path / 'config.toml'} is no run's configuration: {error}; restore it") from error
     checkpoint = latest_checkpoint(path / "checkpoints")
     load_weights(checkpoint / "ema.safetensors", network, verify=True)
-    laws = {part: make_law(text, counts) for part, text in {"training": "training", **facts["laws"]}.items()}
     network = network.to(pick_device(device)).eval().requires_grad_(False)
     step = int(checkpoint.name.removeprefix("step-"))
-    return Run(path, network, schedule, laws, counts, tuple(facts["class_names"]), shape, step, config)
+    return Run(path, network, schedule, laws, counts, names, shape, step, config)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from cbdm_core.draws import real_dtype
 from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.interfaces import Condition, Draws, NoiseSchedule, Sampler, ScoreNetwork, at_time
 from cbdm_core.process import eps_to_x0, x0_to_eps
@@ -30,7 +31,7 @@ VARIANCES = ("large", "small")
 
 
 def _eps_hat(network: ScoreNetwork, x: Tensor, t: float, c: Condition) -> Tensor:
-    times = torch.full((len(x),), t, device=x.device, dtype=torch.float32 if x.device.type == "mps" else torch.float64)
+    times = torch.full((len(x),), t, device=x.device, dtype=real_dtype(x.device))
     return network(x, times, c)
 
 

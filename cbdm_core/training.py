@@ -182,7 +182,8 @@ def _update(state: TrainState, loss: Tensor, rate: float, step: int, labels: Ten
     state.scaler.scale(loss).backward()
     state.scaler.unscale_(state.optimizer)
     norm = float(torch.nn.utils.clip_grad_norm_(state.objective.parameters(), state.settings.clip))
-    if not state.scaler.is_enabled():  # a scaler expects an overflow now and then, and skips the step itself
+    # A scaler expects an overflow now and then, and skips the step itself; one that never ends is no overflow.
+    if not state.scaler.is_enabled() or state.scaler.get_scale() < 1:
         _refuse_unfinite("gradient norm", norm, step, labels)
     for group in state.optimizer.param_groups:
         group["lr"] = rate

@@ -191,7 +191,7 @@ def test_cbdm_gradient_is_its_closed_form(seed, rows, width, tau, gamma):
 def test_gamma_1_has_the_gradient_of_no_stop_gradient(seed, w):
     """At γ = 1 the gradient is that of w‖h − h'‖² with no stop-gradient, and the value is twice that."""
     step, network, _ = balancing_step(seed, 3, 4, torch.ones(3, dtype=torch.float64))
-    balancing = ClassBalancing(DenoisingLoss(), LawStub(torch.ones(3).long()), tau=w, gamma=1.0, weight=constant)
+    balancing = ClassBalancing(DenoisingLoss(), LawStub(torch.ones(3).long()), tau=w, gamma=1.0, time_weight=constant)
     term = balancing(step).get("balancing", torch.zeros(3, dtype=torch.float64)).sum()
     free = w * (network.h - network.other).square().mean(1).sum()
     close(term, 2 * free, 1e-12)
@@ -204,7 +204,7 @@ def test_gamma_1_has_the_gradient_of_no_stop_gradient(seed, w):
 def test_cbdm_is_a_free_and_a_stopped_pull(seed, w, gamma):
     """The gradient equals that of ‖h − ε‖² + γw‖h − h'‖² + (1 − γ)w‖h − sg h'‖²."""
     step, network, eps = balancing_step(seed, 3, 4, torch.ones(3, dtype=torch.float64))
-    balancing = ClassBalancing(DenoisingLoss(), LawStub(torch.ones(3).long()), tau=w, gamma=gamma, weight=constant)
+    balancing = ClassBalancing(DenoisingLoss(), LawStub(torch.ones(3).long()), tau=w, gamma=gamma, time_weight=constant)
     loss = torch.stack([term.sum() for term in balancing(step).values()]).sum()
     h, other = network.h, network.other
     split = (h - eps).square() + gamma * w * (h - other).square() + (1 - gamma) * w * (h - other.detach()).square()

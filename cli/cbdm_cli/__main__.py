@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from cbdm_core.errors import CbdmError
 
@@ -16,13 +17,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv: the arguments, those of the process by default.
     """
+    from typer import Abort
+    from typer._click.exceptions import ClickException, NoArgsIsHelpError
+
     from cbdm_cli.app import app
 
     try:
-        app(args=None if argv is None else list(argv))
+        code = app(args=None if argv is None else list(argv), standalone_mode=False)
     except CbdmError as error:
-        print(f"cbdm: {' '.join(str(error).split())}", file=sys.stderr)
+        _refuse(str(error))
+    except NoArgsIsHelpError as error:  # `cbdm` alone prints the help, which is no mistake to explain
+        error.show()
         raise SystemExit(2) from None
+    except ClickException as error:
+        _refuse(f"{error.format_message()} (cbdm --help tells what is allowed)")
+    except Abort:
+        raise SystemExit(130) from None
+    else:
+        raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _refuse(message: str) -> NoReturn:
+    print(f"cbdm: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

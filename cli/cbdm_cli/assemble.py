@@ -32,10 +32,11 @@ from cbdm_core.samplers import SAMPLERS
 from cbdm_core.schedules import SCHEDULES
 from cbdm_core.training import TrainSettings, TrainState
 from cbdm_priors import ADJUSTMENTS
-from cbdm_priors.balancing import time_weight
+from cbdm_priors.balancing import named_time_weight
 
-__all__ = ["Experiment", "assemble", "build", "build_sampler", "law_takers", "load_data", "settings_of"]
+__all__ = ["IMPORTED", "Experiment", "assemble", "build", "build_sampler", "law_takers", "load_data", "settings_of"]
 
+IMPORTED = "none"  # the data source of a run that came from a checkpoint
 DEFAULT_LAWS = {"cbdm": "null", "reweight": "uniform", RESAMPLE: "uniform"}
 
 
@@ -78,13 +79,17 @@ def build(registry: Registry, name: str, options: Mapping[str, Any], *arguments:
     values = {key: tuple(v) if isinstance(v, list) else v for key, v in options.items()}
     try:
         return cls(*arguments, **values)
-    except TypeError as error:
+    except CbdmError:
+        raise
+    except (TypeError, ValueError, OverflowError) as error:
         raise CbdmError(f"{registry.kind} {name!r} cannot be made from {dict(options)}: {error}") from error
 
 
 def load_data(config: Config) -> tuple[Dataset, Dataset, str]:
     """(the balanced set, its long-tailed part, the split's hash)."""
     data = config.data
+    if data.source == IMPORTED:
+        raise CbdmError("an imported run carries no data: cbdm sample works on it, training and evaluation do not")
     full: Dataset = build(DATASETS, data.source, data.options)
     tail, _, split = make_long_tail(
         full, profile=data.profile, imbalance=data.imbalance, n_max=data.n_max, counts=data.counts, seed=config.seed
@@ -130,7 +135,8 @@ def _table_law(part: str, text: str, law: ConditionPrior) -> LabelPrior:
 def _adjustment(config: Config, parts: tuple[Part, ...], laws: Mapping[str, Any], counts: Tensor, schedule: Any) -> Any:
     method, weight = config.method, config.training.loss_weight
     adjustment: PriorAdjustment = DenoisingLoss(build(LOSS_WEIGHTS, weight.name, weight.options))
-    training = make_law("training", counts)
+    # What the examples are drawn from: the training law, unless the batches are resampled.
+    training = laws[RESAMPLE][1] if RESAMPLE in laws else make_law("training", counts)
     for part in reversed([p for p in parts if p.name != RESAMPLE]):
         parameters = _parameters(part.name)
         offers: dict[str, Callable[[], Any]] = {
@@ -139,10 +145,17 @@ def _adjustment(config: Config, parts: tuple[Part, ...], laws: Mapping[str, Any]
             "counts": lambda: counts,
             "tau": lambda: method.tau,
             "gamma": lambda: method.gamma,
-            "weight": lambda: time_weight(method.time_weight, getattr(schedule, "steps", None)),
+            "time_weight": lambda: named_time_weight(method.time_weight, getattr(schedule, "steps", None)),
             "cap": lambda: math.inf if method.cap is None else method.cap,
         }
         given = {name: offers[name]() for name in list(parameters)[1:] if name in offers}
+        needed = [n for n, p in parameters.items() if p.default is inspect.Parameter.empty]
+        unknown = [n for n in needed[1:] if n not in offers]
+        if unknown:
+            raise CbdmError(
+                f"method part {part.name!r} needs {unknown[0]!r}, which the command line cannot give: it gives "
+                f"{', '.join(offers)}; give {unknown[0]!r} a default"
+            )
         adjustment = ADJUSTMENTS[part.name](adjustment, **given)
     return adjustment
 
@@ -167,6 +180,12 @@ def assemble(config: Config) -> Experiment:
     schedule: NoiseSchedule = build(SCHEDULES, config.schedule.name, config.schedule.options)
     torch.manual_seed(config.seed)
     network = build(NETWORKS, config.network.name, config.network.options, data.shape, data.num_classes)
+    table, steps = getattr(network, "options", {}).get("time_steps"), getattr(schedule, "steps", None)
+    if table is not None and table != steps:
+        raise CbdmError(
+            f"the network embeds a table of {table} steps and the schedule has {steps or 'no table'}: "
+            "make network.options.time_steps and schedule.options.steps agree"
+        )
     if config.network.predicts != "eps":
         network = Predicts(network, config.network.predicts, schedule)
     training = config.training

@@ -173,9 +173,10 @@ def overlaid(table: Mapping[str, Any], file: Path | None = None, settings: Itera
     table = dict(table)
     if file is not None:
         table = merged(table, _read(file))
-    for text in settings:
-        table = merged(table, setting(text))
-    return table
+    asked: dict[str, Any] = {}
+    for text in settings:  # together first, so that their order does not matter
+        asked = merged(asked, setting(text))
+    return merged(table, asked)
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -212,7 +213,8 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in over.items():
         if isinstance(value, Mapping) and isinstance(out.get(key), Mapping):
             old = dict(out[key])
-            if any(name in value and value[name] != old.get(name) for name in ("name", "source", "sampler")):
+            named = [k for k in ("name", "source", "sampler") if k in value and k in old]
+            if any(value[k] != old[k] for k in named):
                 old.pop("options", None)
             out[key] = merged(old, value)
         else:

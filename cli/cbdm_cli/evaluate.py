@@ -8,7 +8,7 @@ from typing import Any
 
 from cbdm_cli import render
 from cbdm_cli.assemble import load_data
-from cbdm_cli.config import validated
+from cbdm_cli.config import Config, validated
 from cbdm_cli.judging import balanced_samples, drawn_with_bar, judge
 from cbdm_cli.runs import write_json
 from cbdm_cli.sample import with_sampling
@@ -36,8 +36,15 @@ def omegas_of(texts: Sequence[str]) -> list[str]:
     return [value.strip() for value in values]
 
 
+def _file_name(config: Config) -> str:
+    """A name that tells every option, so that another evaluation does not take its place."""
+    sampling = config.sampling
+    omega = sampling.omega.replace(":", "-").replace(",", "-")
+    return f"evaluation-omega-{omega}-{sampling.sampler}-{sampling.steps}-n{config.evaluation.per_class}.json"
+
+
 def evaluate_runs(paths: Sequence[Path], omegas: Sequence[str], options: dict[str, Any], device: str) -> None:
-    """Evaluate each run at each ω; results are added to the run folder as `evaluation-omega-….json`."""
+    """Evaluate each run at each ω; each result is a file in the run folder, named by its options."""
     asked = omegas_of(omegas)
     rows = []
     for path in paths:
@@ -53,8 +60,7 @@ def evaluate_runs(paths: Sequence[Path], omegas: Sequence[str], options: dict[st
             where = next(run.network.parameters()).device
             x = drawn_with_bar(config, run.network, run.schedule, labels, run.shape, where, f"{path.name} ω {omega}")
             report = judge(config, x, labels, full, data.counts(), classifier)
-            name = f"evaluation-omega-{omega.replace(':', '-').replace(',', '-')}.json"
-            write_json(path / name, evaluation_facts(config, run.step, report))
+            write_json(path / _file_name(config), evaluation_facts(config, run.step, report))
             rows.append((path.name, config, report))
     _, config, report = rows[-1]
     if len(rows) == 1:

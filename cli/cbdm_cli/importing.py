@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from cbdm_cli import render
+from cbdm_cli.assemble import IMPORTED
 from cbdm_cli.config import Config, Data, Facts, Method, Network, Sampling, Schedule, Training
 from cbdm_cli.runs import environment, new_folder, write_json, write_text
 from cbdm_core.checkpoint import save_checkpoint
@@ -45,7 +46,7 @@ def read_state_dict(path: Path, weights: str) -> tuple[dict[str, torch.Tensor], 
             "save it again as a state dict of tensors"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CbdmError(f"{path} is truncated or no torch checkpoint: {str(error).splitlines()[0]}") from error
+        raise CbdmError(f"{path} is truncated or no torch checkpoint: {str(error) or type(error).__name__}") from error
     if not isinstance(content, dict):
         raise CbdmError(f"{path} holds a {type(content).__name__}, not a state dict: save a dict of tensors")
     step = content.get("step", 0)
@@ -74,7 +75,7 @@ def import_checkpoint(path: Path, out: Path, weights: str, image_size: int, beta
     config = Config(
         preset="imported",
         question=f"imported from {path.name}",
-        data=Data(source="none", profile="none"),
+        data=Data(source=IMPORTED, profile="none"),
         schedule=schedule,
         network=Network(name="unet", options=options),
         method=Method(parts="ddpm"),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # the help page must not pay for torch
 __all__ = ["law_table", "note", "plain_table", "progress", "report_table", "sweep_table"]
 
 # A pipe has no width of its own, and 80 columns would cut the tables short.
-_console = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
+_console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
 
 
 def note(text: str) -> None:
@@ -29,10 +29,10 @@ def note(text: str) -> None:
 def progress(shown: bool = True) -> Progress:
     """A bar with the time left on standard error; silent where that is no terminal, or not `shown`."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[facts]}"),
+        TextColumn("{task.fields[facts]}", markup=False),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),

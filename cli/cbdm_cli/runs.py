@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import re
@@ -109,6 +110,8 @@ class Metrics:
     def write(self, record: TrainRecord) -> None:
         """Append one record and hand it to the system."""
         value = asdict(record)
+        if not math.isfinite(record.grad_norm):  # an overflow that the loss scaler skipped; JSON has no infinity
+            value["grad_norm"] = None
         with told_plainly(self.path):
             self._file.write(json.dumps(value) + "\n")
             self._file.flush()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,8 @@ def labels_of(text: str, n: int | None, run: Run, seed: int) -> Tensor:
         raise CbdmError(f"--n must be 1 or more, got {n}")
     if text == "cyclic":
         return cyclic_labels(n or 16 * classes, classes)
-    if text.replace(",", "").replace(" ", "").replace("-", "").isdigit():
-        listed = torch.tensor([int(part) for part in text.split(",") if part.strip()])
+    if re.fullmatch(r"\s*-?[0-9]{1,9}\s*(,\s*-?[0-9]{1,9}\s*)*", text):
+        listed = torch.tensor([int(part) for part in text.split(",")])
         wrong = [int(y) for y in listed if not 0 <= y < classes]
         if wrong:
             raise CbdmError(f"--labels {text}: label {wrong[0]} is out of range; the run has labels 0 … {classes - 1}")
@@ -79,11 +80,20 @@ def sample_run(
         raise CbdmError(
             f"--format folder needs images of 1 or 3 channels, the run has shape {run.shape}: try --format npz"
         )
+    if format_ == "folder":
+        _refuse_paths(run.class_names)
     target = _target(path, out, format_)
     where = next(run.network.parameters()).device
     x = drawn_with_bar(config, run.network, run.schedule, asked, run.shape, where)
     _WRITERS[format_](target, x, asked, run)
     render.note(f"{len(x)} samples at ω = {config.sampling.omega}: {target}")
+
+
+def _refuse_paths(names: Sequence[str]) -> None:
+    """Class names become folders, and may come from a file of somebody else's."""
+    for name in names:
+        if name.startswith(".") or not name.strip() or any(letter in name for letter in "/\\\0"):
+            raise CbdmError(f"class name {name!r} cannot be a folder's name: use --format npz")
 
 
 def _drawable(shape: tuple[int, ...]) -> bool:

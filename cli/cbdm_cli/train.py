@@ -184,7 +184,7 @@ def _train(experiment: Experiment, state: TrainState, folder: Path) -> None:
                 stopping = _signal_on_any_rank(came, state.world)
                 if (record.step % training.checkpoint_every == 0 or last or stopping) and leads:
                     save_checkpoint(folder / "checkpoints", state, keep=training.keep)
-                if stopping and not last:
+                if stopping:
                     raise _stopped(folder, record.step, stopping, state.world)
     finally:
         if metrics:

@@ -11,7 +11,7 @@ from cbdm_core.denoising import mean_squared
 from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.interfaces import ConditionPrior, DenoisingStep, PriorAdjustment, add_term
 
-__all__ = ["TIME_WEIGHTS", "ClassBalancing", "constant", "linear", "published", "time_weight"]
+__all__ = ["TIME_WEIGHTS", "ClassBalancing", "constant", "linear", "named_time_weight", "published"]
 
 TimeWeight = Callable[[Tensor], Tensor]
 
@@ -34,7 +34,7 @@ def published(steps: int) -> TimeWeight:
 TIME_WEIGHTS = ("linear", "constant", "published")
 
 
-def time_weight(name: str, steps: int | None = None) -> TimeWeight:
+def named_time_weight(name: str, steps: int | None = None) -> TimeWeight:
     """The time weight of that name; "published" needs the T of a table schedule."""
     if name == "published":
         if steps is None:
@@ -57,7 +57,7 @@ class ClassBalancing(PriorAdjustment):
         target: the law π that c' is drawn from.
         tau: τ ≥ 0; 1 is the published strength with t in [0, 1] (1e-3 with t counted in 1000 steps).
         gamma: γ ≥ 0, the share that also moves ε̂(c'); ¼ published. γ = 1 has the gradient of no stop-gradient.
-        weight: w(t), (B,) → (B,); t by default.
+        time_weight: w(t), (B,) → (B,); t by default.
 
     Raises:
         CbdmError: a negative or non-finite τ or γ.
@@ -73,25 +73,27 @@ class ClassBalancing(PriorAdjustment):
         *,
         tau: float = 1.0,
         gamma: float = 0.25,
-        weight: TimeWeight = linear,
+        time_weight: TimeWeight = linear,
     ) -> None:
         super().__init__()
         for name, value in (("tau", tau), ("gamma", gamma)):
             if not 0 <= value < float("inf"):
                 raise CbdmError(f"{name} must be a number of 0 or more, got {value}")
         self.inner, self.target = inner, target
-        self.tau, self.gamma, self.weight = float(tau), float(gamma), weight
+        self.tau, self.gamma, self.time_weight = float(tau), float(gamma), time_weight
 
     def forward(self, step: DenoisingStep) -> dict[str, Tensor]:
         assert self.inner is not None
         terms = self.inner(step)
+        if self.training:
+            self.target.observe(step.c, terms["denoising"].detach())
         if self.tau == 0:
             return terms
         return add_term(terms, "balancing", self._strength(step) * self._distance(step))
 
     def _strength(self, step: DenoisingStep) -> Tensor:
         """(B,) τ·w(t)·(loss weight), 0 on rows that see the null condition."""
-        weight = self.weight(step.t).to(step.x_0.dtype) * self.loss_weight(step)
+        weight = self.time_weight(step.t).to(step.x_0.dtype) * self.loss_weight(step)
         return self.tau * weight * step.c.present.to(weight.dtype)
 
     def _distance(self, step: DenoisingStep) -> Tensor:

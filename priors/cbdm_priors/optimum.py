@@ -67,7 +67,7 @@ class BalancedOptimum(ScoreNetwork):
         target: a law over its labels, or `Null`.
         tau: τ ≥ 0.
         gamma: γ ≥ 0.
-        weight: w(t).
+        time_weight: w(t).
 
     Raises:
         CbdmError: a law that is neither a `LabelPrior` nor `Null`.
@@ -80,19 +80,20 @@ class BalancedOptimum(ScoreNetwork):
         *,
         tau: float = 1.0,
         gamma: float = 0.25,
-        weight: TimeWeight = linear,
+        time_weight: TimeWeight = linear,
     ) -> None:
         super().__init__()
         if not isinstance(target, LabelPrior | Null):
             raise CbdmError(f"the closed form needs a law over labels or the null law, got {type(target).__name__}")
         self.oracle, self.target = oracle, target
-        self.tau, self.gamma, self.weight = tau, gamma, weight
+        self.tau, self.gamma, self.time_weight = tau, gamma, time_weight
 
     def all_classes(self, x_t: Tensor, t: Tensor) -> Tensor:
         """(B, K, D) the optimum's prediction under every class."""
-        e, strength = self.oracle.all_classes(x_t, t), self.tau * self.weight(t)
+        e, strength = self.oracle.all_classes(x_t, t), self.tau * self.time_weight(t)
         if isinstance(self.target, Null):
-            return null_optimum(e, self.oracle(x_t, t, Condition.of(torch.zeros(len(x_t)).long()).null()), strength)
+            hidden = Condition.of(torch.zeros(len(x_t), dtype=torch.long, device=x_t.device)).null()
+            return null_optimum(e, self.oracle(x_t, t, hidden), strength)
         return balanced_optimum(e, self.oracle.class_posterior(x_t, t), self.target.probs, strength, self.gamma)
 
     def forward(self, x_t: Tensor, t: Tensor, c: Condition) -> Tensor:

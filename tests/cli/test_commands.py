@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.cli.tiny import TINY
 from tests.golden_weights import load_golden
@@ -71,7 +72,7 @@ def test_drawn_samples_are_a_data_set(run, trained):
 def test_evaluate_at_one_and_several_omegas(run, trained):
     code, out, err = run("evaluate", "r", "--omega", "0,0.5", "--omega", "implied:0.5,1")
     assert code == 0 and sum(line.startswith("  r ") for line in out.splitlines()) == 3, out + err
-    assert (trained / "evaluation-omega-0.5.json").exists()
+    assert (trained / "evaluation-omega-0.5-dpm++2m-2-n8.json").exists()
     code, out, _ = run("evaluate", "r", "--n", 8)
     assert code == 0 and "ω = 1" in out and "class 9" in out
 
@@ -121,6 +122,42 @@ def test_a_truncated_import_is_refused(refused, tmp_path):
     (tmp_path / "ckpt.pt").write_bytes((tmp_path / "ckpt.pt").read_bytes()[:20_000])
     assert "ckpt.pt" in refused("import", "ckpt.pt", "--out", "o")
     assert "cannot be read" in refused("import", "nowhere.pt", "--out", "o")
+    (tmp_path / "empty.pt").write_bytes(b"")
+    assert "empty.pt" in refused("import", "empty.pt", "--out", "o")
+
+
+def test_an_imported_run_carries_no_data(run, refused, tmp_path):
+    published_checkpoint(tmp_path / "ckpt.pt")
+    assert run("import", "ckpt.pt", "--out", "theirs", "--image-size", 8)[0] == 0
+    assert "carries no data" in refused("evaluate", "theirs")
+    assert "carries no data" in refused("train", "--resume", "theirs", "--steps", 9)
+
+
+def test_class_names_stay_inside_the_folder_and_print_as_they_are(run, refused, tmp_path):
+    names = ["../../out", "[/b]"]
+    x = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "named.npz", images=x, labels=np.arange(40) % 2, class_names=np.array(names))
+    data = ["--set", "data.source=npz", "--set", "data.options.path=named.npz", "--set", "data.imbalance=0.5"]
+    code, out, err = run("train", "--steps", 1, *TINY, *data, "--out", "r")
+    assert code == 0 and "class [/b]" in out, err
+    assert "cannot be a folder's name" in refused("sample", "r", "--format", "folder", "--out", "pngs")
+
+
+def test_the_order_of_settings_does_not_matter(run):
+    a, b = "network.options.width=64", "network.name=mlp"
+    for settings in ((a, b), (b, a)):
+        options = [word for text in settings for word in ("--set", text)]
+        code, out, err = run("train", "mixture-lt", "--dry-run", *options, "--set", "schedule.name=linear")
+        assert code == 0 and "width = 64" in out, err
+
+
+def test_reweighting_knows_that_the_batches_are_resampled():
+    """π/π = 1: weights from the training law would correct a second time."""
+    from cbdm_cli.assemble import assemble
+    from cbdm_cli.config import load_config, validated
+
+    table = load_config("digits-lt", None, ["method.parts='reweight:uniform+resample:uniform'"])
+    assert torch.allclose(assemble(validated(table)).objective.adjustment.weights, torch.ones(10))
 
 
 @pytest.mark.parametrize("file", ["ema.safetensors", "model.safetensors", "optimizer.pt", "state.json"])
@@ -175,6 +212,11 @@ def test_an_optimiser_file_that_would_execute_is_not_loaded(refused, trained):
         (["train", "--set", "network.options.groups=7"], "not divisible"),
         (["train", "--set", "sampling.omega=much"], "allowed are a number"),
         (["train", "--set", "sampling.interval=[0.6,0.2]"], "guidance interval"),
+        (["train", "--steps", "abc"], "Invalid value for '--steps'"),
+        (["train", "--resum", "x"], "No such option"),
+        (["trian"], "No such command"),
+        (["train", "mixture-lt", "--set", "data.options.seed=-1"], "cannot be made from"),
+        (["train", "--set", "network.options.time_steps=50"], "table of 50 steps and the schedule has 1000"),
         (["train", "--device", "tpu"], "unknown device 'tpu'"),
         (["train", "--precision", "fp8"], "training.precision = 'fp8'"),
         (["train", "--config", "nowhere.toml"], "cannot be read"),
@@ -194,6 +236,9 @@ def test_a_mistake_is_one_clear_line(refused, tmp_path, arguments, words):
     [
         (["--labels", "3,10"], "label 10 is out of range"),
         (["--labels", "-1"], "label -1 is out of range"),
+        (["--labels", "0-9"], "unknown law"),
+        (["--labels", "3 3 7"], "unknown law"),
+        (["--labels", "²"], "unknown law"),
         (["--labels", "null"], "no label to draw"),
         (["--labels", "unifrm"], "did you mean 'uniform'?"),
         (["--n", "0"], "--n must be 1 or more"),
@@ -223,4 +268,16 @@ def test_bad_data_are_named(refused, tmp_path):
     np.savez(tmp_path / "labels.npz", images=np.zeros((2, 2), np.float32), labels=np.array([0, -1]))
     for name, words in (("nan", "NaN"), ("objects", "object"), ("labels", "-1")):
         assert words in refused("train", "--set", "data.source=npz", "--set", f"data.options.path={name}.npz")
+    pixels = np.zeros((4, 8, 8), dtype=np.float32)
+    pixels[1, 2, 3] = np.nan
+    np.savez(tmp_path / "pixels.npz", images=pixels, labels=np.arange(4))
+    assert "NaN" in refused("train", "--set", "data.source=npz", "--set", "data.options.path=pixels.npz")
+    for name, size in (("a/1.png", (8, 8)), ("a/2.png", (9, 8)), ("b/1.png", (8, 8))):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", size).save(tmp_path / "photos" / name)
+    folder = ["--set", "data.source=folder", "--set", "data.options.path=photos"]
+    assert "2.png" in refused("train", *folder)
+    (tmp_path / "photos" / "a" / "2.png").unlink()
+    (tmp_path / "photos" / "c").mkdir()
+    assert "'c'" in refused("train", *folder)
     assert not Path("executed").exists()

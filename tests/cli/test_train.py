@@ -50,10 +50,12 @@ def test_the_same_command_gives_the_same_bytes(run, tmp_path):
     assert fingerprint(tmp_path / "a") == fingerprint(tmp_path / "b")
 
 
-@pytest.mark.parametrize("method", ["cbdm:null", "cbdm:training+resample:uniform"])
-def test_resume_is_bit_identical_to_an_uninterrupted_run(run, tmp_path, method):
-    assert run("train", "--steps", 8, "--method", method, *TINY, "--out", "whole")[0] == 0
-    assert run("train", "--steps", 3, "--method", method, *TINY, "--out", "parts")[0] == 0
+@pytest.mark.parametrize(
+    ("method", "precision"), [("cbdm:null", "fp32"), ("cbdm:training+resample:uniform", "fp32"), ("cbdm:null", "bf16")]
+)
+def test_resume_is_bit_identical_to_an_uninterrupted_run(run, tmp_path, method, precision):
+    assert run("train", "--steps", 8, "--method", method, "--precision", precision, *TINY, "--out", "whole")[0] == 0
+    assert run("train", "--steps", 3, "--method", method, "--precision", precision, *TINY, "--out", "parts")[0] == 0
     assert run("train", "--resume", "parts", "--steps", 8)[0] == 0
     assert fingerprint(tmp_path / "whole") == fingerprint(tmp_path / "parts")
     for file in ("metrics.jsonl", "samples.png", "config.toml"):

@@ -50,9 +50,13 @@ def test_entry_points_of_the_group_are_merged_in(outsiders):
     assert registry["decimal"].__name__ == "Decimal"
 
 
-def test_an_entry_point_may_not_take_a_name_of_ours(outsiders):
-    outsiders.append(EntryPoint("fraction", "decimal:Decimal", GROUP))
+def test_a_name_declared_twice_is_refused(outsiders):
+    """Whether ours comes first or theirs: neither takes the other's place silently; the same target twice is fine."""
+    outsiders.append(EntryPoint("fraction", "fractions:Fraction", GROUP))
     assert a_registry()["fraction"] is Fraction
+    outsiders.append(EntryPoint("fraction", "decimal:Decimal", GROUP))
+    with pytest.raises(CbdmError, match="declared twice, as 'fractions:Fraction' and as 'decimal:Decimal'"):
+        a_registry()["fraction"]
 
 
 def test_an_unknown_name_says_the_closest_and_the_allowed():

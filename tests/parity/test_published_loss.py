@@ -79,7 +79,7 @@ def objective_for(
         LawStub(official["y_target"]),
         tau=config["tau"],
         gamma=config["gamma"] if gamma is None else gamma,
-        weight=weight or rounded(official),
+        time_weight=weight or rounded(official),
     )
     return Objective(Process(schedule), network, Watched(balancing), drop=0.0)
 

@@ -7,9 +7,9 @@ import torch
 
 from cbdm_core.denoising import DenoisingLoss, MinSNR
 from cbdm_core.errors import CbdmError
-from cbdm_core.interfaces import Condition
+from cbdm_core.interfaces import Condition, ConditionPrior
 from cbdm_priors import ClassBalancing, Null, Uniform
-from cbdm_priors.balancing import TIME_WEIGHTS, constant, linear, published, time_weight
+from cbdm_priors.balancing import TIME_WEIGHTS, constant, linear, named_time_weight, published
 from tests.priors.steps import LawStub, TableNetwork, make_step
 
 TABLE = torch.tensor([[1.0, 2.0], [0.0, 4.0], [-1.0, 0.0], [5.0, 5.0]], dtype=torch.float64)
@@ -119,6 +119,30 @@ def test_refuses_a_strength_that_is_none(name, value):
         ClassBalancing(DenoisingLoss(), Uniform([1, 1]), **{name: value})
 
 
+class _Watching(ConditionPrior):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def sample(self, c, *, draws):
+        return c
+
+    def observe(self, c, loss):
+        self.seen.append((c, loss))
+
+
+def test_a_law_is_told_the_denoising_loss_while_training_only():
+    law = _Watching()
+    step = make_step(TableNetwork(torch.zeros(3, 2)), Condition.of(torch.tensor([0, 2])), torch.ones(2, 2))
+    balancing = ClassBalancing(DenoisingLoss(), law)
+    balancing(step)
+    ((c, loss),) = law.seen
+    assert torch.equal(c.value, step.c.value) and not loss.requires_grad
+    torch.testing.assert_close(loss, torch.ones(2, dtype=loss.dtype))
+    balancing.eval()(step)
+    assert len(law.seen) == 1
+
+
 def test_time_weights():
     t = torch.tensor([0.02, 0.5, 1.0], dtype=torch.float64)
     assert torch.equal(linear(t), t) and constant(t).tolist() == [1.0, 1.0, 1.0]
@@ -129,8 +153,8 @@ def test_time_weights():
 
 def test_time_weights_by_name():
     t = torch.tensor([0.5], dtype=torch.float64)
-    assert [float(time_weight(name, 4)(t)) for name in TIME_WEIGHTS] == [0.5, 1.0, 0.25]
+    assert [float(named_time_weight(name, 4)(t)) for name in TIME_WEIGHTS] == [0.5, 1.0, 0.25]
     with pytest.raises(CbdmError, match="did you mean 'linear'"):
-        time_weight("linaer")
+        named_time_weight("linaer")
     with pytest.raises(CbdmError, match="needs a table schedule"):
-        time_weight("published")
+        named_time_weight("published")
