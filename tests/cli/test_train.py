@@ -189,6 +189,13 @@ def test_vectors_train_too(run, tmp_path):
     assert (tmp_path / "v" / "samples.png").stat().st_size > 1000
 
 
+def test_the_mixture_preset_ends_near_its_data(run, tmp_path):
+    """A network that says ε under the cosine schedule would end at a distance of thousands."""
+    code, _, err = run("train", "mixture-lt", "--steps", 300, "--out", "m", "--set", "evaluation.per_class=50")
+    assert code == 0, err
+    assert json.loads((tmp_path / "m" / "evaluation.json").read_text())["overall"]["fid"] < 100
+
+
 def test_torchrun_trains_one_run_as_one_process_does(run, tmp_path, cache):
     """Two ranks over gloo write one folder; without dropout only the order of summation differs."""
     options = [*TINY, "--steps", "3", "--set", "network.options.dropout=0"]
