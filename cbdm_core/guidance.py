@@ -15,6 +15,12 @@ from cbdm_core.interfaces import Condition, ScoreNetwork, per_row
 __all__ = ["ClassifierFreeGuidance", "Constant", "Implied", "LinearInTime", "Omega", "parse_omega"]
 
 
+def _text(number: float) -> str:
+    """The shortest text that reads back as the same number."""
+    short = f"{number:g}"
+    return short if float(short) == number else repr(float(number))
+
+
 class Omega(ABC):
     """The strength of guidance as a function of time, ω(t); 0 is plain conditional."""
 
@@ -25,15 +31,23 @@ class Omega(ABC):
 
 @dataclass(frozen=True)
 class Constant(Omega):
-    """ω(t) = ω."""
+    """ω(t) = ω.
+
+    Raises:
+        CbdmError: ω is not finite.
+    """
 
     omega: float
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.omega):
+            raise CbdmError(f"the strength of guidance must be finite, got {self.omega}: 0 is plain conditional")
 
     def __call__(self, t: Tensor) -> Tensor:
         return torch.full_like(t, self.omega)
 
     def __str__(self) -> str:
-        return f"{self.omega:g}"
+        return _text(self.omega)
 
 
 @dataclass(frozen=True)
@@ -48,28 +62,36 @@ class LinearInTime(Omega):
         return self.a * self.tau * t + self.b
 
     def __str__(self) -> str:
-        return f"linear:{self.a:g},{self.b:g},{self.tau:g}"
+        return f"linear:{_text(self.a)},{_text(self.b)},{_text(self.tau)}"
 
 
 @dataclass(frozen=True)
 class Implied(Omega):
-    """ω_eff(t) = (1 + ω)/(1 + τt) − 1: a plain model's equal of guidance ω in one pulled to the null with λ = τt."""
+    """ω_eff(t) = (1 + ω)/(1 + τt) − 1: a plain model's equal of guidance ω in one pulled to the null with λ = τt.
+
+    Raises:
+        CbdmError: τ < 0, which is no pull and from −1 on divides by 0.
+    """
 
     omega: float
     tau: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.tau >= 0:
+            raise CbdmError(f"implied guidance needs tau ≥ 0, got {self.tau}: give the τ that the model trained with")
 
     def __call__(self, t: Tensor) -> Tensor:
         return (1 + self.omega) / (1 + self.tau * t) - 1
 
     def __str__(self) -> str:
-        return f"implied:{self.omega:g},{self.tau:g}"
+        return f"implied:{_text(self.omega)},{_text(self.tau)}"
 
 
 def parse_omega(text: str) -> Omega:
     """The ω that a text names: `0.5`, `linear:a,b` or `linear:a,b,tau`, `implied:omega` or `implied:omega,tau`.
 
     Raises:
-        CbdmError: anything else, or a number that is not finite.
+        CbdmError: anything else, a number that is not finite, or `implied` with τ < 0.
     """
     name, colon, rest = text.strip().partition(":")
     kinds: dict[str, tuple[type, int, int]] = {"linear": (LinearInTime, 2, 3), "implied": (Implied, 1, 2)}
@@ -92,7 +114,7 @@ class ClassifierFreeGuidance(ScoreNetwork):
         interval: (t_low, t_high); outside it ω is 0 (Kynkäänniemi et al. 2024).
 
     Raises:
-        CbdmError: an interval that is not within [0, 1].
+        CbdmError: an interval that is not within [0, 1], or an ω that is not finite.
 
     Source: Ho & Salimans 2022, eq. 6, with w = ω.
     """

@@ -26,7 +26,7 @@ class GaussianMixtureOracle(ScoreNetwork):
         schedule: the noise schedule.
 
     Raises:
-        CbdmError: shapes that disagree, or probabilities that are none.
+        CbdmError: shapes that disagree, covariances that are none, or probabilities that are none.
     """
 
     means: Tensor
@@ -35,13 +35,18 @@ class GaussianMixtureOracle(ScoreNetwork):
 
     def __init__(self, means: Tensor, covariances: Tensor, class_probs: Tensor, schedule: NoiseSchedule) -> None:
         super().__init__()
+        if means.ndim != 2:
+            raise CbdmError(f"means are (K, D), one row a class, got the shape {tuple(means.shape)}")
         classes, dimension = means.shape
         if covariances.shape != (classes, dimension, dimension) or class_probs.shape != (classes,):
             raise CbdmError(
                 f"{classes} means in {dimension} dimensions need covariances {(classes, dimension, dimension)} and "
                 f"probabilities {(classes,)}, got {tuple(covariances.shape)} and {tuple(class_probs.shape)}"
             )
-        if not (class_probs >= 0).all() or not class_probs.sum() > 0:
+        symmetric = torch.allclose(covariances, covariances.mT)
+        if not symmetric or torch.linalg.cholesky_ex(covariances.double()).info.any():
+            raise CbdmError("covariances must be symmetric and positive definite: add a little to their diagonal")
+        if not (class_probs >= 0).all() or not 0 < class_probs.sum() < math.inf:
             raise CbdmError(f"class probabilities are 0 or more with a positive sum, got {class_probs.tolist()}")
         self.schedule = schedule
         self.register_buffer("means", means.double())
@@ -78,21 +83,30 @@ class GaussianMixtureOracle(ScoreNetwork):
     def log_density(self, x_t: Tensor, t: Tensor, c: Condition) -> Tensor:
         """(B,) log p_t(x_t | c), or log p_t(x_t) of the whole mixture where c is null."""
         by_class = self.class_log_densities(x_t, t)
-        shown = by_class.gather(1, c.value[:, None])[:, 0]
+        shown = by_class.gather(1, self._labels(c)[:, None])[:, 0]
         return torch.where(c.present, shown, torch.logsumexp(self.class_probs.log() + by_class, dim=-1))
 
     def forward(self, x_t: Tensor, t: Tensor, c: Condition) -> Tensor:
         """ε̂ under c; under null Σ_c q(c | x_t) ε̂_c, the posterior mean."""
         e = self.all_classes(x_t, t)
-        shown = e[torch.arange(len(x_t), device=x_t.device), c.value]
+        shown = e[torch.arange(len(x_t), device=x_t.device), self._labels(c)]
         null = torch.einsum("bk,bkd->bd", self.class_posterior(x_t, t).to(e.dtype), e)
         return torch.where(c.present[:, None], shown, null)
 
     def sample(self, c: Condition, *, draws: Draws) -> Tensor:
         """(B, D) exact data of class c; null rows draw their class from q."""
-        label = torch.where(c.present, c.value, draws.categorical("oracle class", self.class_probs))
+        label = torch.where(c.present, self._labels(c), draws.categorical("oracle class", self.class_probs))
         z = draws.normal("oracle", self.means.shape[1], dtype=torch.float64)
         return self.means[label] + torch.einsum("bij,bj->bi", torch.linalg.cholesky(self.covariances)[label], z)
+
+    def _labels(self, c: Condition) -> Tensor:
+        """(B,) the labels that are shown, 0 on null rows, whose label may be anything."""
+        label = torch.where(c.present, c.value, torch.zeros_like(c.value))
+        # Without this −1 would mean the last class.
+        wrong = label[(label < 0) | (label >= len(self.means))]
+        if len(wrong):
+            raise CbdmError(f"the label {int(wrong[0])} is no class of this mixture: allowed 0 … {len(self.means) - 1}")
+        return label
 
     def _solved(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(Cholesky factors (B, K, D, D), σ_t (B,), x_t − α_t μ_c and its solve (B, K, D))."""

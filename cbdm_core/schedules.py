@@ -57,9 +57,10 @@ class Linear(NoiseSchedule):
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         place = t.to(real_dtype(t.device)) * self.steps
-        # (i + 1)/T · T may miss the whole number by a bit, which must not leave the table's point.
+        # (i + 1)/T · T may miss the whole number by a bit, which must not leave the table's point. No wider than that:
+        # times that differ must keep log-SNRs that differ.
         whole = place.round()
-        place = torch.where((place - whole).abs() < 1e-9 * self.steps, whole, place)
+        place = torch.where((place - whole).abs() < 1e-14 * self.steps, whole, place)
         low = place.floor().clamp(0, self.steps - 1)
         table = self._log_table.to(t.device, place.dtype)
         left, right = table[low.long()], table[low.long() + 1]

@@ -11,7 +11,7 @@ from cbdm_core.interfaces import Condition
 from cbdm_core.oracle import GaussianMixtureOracle
 from cbdm_core.schedules import Cosine
 
-NUMBERS = st.integers(-500, 500).map(lambda n: n / 100)
+NUMBERS = st.floats(-1e6, 1e6)
 TIMES = torch.tensor([0.1, 0.4, 0.4, 0.9], dtype=torch.float64)
 X = torch.tensor([[0.3, 1.0], [2.0, -1.0], [0.0, 0.0], [-1.0, 0.5]], dtype=torch.float64)
 C = Condition(torch.tensor([0, 1, 2, 3]), torch.tensor([True, True, False, True]))
@@ -25,7 +25,16 @@ def test_a_text_names_its_schedule_and_back(a, b, tau):
         (Implied(a, tau), (1 + a) / (1 + tau * TIMES) - 1),
     ):
         assert parse_omega(str(omega)) == omega
-        torch.testing.assert_close(omega(TIMES), value, atol=1e-12, rtol=0)
+        torch.testing.assert_close(omega(TIMES), value, atol=1e-12, rtol=1e-12)
+
+
+def test_a_text_is_as_short_as_its_number():
+    assert [str(parse_omega(t)) for t in ("0.50", "1.0", "0.12345678", "linear:1.0,0,2")] == [
+        "0.5",
+        "1",
+        "0.12345678",
+        "linear:1,0,2",
+    ]
 
 
 def test_tau_is_1_where_it_is_left_out():
@@ -39,6 +48,18 @@ def test_tau_is_1_where_it_is_left_out():
 def test_another_text_is_refused(text):
     with pytest.raises(CbdmError, match="allowed are a number"):
         parse_omega(text)
+
+
+def test_strengths_without_meaning_are_refused():
+    """Implied guidance at τ = −1 divides by 0 at t = 1; a NaN would run through every sample."""
+    for tau in (-2.0, -0.1, float("nan")):
+        with pytest.raises(CbdmError, match="tau ≥ 0"):
+            Implied(0.5, tau)
+    with pytest.raises(CbdmError, match="tau ≥ 0, got -2"):
+        parse_omega("implied:0.5,-2")
+    for omega in (float("nan"), float("inf")):
+        with pytest.raises(CbdmError, match="must be finite"):
+            ClassifierFreeGuidance(GaussianMixtureOracle.ring(Cosine()), omega)
 
 
 class _Counting(GaussianMixtureOracle):

@@ -153,9 +153,11 @@ def test_a_row_does_not_depend_on_its_batch(network):
     x_t, t, c = _batch(network, rows=6)
     x_t, t = x_t.float(), t.float()
     together = single(x_t, t, c)
+    # Another batch size is another order of summation: 1e-5 of the largest value, as hidden values are that large.
+    near = {"rtol": 1e-5, "atol": 1e-5 * float(together.abs().max().clamp(min=10))}
     for row in range(6):
         one = slice(row, row + 1)
-        torch.testing.assert_close(single(x_t[one], t[one], c[one]), together[one], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(single(x_t[one], t[one], c[one]), together[one], **near)
 
 
 @torch.no_grad()

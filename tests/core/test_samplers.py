@@ -1,6 +1,7 @@
 """Each sampler is held to the order it declares, on the oracle."""
 
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -60,10 +61,10 @@ class _GivenNoise:
         return torch.full((1, *shape), self.z, dtype=dtype)
 
 
-def moments(sampler, steps, oracle, mean, variance):
-    """Mean and variance after the whole grid: a step is x_s = a x_t + b + c z when the data are one Gaussian."""
+def moments(sampler, times, oracle, mean, variance):
+    """Mean and variance at the last time: a step is x_s = a x_t + b + c z when the data are one Gaussian."""
     label = Condition.of(torch.tensor([0]))
-    for t, s in zip(grid(steps)[:-1], grid(steps)[1:], strict=True):
+    for t, s in pairwise(times):
 
         def step(x, z, t=t, s=s):
             point = torch.full((1, 1), float(x), dtype=torch.float64)
@@ -91,11 +92,38 @@ def test_a_stochastic_sampler_has_its_weak_order(sampler):
 
     steps, errors = np.array([100, 200, 400, 800]), []
     for n in steps:
-        mean, variance = moments(sampler, int(n), oracle, *truth(SCHEDULE.domain[1]))
+        mean, variance = moments(sampler, grid(int(n)), oracle, *truth(SCHEDULE.domain[1]))
         errors.append(abs(mean - truth(END)[0]) + abs(variance - truth(END)[1]))
     slope = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
     assert sampler.stochastic and sampler.order == 1
     assert 0.85 < slope < 1.5, (slope, errors)
+
+
+@pytest.mark.parametrize("schedule", [Linear(steps=20), Cosine()], ids=["linear", "cosine"])
+@pytest.mark.parametrize("steps", [1, 3, 20])
+def test_ancestral_is_exact_where_its_variance_is(schedule, steps):
+    """With the large variance on N(0, I) data, with the small on one point: no error at any number of steps.
+
+    The last step, which adds no noise, leaves the variance α_t² of x̂_0 = α_t x_t (Ho et al. 2020, section 3.2).
+    """
+    times = np.linspace(schedule.domain[1], 0.1, steps + 1)
+    alpha_T, sigma_T = at_time(schedule, times[0])
+    alpha_end, sigma_end = at_time(schedule, 0.1)
+
+    def after(variance, spread, mean, grid):
+        one = torch.ones(1, 1, dtype=torch.float64)
+        oracle = GaussianMixtureOracle(one * mean, one[None] * spread, torch.ones(1), schedule)
+        start = alpha_T * mean, alpha_T**2 * spread + sigma_T**2
+        return moments(Ancestral(schedule, variance=variance), grid, oracle, *start)
+
+    assert after("large", 1.0, 0.0, times) == pytest.approx((0, 1), abs=1e-10)
+    assert after("large", 1.0, 0.0, [*times, 0.0]) == pytest.approx((0, alpha_end**2), abs=1e-10)
+    # A covariance of 1e-14 stands for the point, which no Cholesky factor has.
+    assert after("small", 1e-14, 0.7, times) == pytest.approx((alpha_end * 0.7, sigma_end**2), abs=1e-9)
+    assert after("small", 1e-14, 0.7, [*times, 0.0]) == pytest.approx((0.7, 0), abs=1e-9)
+    # The other way round each is wrong.
+    assert abs(after("small", 1.0, 0.0, times)[1] - 1) > 0.01
+    assert abs(after("large", 1e-14, 0.7, times)[1] - sigma_end**2) > 0.001
 
 
 @pytest.mark.parametrize("sampler", [Ancestral(SCHEDULE), DDIM(SCHEDULE), DPMSolverPP2M(SCHEDULE), Heun(SCHEDULE)])
