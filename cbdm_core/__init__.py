@@ -9,6 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cbdm_core.conditions import MultiLabel as MultiLabel
+    from cbdm_core.conditions import Tokens as Tokens
+    from cbdm_core.conditions import Vectors as Vectors
     from cbdm_core.data.batches import Batches as Batches
     from cbdm_core.data.dataset import Dataset as Dataset
     from cbdm_core.denoising import DenoisingLoss as DenoisingLoss
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from cbdm_core.interfaces import PriorAdjustment as PriorAdjustment
     from cbdm_core.interfaces import Sampler as Sampler
     from cbdm_core.interfaces import ScoreNetwork as ScoreNetwork
+    from cbdm_core.networks.adapters import Adapter as Adapter
+    from cbdm_core.networks.adapters import from_diffusers as from_diffusers
     from cbdm_core.objective import Objective as Objective
     from cbdm_core.oracle import GaussianMixtureOracle as GaussianMixtureOracle
     from cbdm_core.process import Process as Process
@@ -35,6 +40,7 @@ if TYPE_CHECKING:
     from cbdm_core.training import train as train
 
 _HOMES = {
+    "conditions": ["MultiLabel", "Tokens", "Vectors"],
     "data.batches": ["Batches"],
     "data.dataset": ["Dataset"],
     "denoising": ["DenoisingLoss"],
@@ -53,6 +59,7 @@ _HOMES = {
         "Sampler",
         "ScoreNetwork",
     ],
+    "networks.adapters": ["Adapter", "from_diffusers"],
     "objective": ["Objective"],
     "oracle": ["GaussianMixtureOracle"],
     "process": ["Process"],

@@ -20,10 +20,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cbdm_core.errors import CbdmError
+from cbdm_core.networks.experts import has_experts, merged_state
 from cbdm_core.training import TrainState
 from cbdm_core.writing import flush, told_plainly
 
-__all__ = ["checkpoints", "latest_checkpoint", "load_checkpoint", "load_weights", "save_checkpoint"]
+__all__ = ["checkpoints", "latest_checkpoint", "load_checkpoint", "load_weights", "read_tensors", "save_checkpoint"]
 
 _FILES = ("model.safetensors", "ema.safetensors", "optimizer.pt")
 _FORMAT = 1
@@ -121,7 +122,8 @@ def load_weights(path: Path, module: nn.Module, *, verify: bool = False) -> None
 
     Args:
         path: the file.
-        module: gets the weights in place.
+        module: gets the weights in place; where the file's network had low-rank experts and this one has none, theirs
+            are merged into the weights.
         verify: also hold the file against the hash in the `state.json` beside it.
 
     Raises:
@@ -129,16 +131,27 @@ def load_weights(path: Path, module: nn.Module, *, verify: bool = False) -> None
     """
     if verify:
         _verified(path.parent, (path.name,))
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CbdmError(
-            f"{path} cannot be read as safetensors ({_first_line(error)}): take another checkpoint"
-        ) from error
+    tensors = read_tensors(path)
+    if has_experts(tensors) and not has_experts(module):
+        tensors = merged_state(tensors)
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:
         raise CbdmError(f"{path} holds the weights of another network: {_first_line(error, 1)}") from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        CbdmError: the file is missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CbdmError(
+            f"{path} cannot be read as safetensors ({_first_line(error)}): take another checkpoint"
+        ) from error
 
 
 def _verified(checkpoint: Path, names: tuple[str, ...]) -> dict[str, Any]:

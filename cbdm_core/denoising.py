@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -11,12 +12,30 @@ from cbdm_core.errors import CbdmError
 from cbdm_core.interfaces import DenoisingStep, PriorAdjustment
 from cbdm_core.registry import Registry
 
-__all__ = ["LOSS_WEIGHTS", "Constant", "DenoisingLoss", "LossWeight", "MinSNR", "mean_squared"]
+__all__ = [
+    "LOSS_WEIGHTS",
+    "Constant",
+    "DenoisingLoss",
+    "EDMWeight",
+    "FlowWeight",
+    "LossWeight",
+    "MinSNR",
+    "VWeight",
+    "X0Weight",
+    "mean_squared",
+]
 
 LOSS_WEIGHTS = Registry(
     "loss weight",
     "cbdm.loss_weights",
-    {"constant": "cbdm_core.denoising:Constant", "min-snr": "cbdm_core.denoising:MinSNR"},
+    {
+        "constant": "cbdm_core.denoising:Constant",
+        "min-snr": "cbdm_core.denoising:MinSNR",
+        "x_0": "cbdm_core.denoising:X0Weight",
+        "v": "cbdm_core.denoising:VWeight",
+        "flow": "cbdm_core.denoising:FlowWeight",
+        "edm": "cbdm_core.denoising:EDMWeight",
+    },
 )
 
 
@@ -56,6 +75,53 @@ class MinSNR(LossWeight):
     def __call__(self, alpha_t: Tensor, sigma_t: Tensor) -> Tensor:
         # γ/SNR rather than a quotient with SNR below, which is 0 at α = 0.
         return torch.clamp(self.gamma * sigma_t.square() / alpha_t.square(), max=1.0)
+
+
+class X0Weight(LossWeight):
+    """w(t) = σ²/α²: the loss is (x̂_0 − x_0)², since x̂_0 − x_0 = −(σ/α)(ε̂ − ε)."""
+
+    def __call__(self, alpha_t: Tensor, sigma_t: Tensor) -> Tensor:
+        return (sigma_t / alpha_t).square()
+
+
+class VWeight(LossWeight):
+    """w(t) = ((α² + σ²)/α)²: the loss is (v̂ − v)² with v = αε − σx_0; 1/α² where α² + σ² = 1.
+
+    Source: Salimans & Ho 2022, section 4 and appendix D.
+    """
+
+    def __call__(self, alpha_t: Tensor, sigma_t: Tensor) -> Tensor:
+        return (alpha_t + sigma_t * (sigma_t / alpha_t)).square()
+
+
+class FlowWeight(LossWeight):
+    """w(t) = ((α + σ)/α)²: the loss is (û − u)² with u = ε − x_0; 1/(1 − t)² under rectified flow."""
+
+    def __call__(self, alpha_t: Tensor, sigma_t: Tensor) -> Tensor:
+        return (1 + sigma_t / alpha_t).square()
+
+
+class EDMWeight(LossWeight):
+    """w(t) = 1 + (σ̄/σ_d)² with σ̄ = σ/α: the loss is (F̂ − F)² in what the prediction "edm" says.
+
+    It is λ(σ̄) = (σ̄² + σ_d²)/(σ̄ σ_d)² on the squared error of x̂_0, which is σ̄² times that of ε̂.
+
+    Args:
+        sigma_data: σ_d > 0, as in `Predicts`.
+
+    Raises:
+        CbdmError: σ_d that is not above 0.
+
+    Source: Karras et al. 2022, appendix B.6 and table 1.
+    """
+
+    def __init__(self, sigma_data: float = 0.5) -> None:
+        if not 0 < sigma_data < math.inf:
+            raise CbdmError(f"edm needs the data's standard deviation sigma_data > 0, got {sigma_data}")
+        self.sigma_data = sigma_data
+
+    def __call__(self, alpha_t: Tensor, sigma_t: Tensor) -> Tensor:
+        return 1 + (sigma_t / (alpha_t * self.sigma_data)).square()
 
 
 class DenoisingLoss(PriorAdjustment):

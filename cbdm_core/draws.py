@@ -117,6 +117,30 @@ class Draws:
         last = p.shape[-1] - 1 - (p.flip(-1) > 0).long().argmax(-1)
         return torch.minimum(drawn, last)
 
+    def systematic(self, purpose: str, probs: Tensor, count: int) -> Tensor:
+        """(B, count) long, `count` draws of each row of which class k is drawn ⌊count·p_k⌋ or ⌈count·p_k⌉ times.
+
+        Its expected number is count·p_k, so that a mean over the draws is unbiased, and no class comes twice where
+        count·p_k ≤ 1. One point in each of `count` equal parts of the distribution function; the classes' order is
+        shuffled anew at each step, the same for all rows.
+
+        Args:
+            purpose: what the draw is for.
+            probs: (K,) or (B, K), non-negative; rows are normalised here.
+            count: m ≥ 1.
+
+        Source: systematic sampling (Madow 1949).
+        """
+        device = self.rows.device
+        classes = replace(self, rows=torch.arange(probs.shape[-1], device=device))
+        order = torch.argsort(classes.bits(f"{purpose} order", 1)[:, 0], stable=True)
+        p = probs.to(device=device, dtype=real_dtype(device)).expand(len(self.rows), -1)[:, order]
+        cdf = p.cumsum(-1)
+        points = (torch.arange(count, device=device) + self.uniform(purpose, 1)) / count
+        drawn = torch.searchsorted(cdf.contiguous(), points * cdf[:, -1:], right=True)
+        last = p.shape[-1] - 1 - (p.flip(-1) > 0).long().argmax(-1)
+        return order[torch.minimum(drawn, last[:, None])]
+
     def _uniform(self, rows: Tensor, purpose: str, count: int) -> Tensor:
         words = self._bits(rows, purpose, 2 * count)
         high, low = words[:, 0::2], words[:, 1::2]

@@ -10,7 +10,7 @@ from torch import Tensor
 from cbdm_core.errors import CbdmError
 from cbdm_core.interfaces import Condition, Draws, LabelPrior, Sampler, ScoreNetwork
 
-__all__ = ["cyclic_labels", "generate", "labels_from"]
+__all__ = ["conditions_for", "cyclic_labels", "generate", "labels_from"]
 
 
 def cyclic_labels(count: int, classes: int) -> Tensor:
@@ -23,10 +23,30 @@ def labels_from(law: LabelPrior, count: int, seed: int) -> Tensor:
     return Draws(seed, 0, torch.arange(count), "labels/").categorical("law", law.probs.cpu())
 
 
+def conditions_for(labels: Tensor, known: Tensor, known_labels: Tensor) -> Tensor:
+    """(N, …) a known condition for each label: the k-th sample of a label takes its k-th known condition, and around.
+
+    Args:
+        labels: (N,) the labels, such as regions of the condition, that are asked for.
+        known: (M, …) conditions there are.
+        known_labels: (M,) their labels.
+
+    Raises:
+        CbdmError: a label without a known condition.
+    """
+    rows = torch.empty_like(labels)
+    for label in labels.unique().tolist():
+        members, asked = (known_labels == label).nonzero()[:, 0], (labels == label).nonzero()[:, 0]
+        if not len(members):
+            raise CbdmError(f"no condition of label {label} is known: ask for {known_labels.unique().tolist()}")
+        rows[asked] = members[torch.arange(len(asked)) % len(members)]
+    return known[rows]
+
+
 def generate(
     network: ScoreNetwork,
     sampler: Sampler,
-    labels: Tensor,
+    conditions: Tensor,
     shape: Sequence[int],
     *,
     steps: int,
@@ -34,12 +54,12 @@ def generate(
     batch_size: int = 500,
     device: torch.device | str = "cpu",
 ) -> Iterator[Tensor]:
-    """Batches of samples on the CPU, in the order of the labels.
+    """Batches of samples on the CPU, in the order of the conditions.
 
     Args:
         network: the (guided) score network, in eval mode, on `device`.
         sampler: the solver.
-        labels: (N,) the label of each sample.
+        conditions: (N, …) what the network is told of each sample, such as its label.
         shape: of one sample.
         steps: solver steps.
         seed: sample i is a function of (seed, i), whatever `batch_size` is.
@@ -49,9 +69,9 @@ def generate(
     Raises:
         CbdmError: samples that are not finite.
     """
-    numbers = torch.arange(len(labels))
+    numbers = torch.arange(len(conditions))
     for rows in numbers.split(batch_size):
-        c = Condition.of(labels[rows].to(device))
+        c = Condition.of(conditions[rows].to(device))
         draws = Draws(seed, 0, rows.to(device), "sampling/")
         x = sampler.sample(network, c, shape, steps=steps, draws=draws).cpu()
         bad = int((~torch.isfinite(x.flatten(1)).all(1)).sum())

@@ -112,6 +112,8 @@ class ClassifierFreeGuidance(ScoreNetwork):
         network: the score network.
         omega: a number or a function of t.
         interval: (t_low, t_high); outside it ω is 0 (Kynkäänniemi et al. 2024).
+        null: says ε_∅ instead of the network, in a forward of its own; it is asked under the null condition, and not
+            at all where ω is 0 for every row.
 
     Raises:
         CbdmError: an interval that is not within [0, 1], or an ω that is not finite.
@@ -120,12 +122,17 @@ class ClassifierFreeGuidance(ScoreNetwork):
     """
 
     def __init__(
-        self, network: ScoreNetwork, omega: float | Omega, *, interval: tuple[float, float] = (0.0, 1.0)
+        self,
+        network: ScoreNetwork,
+        omega: float | Omega,
+        *,
+        interval: tuple[float, float] = (0.0, 1.0),
+        null: ScoreNetwork | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= interval[0] <= interval[1] <= 1:
             raise CbdmError(f"a guidance interval lies in [0, 1], lower end first, got {interval}")
-        self.network, self.interval = network, interval
+        self.network, self.interval, self.null = network, interval, null
         self.omega: Omega = omega if isinstance(omega, Omega) else Constant(float(omega))
 
     def strength(self, t: Tensor) -> Tensor:
@@ -137,6 +144,13 @@ class ClassifierFreeGuidance(ScoreNetwork):
         omega = self.strength(t)
         if not omega.any():
             return self.network(x_t, t, c)
+        eps_c, eps_null = self._pair(x_t, t, c)
+        return eps_c + per_row(omega, x_t) * (eps_c - eps_null)
+
+    def _pair(self, x_t: Tensor, t: Tensor, c: Condition) -> tuple[Tensor, Tensor]:
+        """(ε_c, ε_∅)."""
+        if self.null is not None:
+            return self.network(x_t, t, c), self.null(x_t, t, c.null())
         both = self.network(torch.cat([x_t, x_t]), torch.cat([t, t]), Condition.cat([c, c.null()]))
         eps_c, eps_null = both.chunk(2)
-        return eps_c + per_row(omega, x_t) * (eps_c - eps_null)
+        return eps_c, eps_null

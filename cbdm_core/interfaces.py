@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from cbdm_core.draws import Draws
+from cbdm_core.dropout import replayed
 from cbdm_core.errors import CbdmError
 
 __all__ = [
@@ -73,6 +74,10 @@ class Condition:
     def with_value(self, value: Tensor) -> Condition:
         """The same rows under another condition, shown wherever this one is."""
         return replace(self, value=value)
+
+    def differs_from(self, other: Condition) -> Tensor:
+        """(B,) bool: rows of which the network would be told something else."""
+        return (self.value != other.value).reshape(len(self), -1).any(1) | (self.present != other.present)
 
     def to(self, device: torch.device | str) -> Condition:
         augment = None if self.augment is None else self.augment.to(device)
@@ -219,11 +224,25 @@ def at_time(schedule: NoiseSchedule, t: float) -> tuple[float, float]:
 
 
 class ConditionPrior(nn.Module, ABC):
-    """A law over conditions, π(c' | c), from which an adjustment draws the other condition."""
+    """A law over conditions, π(c' | c), from which an adjustment draws the other condition.
+
+    Class attributes: `finite`, whether the law draws from a list (`atoms`); `learns`, whether `observe` changes it.
+    """
+
+    finite: bool = False
+    learns: bool = False
 
     @abstractmethod
     def sample(self, c: Condition, *, draws: Draws) -> Condition:
         """c' ~ π(·|c), one per row; a pure function of `draws`."""
+
+    def atoms(self, c: Condition) -> tuple[Tensor, Tensor]:
+        """The S values (S, …) that the law can draw, and their probabilities (S,), or (B, S) if they depend on c.
+
+        Raises:
+            CbdmError: the law is not `finite`.
+        """
+        raise CbdmError(f"{type(self).__name__} has no list of conditions: draw from it, with draws = 1, 2, 3, …")
 
     def observe(self, c: Condition, loss: Tensor) -> None:
         """Tell a learned law the per-example denoising loss; laws that do not learn ignore it."""
@@ -239,6 +258,8 @@ class LabelPrior(ConditionPrior):
     def log_prob(self) -> Tensor:
         """(K,) float64 log-probabilities; −inf where the law never draws the class."""
 
+    finite = True
+
     @property
     def probs(self) -> Tensor:
         """(K,) float64 probabilities; they sum to 1."""
@@ -246,6 +267,10 @@ class LabelPrior(ConditionPrior):
 
     def sample(self, c: Condition, *, draws: Draws) -> Condition:
         return c.with_value(draws.categorical("law", self.probs))
+
+    def atoms(self, c: Condition) -> tuple[Tensor, Tensor]:
+        probs = self.probs
+        return torch.arange(len(probs), device=probs.device), probs
 
     def entropy(self) -> Tensor:
         """H(π) = −Σ π log π in nats, with 0·log 0 = 0; exp(H) is the effective number of classes."""
@@ -275,6 +300,7 @@ class DenoisingStep:
         features: (B, D) pooled inner features when a part of the adjustment needs them, else None.
         network: the score network, for `predict`.
         draws: the random numbers of these rows.
+        dropout_state: where the generator of the dropout masks stood before the network was asked, if it was kept.
     """
 
     x_0: Tensor
@@ -288,10 +314,27 @@ class DenoisingStep:
     features: Tensor | None
     network: ScoreNetwork
     draws: Draws
+    dropout_state: Tensor | None = None
 
-    def predict(self, c: Condition) -> Tensor:
-        """What the network would have said under another condition: ε̂(x_t, t, c), with its gradient."""
-        return self.network(self.x_t, self.t, c)
+    def predict(self, c: Condition, *, same_dropout: bool = False) -> Tensor:
+        """What the network would have said under another condition: ε̂(x_t, t, c), with its gradient.
+
+        Args:
+            c: the other condition of each row.
+            same_dropout: with the dropout masks of `eps_hat`.
+
+        Raises:
+            CbdmError: `same_dropout` on some rows of a batch, or where the masks were not kept.
+        """
+        if not same_dropout:
+            return self.network(self.x_t, self.t, c)
+        if self.dropout_state is None:
+            raise CbdmError(
+                "the dropout masks of this batch are not known: shared dropout needs the whole batch of an Objective "
+                "whose adjustment says wants_dropout_state()"
+            )
+        with replayed(self.dropout_state, self.x_t.device):
+            return self.network(self.x_t, self.t, c)
 
     def __len__(self) -> int:
         return len(self.x_0)
@@ -299,7 +342,9 @@ class DenoisingStep:
     def __getitem__(self, rows: Tensor) -> DenoisingStep:
         names = ["x_0", "c", "t", "eps", "alpha_t", "sigma_t", "x_t", "eps_hat", "draws"]
         features = None if self.features is None else self.features[rows]
-        return replace(self, features=features, **{name: getattr(self, name)[rows] for name in names})
+        taken = {name: getattr(self, name)[rows] for name in names}
+        # Masks are drawn for a batch as a whole, so a part of it cannot have them again.
+        return replace(self, features=features, dropout_state=None, **taken)
 
 
 class PriorAdjustment(nn.Module, ABC):
@@ -310,6 +355,7 @@ class PriorAdjustment(nn.Module, ABC):
 
     inner: PriorAdjustment | None
     needs_features: bool = False
+    needs_dropout_state: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -331,6 +377,10 @@ class PriorAdjustment(nn.Module, ABC):
     def wants_features(self) -> bool:
         """Whether this adjustment, or one inside it, reads `step.features`."""
         return self.needs_features or (self.inner is not None and self.inner.wants_features())
+
+    def wants_dropout_state(self) -> bool:
+        """Whether this adjustment, or one inside it, asks the network again with the same dropout masks."""
+        return self.needs_dropout_state or (self.inner is not None and self.inner.wants_dropout_state())
 
 
 def add_term(terms: dict[str, Tensor], name: str, value: Tensor) -> dict[str, Tensor]:

@@ -38,5 +38,12 @@ class Objective(nn.Module):
     def forward(self, x_0: Tensor, c: Condition, draws: Draws) -> dict[str, Tensor]:
         """Named losses, each (B,)."""
         c = drop_condition(c, draws, probability=self.drop, per=self.drop_per)
-        features = self.adjustment.wants_features()
-        return self.adjustment(self.process.denoise(self.network, x_0, c, draws, with_features=features))
+        step = self.process.denoise(
+            self.network,
+            x_0,
+            c,
+            draws,
+            with_features=self.adjustment.wants_features(),
+            keep_dropout=self.adjustment.wants_dropout_state(),
+        )
+        return self.adjustment(step)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cbdm_core.dropout import kept_state
 from cbdm_core.errors import CbdmError
 from cbdm_core.interfaces import Condition, DenoisingStep, Draws, NoiseSchedule, ScoreNetwork, per_row
 
@@ -139,7 +140,14 @@ class Process:
         return ratio, sigma_t**2 - ratio**2 * sigma_s**2
 
     def denoise(
-        self, network: ScoreNetwork, x_0: Tensor, c: Condition, draws: Draws, *, with_features: bool = False
+        self,
+        network: ScoreNetwork,
+        x_0: Tensor,
+        c: Condition,
+        draws: Draws,
+        *,
+        with_features: bool = False,
+        keep_dropout: bool = False,
     ) -> DenoisingStep:
         """Draw t and ε, make x_t, ask the network, and pack the step.
 
@@ -149,6 +157,7 @@ class Process:
             c: (B,) conditions, as the network shall see them.
             draws: B rows.
             with_features: also ask for the network's inner features.
+            keep_dropout: remember the dropout masks, so that the network can be asked again with the same ones.
 
         Raises:
             CbdmError: row counts that disagree.
@@ -161,5 +170,6 @@ class Process:
         eps = draws.normal("eps", *x_0.shape[1:], dtype=x_0.dtype)
         alpha_t, sigma_t = self.coefficients(t, x_0)
         x_t = alpha_t * x_0 + sigma_t * eps
+        masks = kept_state(x_t.device) if keep_dropout else None
         eps_hat, features = network.with_features(x_t, t, c) if with_features else (network(x_t, t, c), None)
-        return DenoisingStep(x_0, c, t, eps, alpha_t, sigma_t, x_t, eps_hat, features, network, draws)
+        return DenoisingStep(x_0, c, t, eps, alpha_t, sigma_t, x_t, eps_hat, features, network, draws, masks)

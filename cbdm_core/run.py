@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from cbdm_core.checkpoint import latest_checkpoint, load_weights
+from cbdm_core.checkpoint import latest_checkpoint, load_weights, read_tensors
+from cbdm_core.conditions import Classes, ConditionSpace, space_from_dict
 from cbdm_core.distributed import pick_device
 from cbdm_core.errors import CbdmError
 from cbdm_core.interfaces import ConditionPrior, NoiseSchedule, ScoreNetwork
@@ -18,7 +19,9 @@ from cbdm_core.networks import NETWORKS
 from cbdm_core.networks.predicts import Predicts
 from cbdm_core.schedules import SCHEDULES
 
-__all__ = ["Run", "build_network", "build_schedule", "load_run", "read_config"]
+__all__ = ["LAW_DATA", "Run", "build_network", "build_schedule", "load_run", "read_config"]
+
+LAW_DATA = "law_data.safetensors"  # what laws are made from beside the counts: conditions, their labels, similarity
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +36,9 @@ class Run:
         counts: (K,) training images of each class.
         class_names: K names.
         shape: of one example.
+        space: of what the network is told.
+        law_data: "conditions" (N, …) of the training set and their "labels" where it is told no labels, and
+            "similarity" (K, K) where a law is made from it.
         step: training steps done.
         config: the run's configuration as plain values.
     """
@@ -44,6 +50,8 @@ class Run:
     counts: torch.Tensor
     class_names: tuple[str, ...]
     shape: tuple[int, ...]
+    space: ConditionSpace
+    law_data: dict[str, torch.Tensor]
     step: int
     config: dict[str, Any]
 
@@ -73,12 +81,16 @@ def build_schedule(config: dict[str, Any]) -> NoiseSchedule:
 
 
 def build_network(
-    config: dict[str, Any], shape: tuple[int, ...], classes: int, schedule: NoiseSchedule
+    config: dict[str, Any], shape: tuple[int, ...], condition: ConditionSpace, schedule: NoiseSchedule
 ) -> ScoreNetwork:
     """The network of a configuration's `network` table, wrapped where it predicts something else than ε."""
-    network = NETWORKS[config["name"]](shape, classes, **config.get("options", {}))
+    # A number where there are classes: that is all that a network written elsewhere need understand.
+    told = condition.size if isinstance(condition, Classes) else condition
+    network = NETWORKS[config["name"]](shape, told, **config.get("options", {}))
     predicts = config.get("predicts", "eps")
-    return network if predicts == "eps" else Predicts(network, predicts, schedule)
+    if predicts == "eps":
+        return network
+    return Predicts(network, predicts, schedule, sigma_data=config.get("sigma_data", 0.5))
 
 
 def load_run(path: str | Path, *, device: str = "cpu") -> Run:
@@ -93,12 +105,38 @@ def load_run(path: str | Path, *, device: str = "cpu") -> Run:
         facts = config["facts"]
         counts, shape, names = torch.tensor(facts["counts"]), tuple(facts["shape"]), tuple(facts["class_names"])
         schedule = build_schedule(config["schedule"])
-        network = build_network(config["network"], shape, len(counts), schedule)
-        laws = {part: make_law(text, counts) for part, text in {"training": "training", **facts["laws"]}.items()}
+        space = space_from_dict(facts["condition"]) if "condition" in facts else Classes(len(counts))
+        network = build_network(config["network"], shape, space, schedule)
+        data = read_tensors(path / LAW_DATA) if (path / LAW_DATA).exists() else {}
+        made_from = {name: data.get(name) for name in ("conditions", "similarity")}
+        texts = {"training": "training", **facts["laws"]}
+        laws = {part: make_law(text, counts, **made_from) for part, text in texts.items()}
     except (KeyError, TypeError, AttributeError) as error:
         raise CbdmError(f"{path / 'config.toml'} is no run's configuration: {error}; restore it") from error
     checkpoint = latest_checkpoint(path / "checkpoints")
     load_weights(checkpoint / "ema.safetensors", network, verify=True)
+    _restore_learned(laws, checkpoint)
     network = network.to(pick_device(device)).eval().requires_grad_(False)
     step = int(checkpoint.name.removeprefix("step-"))
-    return Run(path, network, schedule, laws, counts, names, shape, step, config)
+    return Run(path, network, schedule, laws, counts, names, shape, space, data, step, config)
+
+
+def _restore_learned(laws: dict[str, ConditionPrior], checkpoint: Path) -> None:
+    """Put what the laws have learned back; the outermost part of a method comes first, and has the shortest name."""
+    learned = [law for law in laws.values() if law.learns]
+    if not learned:
+        return
+    state: dict[str, dict[str, torch.Tensor]] = {}
+    for name, value in read_tensors(checkpoint / "model.safetensors").items():
+        prefix, found, key = name.rpartition("target.")
+        if found and name.startswith("adjustment."):
+            state.setdefault(prefix, {})[key] = value
+    kept = [state[prefix] for prefix in sorted(state, key=len)]
+    for law in learned:
+        values = next((v for v in kept if v.keys() == law.state_dict().keys()), None)
+        if values is None:
+            raise CbdmError(
+                f"{checkpoint} holds nothing that {type(law).__name__} has learned: take another checkpoint"
+            )
+        kept = [v for v in kept if v is not values]
+        law.load_state_dict(values)

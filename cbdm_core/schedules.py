@@ -12,12 +12,18 @@ from cbdm_core.errors import CbdmError
 from cbdm_core.interfaces import NoiseSchedule
 from cbdm_core.registry import Registry
 
-__all__ = ["SCHEDULES", "Cosine", "Linear"]
+__all__ = ["EDM", "SCHEDULES", "VP", "Cosine", "Linear", "RectifiedFlow"]
 
 SCHEDULES = Registry(
     "schedule",
     "cbdm.schedules",
-    {"linear": "cbdm_core.schedules:Linear", "cosine": "cbdm_core.schedules:Cosine"},
+    {
+        "linear": "cbdm_core.schedules:Linear",
+        "cosine": "cbdm_core.schedules:Cosine",
+        "vp": "cbdm_core.schedules:VP",
+        "rectified-flow": "cbdm_core.schedules:RectifiedFlow",
+        "edm": "cbdm_core.schedules:EDM",
+    },
 )
 
 
@@ -102,3 +108,134 @@ class Cosine(NoiseSchedule):
         # 1 − ᾱ = sin(a − a_0) sin(a + a_0) / cos² a_0: no cancellation near t = 0.
         variance = torch.sin(angle - start) * torch.sin(angle + start) / math.cos(start) ** 2
         return alpha_t.clamp(min=0), torch.sqrt(variance.clamp(0, 1))
+
+
+class VP(NoiseSchedule):
+    """The variance-preserving SDE: log α_t = −t²(β_max − β_min)/4 − t β_min/2 and σ_t² = 1 − α_t².
+
+    It is the limit of the T-step table of `Linear` with β_i = β(t)/T. The domain starts at 0.001, where σ is 0.01 as at
+    the table's first step (at 0 log-SNR is infinite), and ends at 1, where α is 0.007.
+
+    Args:
+        beta_min: β(0) > 0.
+        beta_max: β(1) ≥ beta_min; beta_min + beta_max ≤ 100, so that α_1 ≥ e^{−25} and log-SNR is finite.
+
+    Raises:
+        CbdmError: rates out of range.
+
+    Source: Song et al., Score-Based Generative Modeling through SDEs, 2021, eq. 32–33.
+    """
+
+    domain = (0.001, 1.0)
+
+    def __init__(self, *, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
+        if not 0 < beta_min <= beta_max or not beta_min + beta_max <= 100:
+            raise CbdmError(
+                f"vp needs 0 < beta_min ≤ beta_max with a sum of at most 100, got {beta_min} and {beta_max}: the "
+                "published values are 0.1 and 20"
+            )
+        self.beta_min, self.beta_max = beta_min, beta_max
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        t = t.to(real_dtype(t.device))
+        return _from_log_alphas_bar(-t * (self.beta_min + t * (self.beta_max - self.beta_min) / 2))
+
+
+class RectifiedFlow(NoiseSchedule):
+    """α_t = 1 − t, σ_t = t: straight lines from data to noise.
+
+    At t = 0 log-SNR is +∞ and at t = 1 −∞, so the domain is (0.001, 0.999), where log-SNR is ±13.8 and an error of ε̂
+    counts at most 999 times in x̂_0: train a network that predicts the flow (`Predicts`).
+
+    Args:
+        logit_normal: (m, s) draws training times with logit t ~ N(m, s²), clamped into the domain; (0, 1) is the
+            paper's choice. None draws them uniformly.
+
+    Raises:
+        CbdmError: a mean that is not finite, or a deviation that is not above 0.
+
+    Source: Liu et al., Flow Straight and Fast, 2022, eq. 1; Esser et al., Scaling Rectified Flow Transformers, 2024,
+    section 3.1 (logit-normal times).
+    """
+
+    domain = (0.001, 0.999)
+
+    def __init__(self, *, logit_normal: tuple[float, float] | None = None) -> None:
+        if logit_normal is not None:
+            _check_normal("rectified-flow", *logit_normal)
+        self.logit_normal = logit_normal
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        t = t.to(real_dtype(t.device))
+        return 1 - t, t
+
+    def draw_t(self, draws: Draws) -> Tensor:
+        if self.logit_normal is None:
+            return super().draw_t(draws)
+        return torch.sigmoid(_normal_times(draws, *self.logit_normal)).clamp(*self.domain)
+
+
+class EDM(NoiseSchedule):
+    """Exploding variance: α = 1, σ_t = (σ_min^{1/ρ} + t' (σ_max^{1/ρ} − σ_min^{1/ρ}))^ρ with t' = (t − 0.001)/0.999.
+
+    Below the domain (0.001, 1) σ falls linearly from σ_min to 0, so that x_0 = x at t = 0. A grid uniform in t is then
+    the paper's grid of noise levels. Training times have log σ ~ N(mean, std²), clamped into [σ_min, σ_max]. x_t is as
+    large as σ_max: train a network that predicts "edm" (`Predicts`), which scales its input.
+
+    Args:
+        sigma_min: σ at the start of the domain, > 0, in the unit of the data.
+        sigma_max: σ at t = 1, > sigma_min.
+        rho: ρ > 0; the larger, the more of the times lie at small σ.
+        mean: of log σ in training.
+        std: of log σ in training, > 0.
+
+    Raises:
+        CbdmError: any of these out of range.
+
+    Source: Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, 2022, eq. 5 and table 1.
+    """
+
+    domain = (0.001, 1.0)
+
+    def __init__(
+        self,
+        *,
+        sigma_min: float = 0.002,
+        sigma_max: float = 80.0,
+        rho: float = 7.0,
+        mean: float = -1.2,
+        std: float = 1.2,
+    ) -> None:
+        if not 0 < sigma_min < sigma_max < math.inf or not 0 < rho < math.inf:
+            raise CbdmError(
+                f"edm needs 0 < sigma_min < sigma_max and rho > 0, got {sigma_min}, {sigma_max} and {rho}: the "
+                "published values are 0.002, 80 and 7"
+            )
+        _check_normal("edm", mean, std)
+        self.sigma_min, self.sigma_max, self.rho, self.mean, self.std = sigma_min, sigma_max, rho, mean, std
+        self._low = sigma_min ** (1 / rho)
+        self._width = sigma_max ** (1 / rho) - self._low
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        t, start = t.to(real_dtype(t.device)), self.domain[0]
+        part = ((t - start) / (1 - start)).clamp(min=0)
+        sigma_t = torch.where(t < start, self.sigma_min * t / start, (self._low + part * self._width) ** self.rho)
+        return torch.ones_like(t), sigma_t
+
+    def time_of(self, sigma: Tensor) -> Tensor:
+        """The t in the domain at which σ_t is `sigma`, or the end that lies nearest."""
+        part = (sigma ** (1 / self.rho) - self._low) / self._width
+        return (self.domain[0] + (1 - self.domain[0]) * part).clamp(*self.domain)
+
+    def draw_t(self, draws: Draws) -> Tensor:
+        return self.time_of(torch.exp(_normal_times(draws, self.mean, self.std)))
+
+
+def _check_normal(name: str, mean: float, std: float) -> None:
+    if not math.isfinite(mean) or not 0 < std < math.inf:
+        raise CbdmError(f"{name} draws times from a normal law with a finite mean and std > 0, got {mean} and {std}")
+
+
+def _normal_times(draws: Draws, mean: float, std: float) -> Tensor:
+    """(B,) N(mean, std²), from which a schedule makes its training times."""
+    return mean + std * draws.normal("t", 1, dtype=real_dtype(draws.rows.device))[:, 0]

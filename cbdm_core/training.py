@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,11 +13,21 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cbdm_core.data.batches import Batches
 from cbdm_core.distributed import World, sum_over_ranks
+from cbdm_core.dropout import seed_dropout
 from cbdm_core.errors import CbdmError, unknown_name
-from cbdm_core.interfaces import Condition, Draws, ScoreNetwork
+from cbdm_core.interfaces import Condition, Draws, LabelPrior, PriorAdjustment, ScoreNetwork
 from cbdm_core.objective import Objective
 
-__all__ = ["PRECISIONS", "DivergedError", "TrainRecord", "TrainSettings", "TrainState", "learning_rate", "train"]
+__all__ = [
+    "PRECISIONS",
+    "DivergedError",
+    "TrainRecord",
+    "TrainSettings",
+    "TrainState",
+    "learned_laws",
+    "learning_rate",
+    "train",
+]
 
 PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -65,7 +74,7 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class TrainRecord:
-    """What one step did: `step` counts finished steps; losses are means over the global batch."""
+    """What one step did: `step` counts finished steps; losses are means over the global batch; `laws` have learned."""
 
     step: int
     loss: float
@@ -73,6 +82,7 @@ class TrainRecord:
     groups: dict[str, float]
     grad_norm: float
     learning_rate: float
+    laws: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 def learning_rate(settings: TrainSettings, step: int) -> float:
@@ -103,6 +113,8 @@ class TrainState:
     def start(cls, objective: Objective, settings: TrainSettings, world: World | None = None) -> TrainState:
         """Step 0, with the network moved to its device."""
         world = world or World(0, 1, torch.device("cpu"))
+        if world.device.type == "mps":  # which has no float64, and laws keep their tables in it
+            objective._apply(lambda value: value.float() if value.dtype == torch.float64 else value)
         objective = objective.to(world.device)
         ema = copy.deepcopy(objective.network).eval().requires_grad_(False)
         optimizer = torch.optim.AdamW(
@@ -160,11 +172,11 @@ def _one_step(
     names: tuple[str, ...],
 ) -> TrainRecord:
     world, settings = state.world, state.settings
-    x_0, y, rows = (v.to(world.device) for v in batches.at(step, world.rank, world.size))
-    _seed_dropout(settings.seed, step, world)
+    x_0, y, rows, told = (v.to(world.device) for v in batches.at(step, world.rank, world.size))
+    seed_dropout(settings.seed, step, world.rank, world.device)
     dtype = PRECISIONS[settings.precision]
     with torch.autocast(world.device.type, dtype, enabled=dtype != torch.float32):
-        terms: dict[str, Tensor] = objective(x_0, Condition.of(y), Draws(settings.seed, step, rows))
+        terms: dict[str, Tensor] = objective(x_0, Condition.of(told), Draws(settings.seed, step, rows))
     loss = torch.stack([term.mean() for term in terms.values()]).sum()
     _refuse_unfinite("loss", float(sum_over_ranks(loss.detach())), step, y)
     rate = learning_rate(settings, step)
@@ -173,7 +185,19 @@ def _one_step(
     state.average()
     means = {name: float(sum_over_ranks(term.detach().mean())) / world.size for name, term in terms.items()}
     by_group = _group_means(terms["denoising"].detach(), y, groups, names)
-    return TrainRecord(step + 1, sum(means.values()), means, by_group, norm, rate)
+    laws = learned_laws(state.objective.adjustment)
+    return TrainRecord(step + 1, sum(means.values()), means, by_group, norm, rate, laws)
+
+
+def learned_laws(adjustment: PriorAdjustment | None) -> dict[str, tuple[float, ...]]:
+    """The probabilities of each law that learns, by the term of the adjustment that draws from it."""
+    laws = {}
+    while adjustment is not None:
+        law = getattr(adjustment, "target", None)
+        if isinstance(law, LabelPrior) and law.learns:
+            laws[getattr(adjustment, "term", type(adjustment).__name__)] = tuple(law.probs.tolist())
+        adjustment = adjustment.inner
+    return laws
 
 
 def _update(state: TrainState, loss: Tensor, rate: float, step: int, labels: Tensor) -> float:
@@ -201,21 +225,6 @@ def _refuse_unfinite(what: str, value: float, step: int, labels: Tensor) -> None
             step,
             shown,
         )
-
-
-def _seed_dropout(seed: int, step: int, world: World) -> None:
-    """Dropout uses the device's default generator, so that is what a step starts from a known place.
-
-    Not `torch.manual_seed`, which queues a call for every device that has not been used yet, and so grows at each step.
-    """
-    digest = hashlib.sha256(f"{seed}/dropout/{step}/{world.rank}".encode()).digest()
-    number = int.from_bytes(digest[:8], "little") >> 1
-    if world.device.type == "cuda":
-        torch.cuda.manual_seed(number)
-    elif world.device.type == "mps":
-        torch.mps.manual_seed(number)
-    else:
-        torch.default_generator.manual_seed(number)
 
 
 def _group_means(loss: Tensor, y: Tensor, groups: Tensor | None, names: tuple[str, ...]) -> dict[str, float]:

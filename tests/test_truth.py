@@ -40,8 +40,8 @@ from cbdm_priors import (
     Uniform,
     make_law,
 )
-from cbdm_priors.balancing import constant
 from cbdm_priors.optimum import balanced_optimum, null_optimum
+from cbdm_priors.penalty import constant
 from tests.priors.steps import LawStub, TableNetwork, make_step
 
 quick = settings(deadline=None, max_examples=40)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +13,23 @@ from cbdm_core.data.dataset import Dataset
 from cbdm_core.draws import Draws
 from cbdm_core.errors import CbdmError
 
-__all__ = ["Batches", "resampling_weights"]
+__all__ = ["Batch", "Batches", "resampling_weights"]
+
+
+class Batch(NamedTuple):
+    """One process's share of a batch.
+
+    Args:
+        x_0: (B, …) float32 examples.
+        y: (B,) long labels.
+        rows: (B,) long, the places in the global batch.
+        told: what the network is told, the labels or (B, …) conditions.
+    """
+
+    x_0: Tensor
+    y: Tensor
+    rows: Tensor
+    told: Tensor
 
 
 def resampling_weights(labels: Tensor, probs: Tensor) -> Tensor:
@@ -42,23 +59,26 @@ class Batches:
     """Batch number `step`, without a loader: whole epochs in a drawn order, or independent draws by weight.
 
     Without weights the batches are cut from an endless row of epochs, each a permutation of the N examples; a batch
-    may reach over the end of one into the next. With weights every row is drawn on its own, with replacement.
+    may reach over the end of one into the next. With weights every row is drawn on its own, with replacement. With
+    `pure` each batch holds one class, drawn from that law, and its examples come with replacement.
 
     Args:
         dataset: the examples.
         batch_size: B of the global batch, ≥ 1.
         seed: of order, draws and flips.
         weights: (N,) ≥ 0 with a positive sum, such as `resampling_weights`; None for epochs.
+        pure: (K,) a law of the class that a whole batch is of; None mixes classes. It goes without weights.
         flip: mirror images along their last axis (horizontally), one fair coin per row.
 
     Raises:
-        CbdmError: a batch size below 1, weights that are none, or a flip of vectors.
+        CbdmError: a batch size below 1, weights that are none, a law with empty classes, or a flip of vectors.
     """
 
     dataset: Dataset
     batch_size: int
     seed: int = field(kw_only=True)
     weights: Tensor | None = field(default=None, kw_only=True)
+    pure: Tensor | None = field(default=None, kw_only=True)
     flip: bool = field(default=False, kw_only=True)
     _orders: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
 
@@ -69,6 +89,10 @@ class Batches:
             raise CbdmError("flip=true is for images, and these data are vectors: set flip=false")
         if self.weights is not None:
             self._check(self.weights)
+        if self.pure is not None:
+            if self.weights is not None:
+                raise CbdmError("batches of one class are not resampled too: choose one of pure and resample")
+            self._check(resampling_weights(self.dataset.y, self.pure))
 
     def _check(self, weights: Tensor) -> None:
         if weights.shape != (len(self.dataset),):
@@ -81,16 +105,13 @@ class Batches:
         if weights.sum() <= 0:
             raise CbdmError("every weight is 0, so that no example can be drawn: give one a positive weight")
 
-    def at(self, step: int, rank: int = 0, world: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-        """(x_0, y, rows) of this process's share of a batch, whatever was asked for before.
+    def at(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+        """This process's share of a batch, whatever was asked for before.
 
         Args:
             step: ≥ 0.
             rank: of this process, in [0, world).
             world: processes; each takes a contiguous share of the global batch.
-
-        Returns:
-            x_0 (B/world, …) float32, y (B/world,) long, and rows (B/world,) long, the places in the global batch.
 
         Raises:
             CbdmError: the batch does not split evenly, or step or rank is out of range.
@@ -104,12 +125,15 @@ class Batches:
         share = self.batch_size // world
         rows = torch.arange(rank * share, (rank + 1) * share)
         draws = Draws(self.seed, step, rows)
-        chosen = self._from_epochs(step, rows) if self.weights is None else self._by_weight(draws)
+        if self.pure is not None:
+            chosen = self._of_one_class(step, rows)
+        else:
+            chosen = self._from_epochs(step, rows) if self.weights is None else self._by_weight(draws)
         x_0 = self.dataset.model_input(chosen)
         if self.flip:
             coins = draws.uniform("flip") < 0.5
             x_0 = torch.where(coins.reshape(-1, *[1] * (x_0.ndim - 1)), x_0.flip(-1), x_0)
-        return x_0, self.dataset.y[chosen], rows
+        return Batch(x_0, self.dataset.y[chosen], rows, self.dataset.told(chosen))
 
     def _by_weight(self, draws: Draws) -> Tensor:
         """`draws.categorical("batch", weights)`, with the distribution function of N examples summed only once."""
@@ -121,6 +145,14 @@ class Batches:
         assert self.weights is not None
         weights = self.weights.to(torch.float64)
         return weights.cumsum(0), int(weights.nonzero()[-1])
+
+    def _of_one_class(self, step: int, rows: Tensor) -> Tensor:
+        """Examples of the step's class; the class is shared by all processes."""
+        assert self.pure is not None
+        label = int(Draws(self.seed, step, torch.zeros(1, dtype=torch.long)).categorical("pure class", self.pure)[0])
+        members = (self.dataset.y == label).nonzero()[:, 0]
+        place = Draws(self.seed, step, rows).uniform("pure member") * len(members)
+        return members[place.long().clamp(max=len(members) - 1)]
 
     def _from_epochs(self, step: int, rows: Tensor) -> Tensor:
         size = len(self.dataset)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from cbdm_core.conditions import Classes, ConditionSpace, MultiLabel, Vectors
 from cbdm_core.errors import CbdmError
 
 __all__ = ["Dataset", "to_uint8"]
@@ -27,6 +28,9 @@ class Dataset:
         x: (N, C, *spatial) uint8 images, or (N, D) float32 vectors.
         y: (N,) int64 labels in [0, K).
         class_names: K different names.
+        condition: what the network is told of each example where that is no label, (N, D) float32 vectors or (N, A)
+            int64 attributes of 0 and 1; None tells it the label. Labels then only say what to count and judge by, such
+            as regions of high and low density of the condition.
 
     Raises:
         CbdmError: no example, another dtype or shape, NaN or infinite values, labels out of range, lengths that
@@ -36,10 +40,12 @@ class Dataset:
     x: Tensor
     y: Tensor
     class_names: tuple[str, ...]
+    condition: Tensor | None = None
 
     def __post_init__(self) -> None:
         self._check_examples()
         self._check_labels()
+        self._check_condition()
         twice = [name for i, name in enumerate(self.class_names) if name in self.class_names[:i]]
         if twice:
             raise CbdmError(f"two classes are called {twice[0]!r}: give each class its own name")
@@ -80,6 +86,34 @@ class Dataset:
                 f"{self.num_classes - 1}; mend the label or name more classes"
             )
 
+    def _check_condition(self) -> None:
+        c = self.condition
+        if c is None:
+            return
+        kind, shape = str(c.dtype).removeprefix("torch."), tuple(c.shape)
+        if kind not in ("float32", "int64") or len(shape) != 2 or shape[0] != len(self.x) or shape[1] == 0:
+            raise CbdmError(
+                f"conditions are {kind} of shape {shape}: {len(self.x)} examples need vectors float32 "
+                f"({len(self.x)}, D) or attributes int64 ({len(self.x)}, A)"
+            )
+        good = torch.isfinite(c) if kind == "float32" else (c == 0) | (c == 1)
+        rows = (~good).any(1).nonzero()[:, 0]
+        if len(rows):
+            allowed = "finite numbers" if kind == "float32" else "0 or 1"
+            raise CbdmError(f"the condition of row {int(rows[0])} is {c[rows[0]].tolist()}: allowed are {allowed}")
+
+    @property
+    def space(self) -> ConditionSpace:
+        """The space of what the network is told."""
+        if self.condition is None:
+            return Classes(self.num_classes)
+        size = self.condition.shape[1]
+        return Vectors(size) if self.condition.is_floating_point() else MultiLabel(size)
+
+    def told(self, rows: Tensor | slice = slice(None)) -> Tensor:
+        """What the network is told of these rows: labels, or conditions where there are some."""
+        return self.y[rows] if self.condition is None else self.condition[rows]
+
     @property
     def num_classes(self) -> int:
         """K, classes without examples included."""
@@ -107,7 +141,7 @@ class Dataset:
     def content_hash(self) -> str:
         """SHA-256 in hex of examples, labels and names."""
         digest = hashlib.sha256(repr((self.shape, str(self.x.dtype), self.class_names)).encode())
-        for array in (self.x, self.y):
+        for array in (self.x, self.y, *([] if self.condition is None else [self.condition])):
             digest.update(array.contiguous().numpy().data)
         return digest.hexdigest()
 
@@ -120,4 +154,5 @@ class Dataset:
         if rows.ndim != 1:
             raise CbdmError(f"rows have {rows.ndim} dimensions, they must have 1: write dataset[[3]] for row 3 alone")
         rows = rows if len(rows) else rows.long()  # an empty list becomes float, which indexes nothing
-        return replace(self, x=self.x[rows], y=self.y[rows])
+        condition = None if self.condition is None else self.condition[rows]
+        return replace(self, x=self.x[rows], y=self.y[rows], condition=condition)

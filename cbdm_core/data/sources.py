@@ -20,6 +20,8 @@ DATASETS = Registry(
     "cbdm.datasets",
     {
         "digits": "cbdm_core.data.sources:digits",
+        "digits-pose": "cbdm_core.data.measured:digits_pose",
+        "digits-attributes": "cbdm_core.data.measured:digits_attributes",
         "mixture": "cbdm_core.data.sources:mixture",
         "npz": "cbdm_core.data.npz:npz",
         "folder": "cbdm_core.data.folders:folder",

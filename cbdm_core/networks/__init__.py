@@ -1,4 +1,4 @@
-"""Score networks by name; every constructor takes (shape, num_classes) and then keywords."""
+"""Score networks by name; every constructor takes (shape, condition) and then keywords."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ NETWORKS = Registry(
     "network",
     "cbdm.networks",
     {
+        "dit": "cbdm_core.networks.dit:DiT",
         "mlp": "cbdm_core.networks.mlp:MLP",
         "unet": "cbdm_core.networks.unet:UNet",
         "published": "cbdm_core.networks.published:published_unet",

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cbdm_core.conditions import Classes, check_positive
 from cbdm_core.draws import real_dtype
 from cbdm_core.errors import CbdmError
 from cbdm_core.interfaces import Condition
@@ -117,35 +118,18 @@ class ClassEmbedding(nn.Module):
 
     def __init__(self, num_classes: int, size: int) -> None:
         super().__init__()
-        check_positive(num_classes=num_classes)
-        self.num_classes = num_classes
+        self.space = Classes(num_classes)
         self.vectors = nn.Embedding(num_classes, size)
 
     def forward(self, c: Condition) -> Tensor:
         """(B, size).
 
         Raises:
-            CbdmError: labels that are not (B,) integers, or one outside [0, K) (on the CPU; elsewhere looking would
-                make every step wait for the device, whose own bounds check answers).
+            CbdmError: labels that are not (B,) integers, or one outside [0, K) (`Classes.shown`).
         """
-        label, present = c.value, c.present
-        if label.ndim != 1 or label.is_floating_point() or label.is_complex() or label.dtype == torch.bool:
-            raise CbdmError(f"labels must be (B,) integers, got {tuple(label.shape)} of {label.dtype}")
-        shown = torch.where(present, label, torch.zeros_like(label)).long()
-        if shown.device.type == "cpu" and not torch.compiler.is_compiling():
-            self._check(shown)
-        vectors = self.vectors(shown)
+        vectors = self.vectors(self.space.shown(c))
         # Selecting rather than multiplying by zero, so that not even a NaN in a vector shows under a null.
-        return torch.where(present[:, None], vectors, torch.zeros_like(vectors))
-
-    def _check(self, shown: Tensor) -> None:
-        outside = (shown < 0) | (shown >= self.num_classes)
-        if bool(outside.any()):
-            label = int(shown[outside][0])
-            raise CbdmError(
-                f"label {label} is outside [0, {self.num_classes}): number the classes from 0, "
-                "or build the network with more classes"
-            )
+        return torch.where(c.present[:, None], vectors, torch.zeros_like(vectors))
 
 
 class AugmentEmbedding(nn.Module):
@@ -271,13 +255,6 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-
-
-def check_positive(**values: int) -> None:
-    """Refuse, by name, a value that is not a whole number of 1 or more."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise CbdmError(f"{name} must be a whole number of 1 or more, got {value!r}")
 
 
 def check_batch(shape: Sequence[int], x_t: Tensor, t: Tensor, c: Condition) -> None:

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cbdm_core.conditions import ConditionSpace, as_space, class_count
 from cbdm_core.errors import CbdmError
 from cbdm_core.interfaces import Condition, ScoreNetwork
-from cbdm_core.networks.layers import ClassEmbedding, TimeEmbedding, check_batch, check_positive, linear
+from cbdm_core.networks.encoders import condition_encoder
+from cbdm_core.networks.layers import TimeEmbedding, check_batch, check_positive, linear
 
 __all__ = ["MLP"]
 
@@ -34,17 +36,22 @@ class _Block(nn.Module):
 
 
 class MLP(ScoreNetwork):
-    """ε̂(x_t, t, c) of vectors: a linear map in, residual blocks, a linear map out, steered by time and label.
+    """ε̂(x_t, t, c) of vectors: a linear map in, residual blocks, a linear map out, steered by time and condition.
 
     Nothing is normalised, so that far from the data ε̂ can still grow with x_t.
 
     Args:
         shape: (D,) of one example.
-        num_classes: K ≥ 1; labels are 0 … K − 1.
+        condition: K ≥ 1 classes, or another space: Vectors or MultiLabel.
         width: of the hidden layers and embeddings; even.
         depth: residual blocks, ≥ 1.
         dropout: probability in [0, 1) inside the blocks.
         time_steps: T embeds the index i = round(tT) − 1 of a T-step table, None embeds 1000·t.
+
+    Attributes:
+        condition: the space.
+        num_classes: K, or None where the condition is no class.
+        num_features: D of `with_features`, the width.
 
     Raises:
         CbdmError: any of these that does not fit, with what would.
@@ -53,7 +60,7 @@ class MLP(ScoreNetwork):
     def __init__(
         self,
         shape: Sequence[int],
-        num_classes: int,
+        condition: int | ConditionSpace,
         *,
         width: int = 128,
         depth: int = 3,
@@ -66,18 +73,19 @@ class MLP(ScoreNetwork):
         check_positive(shape=shape[0], width=width, depth=depth)
         if not 0 <= dropout < 1:
             raise CbdmError(f"dropout must be a probability in [0, 1), got {dropout}")
-        self.shape, self.num_classes, self.num_features = tuple(shape), num_classes, width
+        self.shape, self.condition, self.num_features = tuple(shape), as_space(condition), width
+        self.num_classes = class_count(self.condition)
         self.time = TimeEmbedding(width, width, time_steps)
-        self.label = ClassEmbedding(num_classes, width)
+        self.label = condition_encoder(self.condition, width)
         self.inward = linear(shape[0], width)
         self.blocks = nn.ModuleList(_Block(width, dropout) for _ in range(depth))
         self.outward = linear(width, shape[0], gain=0.1)
 
     def forward(self, x_t: Tensor, t: Tensor, c: Condition) -> Tensor:
-        """ε̂ (B, D) from x_t (B, D), t (B,) in [0, 1] and (B,) labels.
+        """ε̂ (B, D) from x_t (B, D), t (B,) in [0, 1] and B conditions.
 
         Raises:
-            CbdmError: a shape that is not this network's, a label outside [0, K), or an augmentation vector.
+            CbdmError: a shape that is not this network's, a condition outside its space, or an augmentation vector.
         """
         return self.with_features(x_t, t, c)[0]
 

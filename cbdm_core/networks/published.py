@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cbdm_core.conditions import ConditionSpace
 from cbdm_core.errors import CbdmError, closest
 from cbdm_core.networks.layers import sinusoid
 from cbdm_core.networks.unet import UNet
@@ -46,7 +47,7 @@ _ENDS = {
 
 def published_unet(
     shape: Sequence[int],
-    num_classes: int,
+    condition: int | ConditionSpace,
     *,
     width: int = 128,
     multipliers: Sequence[int] = (1, 2, 2, 2),
@@ -61,7 +62,7 @@ def published_unet(
 
     Args:
         shape: (C, *spatial) of one example; (3, 32, 32) as published.
-        num_classes: K ≥ 1.
+        condition: K ≥ 1 classes, or another space.
         width: as for `UNet`, and so are the others.
         multipliers: channels of each level in units of `width`.
         attention: levels with attention.
@@ -78,7 +79,7 @@ def published_unet(
     """
     return UNet(
         shape,
-        num_classes,
+        condition,
         width=width,
         multipliers=multipliers,
         attention=attention,

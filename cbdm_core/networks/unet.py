@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cbdm_core.conditions import ConditionSpace, as_space, class_count
 from cbdm_core.errors import CbdmError
 from cbdm_core.interfaces import Condition, ScoreNetwork
+from cbdm_core.networks.encoders import condition_encoder
 from cbdm_core.networks.layers import (
     TINY,
     AugmentEmbedding,
-    ClassEmbedding,
     Downsample,
     ResidualBlock,
     TimeEmbedding,
@@ -31,12 +32,12 @@ class UNet(ScoreNetwork):
     """ε̂(x_t, t, c): residual blocks down, a middle, and up again over the concatenated skips.
 
     The number of spatial axes of `shape` makes it 1-D, 2-D or 3-D. The embedding is that of time, plus that of the
-    label where it is present, plus that of the augmentation. Convolutions and linear maps start Xavier-uniform; the
+    condition where it is present, plus that of the augmentation. Convolutions and linear maps start Xavier-uniform; the
     last convolution of each residual block and of the network, and the output of attention, with a gain of 1e-5.
 
     Args:
         shape: (C, *spatial) of one example, 1 to 3 spatial axes, each divisible by 2^(levels − 1).
-        num_classes: K ≥ 1; labels are 0 … K − 1.
+        condition: K ≥ 1 classes, or another space: Vectors or MultiLabel.
         width: channels at the first level; even, divisible by `groups` and, where there is attention, by `heads`.
         multipliers: channels of each level in units of `width`; as many levels as numbers.
         attention: the levels (from 0) whose blocks have attention; the middle always has.
@@ -48,7 +49,9 @@ class UNet(ScoreNetwork):
         time_steps: T for a network trained on a T-step table (it embeds i = round(tT) − 1), None embeds 1000·t.
 
     Attributes:
-        options: the keyword arguments, so that `UNet(shape, num_classes, **options)` has the same architecture.
+        options: the keyword arguments, so that `UNet(shape, condition, **options)` has the same architecture.
+        condition: the space.
+        num_classes: K, or None where the condition is no class.
         num_features: D of `with_features`.
 
     Raises:
@@ -60,7 +63,7 @@ class UNet(ScoreNetwork):
     def __init__(
         self,
         shape: Sequence[int],
-        num_classes: int,
+        condition: int | ConditionSpace,
         *,
         width: int = 32,
         multipliers: Sequence[int] = (1, 2),
@@ -73,7 +76,8 @@ class UNet(ScoreNetwork):
         time_steps: int | None = None,
     ) -> None:
         super().__init__()
-        self.shape, self.num_classes = tuple(shape), num_classes
+        self.shape, self.condition = tuple(shape), as_space(condition)
+        self.num_classes = class_count(self.condition)
         multipliers, attention = tuple(multipliers), tuple(attention)
         self.options: dict[str, Any] = {
             "width": width,
@@ -95,7 +99,7 @@ class UNet(ScoreNetwork):
             return ResidualBlock(dims, inputs, outputs, size, groups=groups, dropout=dropout, heads=chosen)
 
         self.time = TimeEmbedding(width, size, time_steps)
-        self.label = ClassEmbedding(num_classes, size)
+        self.label = condition_encoder(self.condition, size)
         self.augment = AugmentEmbedding(augmentations, size)
         self.stem = conv(dims, self.shape[0], width)
         self.down, self.middle, self.up = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
@@ -125,10 +129,11 @@ class UNet(ScoreNetwork):
         Args:
             x_t: (B, C, *spatial).
             t: (B,) in [0, 1].
-            c: (B,) labels; `augment` (B, augmentations) or None, which is the zero vector.
+            c: B conditions; `augment` (B, augmentations) or None, which is the zero vector.
 
         Raises:
-            CbdmError: a shape that is not this network's, a label outside [0, K), or an unexpected augmentation vector.
+            CbdmError: a shape that is not this network's, a condition outside its space, or an unexpected augmentation
+                vector.
         """
         return self._decode(*self._encode(x_t, t, c))
 

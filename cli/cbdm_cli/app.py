@@ -20,6 +20,10 @@ Omega = Annotated[
     str | None,
     typer.Option(help="Guidance: a number, linear:a,b[,tau] for a·τt + b, or implied:omega,tau. Default: the run's."),
 ]
+GuidancePrior = Annotated[
+    str | None,
+    typer.Option(help="Guide away from the null of this label law instead of the training law's: uniform, …"),
+]
 SamplerName = Annotated[str | None, typer.Option("--sampler", help="Sampler by name. Default: the run's.")]
 SamplerSteps = Annotated[int | None, typer.Option("--steps", help="Sampler steps. Default: the run's.")]
 
@@ -36,7 +40,8 @@ def train(
     method: Annotated[
         str | None,
         typer.Option(
-            help="ddpm, or parts joined by +, each with its law: cbdm:null, reweight:uniform, resample:uniform."
+            help="ddpm, or parts joined by +, each with its law: cbdm:null, shrink:null, reweight:uniform, t2h, coral, "
+            "ccua, diffrop:uniform, capacity, resample:uniform, pure. Options: --set method.options.PART.NAME=VALUE."
         ),
     ] = None,
     prior: Annotated[
@@ -77,9 +82,24 @@ def train(
 @app.command()
 def sample(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    labels: Annotated[str, typer.Option(help="cyclic, a law such as uniform, or labels: 3,3,7.")] = "cyclic",
+    labels: Annotated[
+        str | None, typer.Option(help="cyclic (the default), a law such as uniform, or labels: 3,3,7.")
+    ] = None,
+    condition: Annotated[
+        list[str] | None, typer.Option(help="For a run that is told vectors: its numbers, 0.5,-1; repeat it.")
+    ] = None,
     n: Annotated[int | None, typer.Option("--n", help="How many. Default: 16 a class, or the labels given.")] = None,
+    unconditional: Annotated[
+        bool, typer.Option("--unconditional", help="Without conditions, under --prior; 100 steps of ddim with η = 1.")
+    ] = False,
+    prior: Annotated[
+        str | None, typer.Option(help="The law of --unconditional: uniform (the default), training, power:0.5, …")
+    ] = None,
     omega: Omega = None,
+    guidance_prior: GuidancePrior = None,
+    temperature: Annotated[float | None, typer.Option(help="Of tracked weights; above 1 less peaked.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Keep the k largest tracked weights.")] = None,
+    track_every: Annotated[int | None, typer.Option(help="Update tracked weights at every k-th step.")] = None,
     sampler: SamplerName = None,
     steps: SamplerSteps = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the samples. Default: the run's.")] = None,
@@ -88,15 +108,28 @@ def sample(
     device: Device = "auto",
 ) -> None:
     """Draw samples from a run."""
-    from cbdm_cli.sample import sample_run
+    from cbdm_cli.sample import Asked, sample_run
+    from cbdm_core.errors import CbdmError
 
-    sample_run(run, labels, n, {"omega": omega, "sampler": sampler, "steps": steps, "seed": seed}, format_, out, device)
+    if unconditional and (labels is not None or condition or omega is not None or guidance_prior is not None):
+        raise CbdmError("--unconditional shows the network no condition: leave out --labels, --condition, --omega, …")
+    if prior is not None and not unconditional:
+        raise CbdmError(f"--prior {prior} goes with --unconditional; labels drawn from a law are --labels {prior}")
+    tracked = {"temperature": temperature, "top_k": top_k, "every": track_every}
+    if not unconditional and guidance_prior is None and any(value is not None for value in tracked.values()):
+        raise CbdmError("--temperature, --top-k and --track-every need --guidance-prior LAW or --unconditional")
+    if condition and labels is not None:
+        raise CbdmError("--labels and --condition both say what to draw: give one of them")
+    asked = Asked(labels or "cyclic", condition or (), n, (prior or "uniform") if unconditional else None)
+    options = {"omega": omega, "sampler": sampler, "steps": steps, "seed": seed, "guidance_prior": guidance_prior}
+    sample_run(run, asked, {**options, **tracked}, format_, out, device)
 
 
 @app.command()
 def evaluate(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
     omega: Annotated[list[str] | None, typer.Option(help="Guidance; repeat it, or list numbers: 0,0.5,1.")] = None,
+    guidance_prior: GuidancePrior = None,
     sampler: SamplerName = None,
     steps: SamplerSteps = None,
     n: Annotated[int | None, typer.Option("--n", help="Samples per class. Default: the run's.")] = None,
@@ -105,7 +138,8 @@ def evaluate(
     """Draw balanced samples from runs and evaluate them again, at one ω or several."""
     from cbdm_cli.evaluate import evaluate_runs
 
-    evaluate_runs(runs, omega or [], {"sampler": sampler, "steps": steps, "per_class": n}, device)
+    options = {"sampler": sampler, "steps": steps, "per_class": n, "guidance_prior": guidance_prior}
+    evaluate_runs(runs, omega or [], options, device)
 
 
 @app.command()

@@ -6,13 +6,16 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cbdm_cli.config import Config, Facts
-from cbdm_cli.parts import RESAMPLE, Part, parse_parts
+from cbdm_cli.parts import BATCH_PARTS, PURE, RESAMPLE, Part, parse_parts
+from cbdm_core.conditions import space_to_dict
 from cbdm_core.data.batches import Batches, resampling_weights
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.data.longtail import make_long_tail
@@ -20,9 +23,8 @@ from cbdm_core.data.sources import DATASETS
 from cbdm_core.denoising import LOSS_WEIGHTS, DenoisingLoss
 from cbdm_core.distributed import World
 from cbdm_core.errors import CbdmError, unknown_name
-from cbdm_core.guidance import ClassifierFreeGuidance, parse_omega
-from cbdm_core.interfaces import ConditionPrior, LabelPrior, NoiseSchedule, PriorAdjustment, Sampler
-from cbdm_core.laws_by_name import make_law
+from cbdm_core.interfaces import ConditionPrior, LabelPrior, NoiseSchedule, PriorAdjustment, Sampler, ScoreNetwork
+from cbdm_core.laws_by_name import PRIORS, law_subject, make_law
 from cbdm_core.networks import NETWORKS
 from cbdm_core.networks.predicts import Predicts
 from cbdm_core.objective import Objective
@@ -32,12 +34,20 @@ from cbdm_core.samplers import SAMPLERS
 from cbdm_core.schedules import SCHEDULES
 from cbdm_core.training import TrainSettings, TrainState
 from cbdm_priors import ADJUSTMENTS
-from cbdm_priors.balancing import named_time_weight
+from cbdm_priors.laws import Affinity, feature_similarity
+from cbdm_priors.penalty import named_time_weight
 
 __all__ = ["IMPORTED", "Experiment", "assemble", "build", "build_sampler", "law_takers", "load_data", "settings_of"]
 
 IMPORTED = "none"  # the data source of a run that came from a checkpoint
-DEFAULT_LAWS = {"cbdm": "null", "reweight": "uniform", RESAMPLE: "uniform"}
+DEFAULT_LAWS = {
+    "cbdm": "null",
+    "shrink": "null",
+    "reweight": "uniform",
+    "diffrop": "uniform",
+    RESAMPLE: "uniform",
+    PURE: "training",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +61,7 @@ class Experiment:
         schedule: the noise schedule.
         objective: from a batch to its losses.
         batches: the addressable batches.
+        law_data: what the laws were made from beside the counts.
     """
 
     config: Config
@@ -59,6 +70,7 @@ class Experiment:
     schedule: NoiseSchedule
     objective: Objective
     batches: Batches
+    law_data: dict[str, Tensor]
 
     def start(self, world: World) -> TrainState:
         """The training state at step 0."""
@@ -99,29 +111,86 @@ def load_data(config: Config) -> tuple[Dataset, Dataset, str]:
 
 def law_takers(parts: tuple[Part, ...]) -> list[str]:
     """The names of those parts that take a law."""
-    return [part.name for part in parts if part.name == RESAMPLE or "target" in _parameters(part.name)]
+    return [part.name for part in parts if part.name in BATCH_PARTS or "target" in _parameters(part.name)]
 
 
 def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
     if name not in ADJUSTMENTS:
-        raise unknown_name("method part", name, [*ADJUSTMENTS, RESAMPLE, "ddpm"])
+        raise unknown_name("method part", name, [*ADJUSTMENTS, *BATCH_PARTS, "ddpm"])
     return inspect.signature(ADJUSTMENTS[name]).parameters
 
 
-def _laws(parts: tuple[Part, ...], counts: Tensor) -> dict[str, tuple[str, ConditionPrior]]:
-    """Part → (text, law) for the parts that take one."""
-    takers = law_takers(parts)
-    laws = {}
+@dataclass(frozen=True, eq=False)
+class _Laws:
+    """Part → (text, law) for the parts that take one, and what the laws were made from beside the counts."""
+
+    of: dict[str, tuple[str, ConditionPrior]]
+    made_from: dict[str, Tensor]
+
+
+def _laws(config: Config, parts: tuple[Part, ...], data: Dataset) -> _Laws:
+    takers, texts = law_takers(parts), {}
     for part in parts:
         if part.name not in takers:
             if part.law is not None:
                 raise CbdmError(f"method part {part.name!r} takes no law, got {part.law!r}: write just {part.name}")
             continue
-        text = part.law or DEFAULT_LAWS.get(part.name)
-        if text is None:
+        texts[part.name] = part.law or DEFAULT_LAWS.get(part.name)
+        if texts[part.name] is None:
             raise CbdmError(f"method part {part.name!r} needs a law: write for example {part.name}:uniform")
-        laws[part.name] = (text, make_law(text, counts))
-    return laws
+    # Names that are none are refused by make_law.
+    subjects = {
+        law_subject(name) for name in (str(text).partition(":")[0] for text in texts.values()) if name in PRIORS
+    }
+    if config.method.affinity is not None and "similarity" not in subjects:
+        raise CbdmError(
+            f"method.affinity = {config.method.affinity!r}: no part of {config.method.parts!r} has the law affinity"
+        )
+    similarity = _similarity(config, data) if "similarity" in subjects else None
+    laws = {
+        name: (text, make_law(text, data.counts(), conditions=data.condition, similarity=similarity))
+        for name, text in texts.items()
+        if text is not None
+    }
+    for name, (text, law) in laws.items():
+        if data.condition is not None and name not in BATCH_PARTS and isinstance(law, LabelPrior | Affinity):
+            raise CbdmError(
+                f"method part {name!r}: the law {text!r} draws class labels, and these data are told "
+                f"{space_to_dict(data.space)['kind']}: try {name}:null, {name}:knn or {name}:combinations"
+            )
+    made_from = {} if data.condition is None else {"conditions": data.condition, "labels": data.y}
+    return _Laws(laws, made_from if similarity is None else {**made_from, "similarity": similarity})
+
+
+def _similarity(config: Config, data: Dataset) -> Tensor:
+    """What the affinity law is made from: the logarithm of a given table, or the training set's mean inputs."""
+    if data.condition is not None:
+        raise CbdmError("the law affinity compares classes, and these data are told none: try knn or combinations")
+    if config.method.affinity is None:
+        return feature_similarity(data.model_input().flatten(1), data.y, data.num_classes)
+    table = read_table(Path(config.method.affinity))
+    K = data.num_classes
+    if table.shape != (K, K) or not np.isfinite(table).all() or (table < 0).any():
+        raise CbdmError(
+            f"method.affinity = {config.method.affinity!r}: it must hold {K} × {K} finite numbers of 0 or more, one "
+            f"row a class, and has the shape {table.shape}"
+        )
+    return torch.from_numpy(table).log()
+
+
+def read_table(path: Path) -> np.ndarray:
+    """A table of numbers from a .npy file (no pickle is read) or from text parted by commas or spaces.
+
+    Raises:
+        CbdmError: the file cannot be read, or holds something else than numbers.
+    """
+    try:
+        if path.suffix == ".npy":
+            return np.load(path, allow_pickle=False).astype(np.float64)
+        text = path.read_text(encoding="utf-8").replace(",", " ")
+        return np.loadtxt(text.splitlines(), dtype=np.float64, ndmin=2)
+    except (OSError, ValueError, UnicodeDecodeError) as error:
+        raise CbdmError(f"the table {path} cannot be read: {str(error).splitlines()[0]}; give .npy or .csv") from error
 
 
 def _table_law(part: str, text: str, law: ConditionPrior) -> LabelPrior:
@@ -132,36 +201,91 @@ def _table_law(part: str, text: str, law: ConditionPrior) -> LabelPrior:
     return law
 
 
-def _adjustment(config: Config, parts: tuple[Part, ...], laws: Mapping[str, Any], counts: Tensor, schedule: Any) -> Any:
-    method, weight = config.method, config.training.loss_weight
+def _sampled_from(laws: _Laws, counts: Tensor) -> ConditionPrior:
+    """What the examples' classes are drawn from: the training law, unless a part of the batches says otherwise."""
+    return next((laws.of[name][1] for name in BATCH_PARTS if name in laws.of), make_law("training", counts))
+
+
+def _adjustment(
+    config: Config, parts: tuple[Part, ...], laws: _Laws, data: Dataset, schedule: Any, network: ScoreNetwork
+) -> PriorAdjustment:
+    weight = config.training.loss_weight
     adjustment: PriorAdjustment = DenoisingLoss(build(LOSS_WEIGHTS, weight.name, weight.options))
-    # What the examples are drawn from: the training law, unless the batches are resampled.
-    training = laws[RESAMPLE][1] if RESAMPLE in laws else make_law("training", counts)
-    for part in reversed([p for p in parts if p.name != RESAMPLE]):
-        parameters = _parameters(part.name)
-        offers: dict[str, Callable[[], Any]] = {
-            "target": lambda part=part, parameters=parameters: _target(part, parameters, laws),
-            "training": lambda: training,
-            "counts": lambda: counts,
-            "tau": lambda: method.tau,
-            "gamma": lambda: method.gamma,
-            "time_weight": lambda: named_time_weight(method.time_weight, getattr(schedule, "steps", None)),
-            "cap": lambda: math.inf if method.cap is None else method.cap,
-        }
-        given = {name: offers[name]() for name in list(parameters)[1:] if name in offers}
-        needed = [n for n, p in parameters.items() if p.default is inspect.Parameter.empty]
-        unknown = [n for n in needed[1:] if n not in offers]
-        if unknown:
-            raise CbdmError(
-                f"method part {part.name!r} needs {unknown[0]!r}, which the command line cannot give: it gives "
-                f"{', '.join(offers)}; give {unknown[0]!r} a default"
-            )
-        adjustment = ADJUSTMENTS[part.name](adjustment, **given)
+    loss_parts = [part for part in parts if part.name not in BATCH_PARTS]
+    stray = sorted(set(config.method.options) - {part.name for part in loss_parts})
+    if stray:
+        raise CbdmError(f"method.options.{stray[0]}: {config.method.parts!r} has no such part to give options to")
+    for part in reversed(loss_parts):
+        adjustment = _wrapped(config, part, adjustment, laws, data, schedule, network)
     return adjustment
 
 
-def _target(part: Part, parameters: Mapping[str, inspect.Parameter], laws: Mapping[str, Any]) -> ConditionPrior:
-    text, law = laws[part.name]
+def _wrapped(
+    config: Config,
+    part: Part,
+    inner: PriorAdjustment,
+    laws: _Laws,
+    data: Dataset,
+    schedule: Any,
+    network: ScoreNetwork,
+) -> PriorAdjustment:
+    """The part around its inner adjustment: a parameter gets what goes by its name, or the part's option."""
+    method, parameters = config.method, _parameters(part.name)
+    counting = [name for name in ("counts", "training") if name in parameters]
+    if counting and data.condition is not None:
+        raise CbdmError(
+            f"method part {part.name!r} counts classes, and these data are told "
+            f"{space_to_dict(data.space)['kind']}: try cbdm, diffrop or ccua"
+        )
+    table_steps = getattr(schedule, "steps", None)
+    offers: dict[str, Callable[[], Any]] = {
+        "target": lambda: _target(part, parameters, laws),
+        "training": lambda: _sampled_from(laws, data.counts()),
+        "counts": data.counts,
+        "network": lambda: network,
+        "num_features": lambda: _num_features(part, network),
+    }
+    if "tau" in parameters:
+        offers |= {
+            "tau": lambda: method.tau,
+            "gamma": lambda: method.gamma,
+            "time_weight": lambda: named_time_weight(method.time_weight, table_steps),
+        }
+    if "training" in parameters:
+        offers["cap"] = lambda: math.inf if method.cap is None else method.cap
+    options = dict(method.options.get(part.name, {}))
+    fixed = ("target", "training", "counts", "network", "num_features")
+    allowed = [name for name in list(parameters)[1:] if name not in fixed]
+    for name in options:
+        if name not in allowed:
+            raise unknown_name(f"option of method part {part.name!r}", name, allowed)
+    if isinstance(options.get("time_weight"), str):
+        options["time_weight"] = named_time_weight(options["time_weight"], table_steps)
+    given = {name: offer() for name, offer in offers.items() if name in parameters and name not in options}
+    needed = [n for n, p in parameters.items() if p.default is inspect.Parameter.empty]
+    unknown = [n for n in needed[1:] if n not in {**given, **options}]
+    if unknown:
+        raise CbdmError(
+            f"method part {part.name!r} needs {unknown[0]!r}, which the command line does not have: it offers "
+            f"{', '.join(offers)}; set method.options.{part.name}.{unknown[0]}, or give it a default"
+        )
+    try:
+        return ADJUSTMENTS[part.name](inner, **given, **options)
+    except CbdmError:
+        raise
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CbdmError(f"method part {part.name!r} cannot be made from {options}: {error}") from error
+
+
+def _num_features(part: Part, network: ScoreNetwork) -> int:
+    found = getattr(network, "num_features", None)
+    if found is None:
+        raise CbdmError(f"method part {part.name!r} needs inner features, and {type(network).__name__} has none")
+    return found
+
+
+def _target(part: Part, parameters: Mapping[str, inspect.Parameter], laws: _Laws) -> ConditionPrior:
+    text, law = laws.of[part.name]
     wants = str(parameters["target"].annotation)
     return _table_law(part.name, text, law) if "LabelPrior" in wants else law
 
@@ -176,10 +300,11 @@ def assemble(config: Config) -> Experiment:
     law_takers(parts)
     full, data, split = load_data(config)
     counts = data.counts()
-    laws = _laws(parts, counts)
+    laws = _laws(config, parts, data)
     schedule: NoiseSchedule = build(SCHEDULES, config.schedule.name, config.schedule.options)
     torch.manual_seed(config.seed)
-    network = build(NETWORKS, config.network.name, config.network.options, data.shape, data.num_classes)
+    told = data.num_classes if data.condition is None else data.space
+    network = build(NETWORKS, config.network.name, config.network.options, data.shape, told)
     table, steps = getattr(network, "options", {}).get("time_steps"), getattr(schedule, "steps", None)
     if table is not None and table != steps:
         raise CbdmError(
@@ -187,32 +312,39 @@ def assemble(config: Config) -> Experiment:
             "make network.options.time_steps and schedule.options.steps agree"
         )
     if config.network.predicts != "eps":
-        network = Predicts(network, config.network.predicts, schedule)
+        network = Predicts(network, config.network.predicts, schedule, sigma_data=config.network.sigma_data)
     training = config.training
-    adjustment = _adjustment(config, parts, laws, counts, schedule)
+    adjustment = _adjustment(config, parts, laws, data, schedule, network)
     objective = Objective(Process(schedule), network, adjustment, drop=training.drop, drop_per=training.drop_per)
-    batches = Batches(
-        data, training.batch_size, seed=config.seed, weights=_batch_weights(data, laws), flip=config.data.flip
-    )
-    # A mistake in the sampling should show before training, not after.
-    build_sampler(config, schedule)
-    ClassifierFreeGuidance(network, parse_omega(config.sampling.omega), interval=config.sampling.interval)
+    batches = _batches(config, data, laws)
     facts = Facts(
         shape=tuple(data.shape),
         class_names=data.class_names,
         counts=tuple(counts.tolist()),
         data_hash=full.content_hash(),
         split_hash=split,
-        laws={name: text for name, (text, _) in laws.items()},
+        laws={name: text for name, (text, _) in laws.of.items()},
+        condition=None if data.condition is None else space_to_dict(data.space),
     )
-    return Experiment(config.model_copy(update={"facts": facts}), full, data, schedule, objective, batches)
+    config = config.model_copy(update={"facts": facts})
+    return Experiment(config, full, data, schedule, objective, batches, laws.made_from)
 
 
-def _batch_weights(data: Dataset, laws: Mapping[str, Any]) -> Tensor | None:
-    if RESAMPLE not in laws:
-        return None
-    text, law = laws[RESAMPLE]
-    return resampling_weights(data.y, _table_law(RESAMPLE, text, law).probs)
+def _batches(config: Config, data: Dataset, laws: _Laws) -> Batches:
+    probs = {name: _table_law(name, *laws.of[name]).probs for name in BATCH_PARTS if name in laws.of}
+    if len(probs) > 1:
+        raise CbdmError(
+            f"method {config.method.parts!r}: {RESAMPLE} and {PURE} both say how batches are drawn; keep one"
+        )
+    weights = resampling_weights(data.y, probs[RESAMPLE]) if RESAMPLE in probs else None
+    return Batches(
+        data,
+        config.training.batch_size,
+        seed=config.seed,
+        weights=weights,
+        pure=probs.get(PURE),
+        flip=config.data.flip,
+    )
 
 
 def build_sampler(config: Config, schedule: NoiseSchedule) -> Sampler:

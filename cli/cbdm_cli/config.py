@@ -53,21 +53,27 @@ class Schedule(_Section):
 
 
 class Network(_Section):
-    """The score network and what it predicts."""
+    """The score network and what it predicts; sigma_data is that of the prediction edm."""
 
     name: str = "unet"
-    predicts: Literal["eps", "x_0", "v", "flow"] = "eps"
+    predicts: Literal["eps", "x_0", "v", "flow", "edm"] = "eps"
+    sigma_data: Annotated[float, Field(gt=0)] = 0.5
     options: dict[str, Any] = {}
 
 
 class Method(_Section):
-    """What is done about the law of the labels; the strengths go to the parts that take them."""
+    """What is done about the law of the conditions.
+
+    tau, gamma and time_weight are CBDM's, cap is reweight's; `options` holds the options of each part by its name.
+    """
 
     parts: str = "cbdm:null"
     tau: Annotated[float, Field(ge=0)] = 1.0
     gamma: Annotated[float, Field(ge=0)] = 0.25
-    time_weight: Literal["linear", "constant", "published"] = "linear"
+    time_weight: str = "linear"
     cap: Annotated[float | None, Field(gt=0)] = None
+    affinity: str | None = None
+    options: dict[str, dict[str, Any]] = {}
 
 
 class LossWeight(_Section):
@@ -96,6 +102,14 @@ class Training(_Section):
     log_every: Annotated[int, Field(ge=1)] = 5
 
 
+class Tracking(_Section):
+    """How class weights are tracked along a path, for guidance_prior and unconditional sampling."""
+
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    top_k: Annotated[int | None, Field(ge=1)] = None
+    every: Annotated[int, Field(ge=1)] = 1
+
+
 class Sampling(_Section):
     """How samples are drawn."""
 
@@ -104,6 +118,8 @@ class Sampling(_Section):
     steps: Annotated[int, Field(ge=1)] = 25
     omega: str = "1"
     interval: tuple[float, float] = (0.0, 1.0)
+    guidance_prior: str | None = None
+    tracking: Tracking = Tracking()
     batch_size: Annotated[int, Field(ge=1)] = 500
 
 
@@ -123,6 +139,7 @@ class Facts(_Section):
     data_hash: str
     split_hash: str
     laws: dict[str, str]
+    condition: dict[str, Any] | None = None
 
 
 class Config(_Section):

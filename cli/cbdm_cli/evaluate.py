@@ -40,7 +40,12 @@ def _file_name(config: Config) -> str:
     """A name that tells every option, so that another evaluation does not take its place."""
     sampling = config.sampling
     omega = sampling.omega.replace(":", "-").replace(",", "-")
-    return f"evaluation-omega-{omega}-{sampling.sampler}-{sampling.steps}-n{config.evaluation.per_class}.json"
+    null = (
+        ""
+        if sampling.guidance_prior is None
+        else "-null-" + sampling.guidance_prior.replace(":", "-").replace(",", "-")
+    )
+    return f"evaluation-omega-{omega}{null}-{sampling.sampler}-{sampling.steps}-n{config.evaluation.per_class}.json"
 
 
 def evaluate_runs(paths: Sequence[Path], omegas: Sequence[str], options: dict[str, Any], device: str) -> None:
@@ -56,9 +61,9 @@ def evaluate_runs(paths: Sequence[Path], omegas: Sequence[str], options: dict[st
         classifier = cached_classifier(full)
         for omega in asked or [saved.sampling.omega]:
             config = with_sampling(saved, {**options, "omega": omega})
-            labels = balanced_samples(config, data.num_classes)
+            labels, told = balanced_samples(config, full)
             where = next(run.network.parameters()).device
-            x = drawn_with_bar(config, run.network, run.schedule, labels, run.shape, where, f"{path.name} ω {omega}")
+            x = drawn_with_bar(config, run.network, run.schedule, told, run.shape, where, f"{path.name} ω {omega}")
             report = judge(config, x, labels, full, data.counts(), classifier)
             write_json(path / _file_name(config), evaluation_facts(config, run.step, report))
             rows.append((path.name, config, report))

@@ -68,7 +68,7 @@ def import_checkpoint(path: Path, out: Path, weights: str, image_size: int, beta
     """
     state_dict, step = read_state_dict(path, weights)
     network = load_published(state_dict, spatial=(image_size, image_size)).float()
-    classes = network.num_classes
+    classes = network.num_classes or 0  # published networks have classes
     options: dict[str, Any] = dict(network.options)
     schedule = Schedule(name="linear", options={"steps": options["time_steps"], "beta_1": beta_1, "beta_T": beta_T})
     shape = network.shape

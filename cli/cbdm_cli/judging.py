@@ -10,48 +10,57 @@ from torch import Tensor
 from cbdm_cli import render
 from cbdm_cli.assemble import build_sampler
 from cbdm_cli.config import Config
+from cbdm_cli.parts import BATCH_PARTS
 from cbdm_core.data.dataset import Dataset
+from cbdm_core.errors import CbdmError
 from cbdm_core.evaluation import Report, evaluate
-from cbdm_core.generation import cyclic_labels, generate
+from cbdm_core.generation import conditions_for, cyclic_labels, generate
 from cbdm_core.guidance import ClassifierFreeGuidance, parse_omega
-from cbdm_core.interfaces import NoiseSchedule, ScoreNetwork
+from cbdm_core.interfaces import LabelPrior, NoiseSchedule, Sampler, ScoreNetwork
+from cbdm_core.laws_by_name import make_law
+from cbdm_priors.posterior import TrackedWeights
 
-__all__ = ["balanced_samples", "drawn_with_bar", "guided", "judge"]
+__all__ = ["balanced_samples", "drawn_with_bar", "judge", "solver"]
 
 
 def drawn_with_bar(
     config: Config,
     network: ScoreNetwork,
     schedule: NoiseSchedule,
-    labels: Tensor,
+    told: Tensor,
     shape: tuple[int, ...],
     device: torch.device,
     name: str = "sampling",
+    *,
+    unconditional: str | None = None,
 ) -> Tensor:
-    """Samples for the labels, guided and solved as the configuration's `sampling` table says, with a progress bar.
+    """Samples for the conditions, guided and solved as the configuration's `sampling` table says, with a progress bar.
 
     Args:
-        config: the configuration; its seed is the samples' seed.
+        config: the configuration with its facts; its seed is the samples' seed.
         network: in eval mode on `device`.
         schedule: the schedule it was trained under.
-        labels: (N,) labels.
+        told: (N, …) what the network is told of each sample, such as its label.
         shape: of one sample.
         device: to compute on.
         name: what the bar is called.
+        unconditional: a law to generate under without conditions; `told` then only counts the samples.
     """
     sampling = config.sampling
+    guided, sampler = solver(config, network, schedule, unconditional)
     chunks = generate(
-        guided(config, network),
-        build_sampler(config, schedule),
-        labels,
+        guided,
+        sampler,
+        told,
         shape,
         steps=sampling.steps,
         seed=config.seed,
         batch_size=sampling.batch_size,
         device=device,
     )
+    facts = f"ω {sampling.omega}" if unconditional is None else f"law {unconditional}"
     with render.progress() as bar:
-        task = bar.add_task(name, total=len(labels), facts=f"ω {sampling.omega}")
+        task = bar.add_task(name, total=len(told), facts=facts)
         drawn = []
         for chunk in chunks:
             drawn.append(chunk)
@@ -59,15 +68,51 @@ def drawn_with_bar(
     return torch.cat(drawn)
 
 
-def guided(config: Config, network: ScoreNetwork) -> ScoreNetwork:
-    """The network under the configuration's ω and guidance interval."""
+def solver(
+    config: Config, network: ScoreNetwork, schedule: NoiseSchedule, unconditional: str | None = None
+) -> tuple[ScoreNetwork, Sampler]:
+    """The network to ask and the sampler to ask it with: plain guidance, guidance from an adjusted null, or a mixture.
+
+    Raises:
+        CbdmError: a law without probabilities, conditions that are no labels, or ω that none of it fits.
+    """
     sampling = config.sampling
-    return ClassifierFreeGuidance(network, parse_omega(sampling.omega), interval=sampling.interval).eval()
+    base, omega = build_sampler(config, schedule), parse_omega(sampling.omega)
+    if unconditional is None and sampling.guidance_prior is None:
+        return ClassifierFreeGuidance(network, omega, interval=sampling.interval).eval(), base
+    tracking = sampling.tracking.model_dump()
+    if unconditional is not None:
+        laws = [_label_law(config, text) for text in (unconditional, _trained_under(config))]
+        return network, TrackedWeights(base, *laws, mode="mixture", **tracking)
+    laws = [_label_law(config, text) for text in (str(sampling.guidance_prior), _trained_under(config))]
+    return network, TrackedWeights(base, *laws, mode="null", omega=omega, interval=sampling.interval, **tracking)
 
 
-def balanced_samples(config: Config, classes: int) -> Tensor:
-    """The labels of an evaluation: exactly `per_class` of each class, in cyclic order."""
-    return cyclic_labels(config.evaluation.per_class * classes, classes)
+def _trained_under(config: Config) -> str:
+    """The label law of the batches, which the null branch has learned."""
+    facts = config.facts
+    assert facts is not None
+    return next((facts.laws[name] for name in BATCH_PARTS if name in facts.laws), "training")
+
+
+def _label_law(config: Config, text: str) -> LabelPrior:
+    facts = config.facts
+    assert facts is not None
+    if facts.condition is not None:
+        raise CbdmError(f"the law {text!r} is one of classes, and this run is told {facts.condition['kind']}")
+    law = make_law(text, facts.counts)
+    if not isinstance(law, LabelPrior):
+        raise CbdmError(f"the law {text!r} has no probabilities to sample under; try uniform, training or power:0.5")
+    return law
+
+
+def balanced_samples(config: Config, full: Dataset) -> tuple[Tensor, Tensor]:
+    """(labels, what the network is told) of an evaluation: exactly `per_class` of each class, in cyclic order.
+
+    Where conditions are no classes, the labels are their regions, and the conditions those of the balanced set.
+    """
+    labels = cyclic_labels(config.evaluation.per_class * full.num_classes, full.num_classes)
+    return labels, labels if full.condition is None else conditions_for(labels, full.condition, full.y)
 
 
 def judge(config: Config, x: Tensor, labels: Tensor, full: Dataset, counts: Tensor, classifier: Any) -> Report:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 from cbdm_core.errors import CbdmError
 
-__all__ = ["PLAIN", "RESAMPLE", "Part", "format_parts", "parse_parts", "with_law"]
+__all__ = ["BATCH_PARTS", "PLAIN", "PURE", "RESAMPLE", "Part", "format_parts", "parse_parts", "with_law"]
 
 PLAIN = "ddpm"  # no part at all
-RESAMPLE = "resample"  # acts on the batches, the others on the loss
+RESAMPLE = "resample"  # rows drawn by a law
+PURE = "pure"  # batches of one class, drawn by a law
+BATCH_PARTS = (RESAMPLE, PURE)  # act on the batches, the others on the loss
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from cbdm_core.data.dataset import to_uint8
 from cbdm_core.writing import replacing
 
-__all__ = ["as_image", "loss_curve", "sample_grid", "scatter"]
+__all__ = ["as_image", "law_curves", "loss_curve", "sample_grid", "scatter"]
 
 _INK = (20, 20, 20)
 
@@ -119,3 +119,32 @@ def loss_curve(path: Path, records: Sequence[dict[str, Any]]) -> None:
         axes.legend(frameon=False, fontsize=8)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="svg", metadata={"Date": None})
+
+
+def law_curves(folder: Path, records: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
+    """`law-NAME.svg` for each law that was learned: the probability of each class against the step.
+
+    Args:
+        folder: to write into; nothing is written where no law learned.
+        records: the lines of `metrics.jsonl`.
+        names: K class names, the commonest first as the legend should read.
+    """
+    for name in sorted({law for record in records for law in record.get("laws", {})}):
+        told = [(record["step"], record["laws"][name]) for record in records if name in record.get("laws", {})]
+        steps, table = np.array([step for step, _ in told]), np.array([probs for _, probs in told])
+        figure, axes = _axes(7, 3.6)
+        colours = _colours(table.shape[1])
+        for y in range(table.shape[1]):
+            axes.plot(steps, table[:, y], label=names[y], linewidth=1.4, color=colours[y])
+        axes.set(xlabel="step", ylabel=f"law of {name}", ylim=(0, None))
+        if table.shape[1] <= 20:
+            axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)
+        with replacing(folder / f"law-{name}.svg") as temporary:
+            figure.savefig(temporary, format="svg", metadata={"Date": None})
+
+
+def _colours(count: int) -> Any:
+    """From dark to light in the order of the classes."""
+    import matplotlib
+
+    return matplotlib.colormaps["viridis"](np.linspace(0, 0.92, max(count, 1)))

@@ -17,7 +17,7 @@ from cbdm_core.errors import CbdmError
 from cbdm_core.training import TrainRecord
 from cbdm_core.writing import replacing, told_plainly
 
-__all__ = ["Metrics", "environment", "new_folder", "read_records", "write_json", "write_text"]
+__all__ = ["Metrics", "environment", "new_folder", "read_records", "write_json", "write_tensors", "write_text"]
 
 
 def new_folder(out: Path | None, name: str) -> Path:
@@ -90,6 +90,14 @@ def environment(command: list[str], device: str) -> dict[str, Any]:
         "platform": platform.platform(),
         "packages": {name: installed(name) for name in ("cbdm", "torch", "numpy", "scipy", "einops", "safetensors")},
     }
+
+
+def write_tensors(path: Path, tensors: dict[str, Any]) -> None:
+    """Write tensors as safetensors, whole or not at all."""
+    from safetensors.torch import save_file
+
+    with replacing(path) as temporary:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
 
 
 class Metrics:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +18,32 @@ from cbdm_cli.config import Config, merged, validated
 from cbdm_cli.judging import drawn_with_bar
 from cbdm_cli.runs import new_folder
 from cbdm_cli.train import picture
+from cbdm_core.conditions import Classes
 from cbdm_core.data.dataset import to_uint8
 from cbdm_core.errors import CbdmError, unknown_name
-from cbdm_core.generation import cyclic_labels, labels_from
+from cbdm_core.generation import conditions_for, cyclic_labels, labels_from
 from cbdm_core.interfaces import LabelPrior
 from cbdm_core.laws_by_name import make_law
 from cbdm_core.run import Run, load_run
 from cbdm_core.writing import replacing
 
-__all__ = ["labels_of", "sample_run", "with_sampling"]
+__all__ = ["Asked", "conditions_of", "labels_of", "sample_run", "with_sampling"]
+
+
+_TRACKING = ("temperature", "top_k", "every")
 
 
 def with_sampling(config: Config, options: dict[str, Any]) -> Config:
-    """The configuration with ω, sampler, sampler steps, seed or images per class replaced where given."""
+    """The configuration with sampling options, seed or images per class replaced where given."""
     over: dict[str, Any] = {}
     for option, value in options.items():
         if value is None:
             continue
-        section = {"seed": None, "per_class": "evaluation"}.get(option, "sampling")
-        over = merged(over, {option: value} if section is None else {section: {option: value}})
+        sections = {"seed": (), "per_class": ("evaluation",), **dict.fromkeys(_TRACKING, ("sampling", "tracking"))}
+        table = {option: value}
+        for section in reversed(sections.get(option, ("sampling",))):
+            table = {section: table}
+        over = merged(over, table)
     return validated(merged(config.model_dump(), over))
 
 
@@ -67,26 +76,86 @@ def labels_of(text: str, n: int | None, run: Run, seed: int) -> Tensor:
     return labels_from(law, n or 16 * classes, seed)
 
 
-def sample_run(
-    path: Path, labels: str, n: int | None, options: dict[str, Any], format_: str, out: Path | None, device: str
-) -> None:
+def conditions_of(texts: Sequence[str], n: int | None, run: Run) -> Tensor:
+    """The conditions that `--condition` names, each as numbers parted by commas, repeated up to n.
+
+    Raises:
+        CbdmError: a run that is told labels, numbers that are none, or of another length than the run's conditions.
+    """
+    if isinstance(run.space, Classes):
+        raise CbdmError(f"--condition {texts[0]}: this run is told labels; use --labels, for example --labels 3,3,7")
+    dtype, size = run.law_data["conditions"].dtype, run.law_data["conditions"].shape[1]
+    rows = []
+    for text in texts:
+        try:
+            row = [float(part) for part in text.split(",")]
+        except ValueError:
+            row = []
+        allowed = "numbers" if dtype.is_floating_point else "0 or 1"
+        if len(row) != size or not (all(map(math.isfinite, row)) if dtype.is_floating_point else {*row} <= {0, 1}):
+            raise CbdmError(f"--condition {text!r}: this run is told {size} values ({allowed}), parted by commas")
+        rows.append(row)
+    return torch.tensor(rows).to(dtype)[torch.arange(n or 16 * len(rows)) % len(rows)]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What `cbdm sample` was asked to draw.
+
+    Args:
+        labels: `--labels`.
+        conditions: `--condition`, none of them for conditions of the training set by label.
+        n: `--n`.
+        prior: the law of `--unconditional --prior`; None draws under conditions.
+    """
+
+    labels: str = "cyclic"
+    conditions: Sequence[str] = ()
+    n: int | None = None
+    prior: str | None = None
+
+
+def _told(asked: Asked, run: Run, seed: int) -> tuple[Tensor, Tensor, tuple[str, ...], list[int]]:
+    """(label of each sample, what the network is told, class names, counts)."""
+    if asked.prior is not None:
+        count = asked.n or 16 * len(run.counts)
+        if count < 1:
+            raise CbdmError(f"--n must be 1 or more, got {count}")
+        zeros = torch.zeros(count, dtype=torch.long)
+        return zeros, zeros, (f"law {asked.prior}",), [int(run.counts.sum())]
+    if asked.conditions:
+        told = conditions_of(asked.conditions, asked.n, run)
+        labels = torch.arange(len(told)) % len(asked.conditions)
+        return labels, told, tuple(asked.conditions), [0] * len(asked.conditions)
+    labels = labels_of(asked.labels, asked.n, run, seed)
+    told = labels
+    if not isinstance(run.space, Classes):
+        told = conditions_for(labels, run.law_data["conditions"], run.law_data["labels"])
+    return labels, told, run.class_names, run.counts.tolist()
+
+
+def sample_run(path: Path, asked: Asked, options: dict[str, Any], format_: str, out: Path | None, device: str) -> None:
     """Draw, and write in the format asked for."""
     if format_ not in _WRITERS:
         raise unknown_name("format", format_, _WRITERS)
     run = load_run(path, device=device)
+    if asked.prior is not None and options.get("sampler") is None:
+        # The tracked weights are those of a path with noise; 25 steps of a solver without would be rough.
+        options = {**options, "sampler": "ddim", "options": {"eta": 1.0}, "steps": options.get("steps") or 100}
     config = with_sampling(validated(run.config), options)
-    asked = labels_of(labels, n, run, config.seed)
+    labels, told, names, counts = _told(asked, run, config.seed)
     if format_ == "folder" and not _drawable(run.shape):
         raise CbdmError(
             f"--format folder needs images of 1 or 3 channels, the run has shape {run.shape}: try --format npz"
         )
     if format_ == "folder":
-        _refuse_paths(run.class_names)
+        _refuse_paths(names)
     target = _target(path, out, format_)
     where = next(run.network.parameters()).device
-    x = drawn_with_bar(config, run.network, run.schedule, asked, run.shape, where)
-    _WRITERS[format_](target, x, asked, run)
-    render.note(f"{len(x)} samples at ω = {config.sampling.omega}: {target}")
+    x = drawn_with_bar(config, run.network, run.schedule, told, run.shape, where, unconditional=asked.prior)
+    _WRITERS[format_](target, x, labels, names, counts)
+    under = f"under the law {asked.prior}, without conditions"
+    render.note(f"{len(x)} samples {under if asked.prior else f'at ω = {config.sampling.omega}'}: {target}")
 
 
 def _refuse_paths(names: Sequence[str]) -> None:
@@ -116,29 +185,29 @@ def _target(path: Path, out: Path | None, format_: str) -> Path:
     return out
 
 
-def _write_grid(target: Path, x: Tensor, labels: Tensor, run: Run) -> None:
-    picture(target, _drawable(run.shape), x, labels, run.class_names, run.counts.tolist())
+def _write_grid(target: Path, x: Tensor, labels: Tensor, names: Sequence[str], counts: Sequence[int]) -> None:
+    picture(target, _drawable(tuple(x.shape[1:])), x, labels, names, counts)
 
 
-def _write_npz(target: Path, x: Tensor, labels: Tensor, run: Run) -> None:
+def _write_npz(target: Path, x: Tensor, labels: Tensor, names: Sequence[str], counts: Sequence[int]) -> None:
     """Arrays that the npz data source reads back."""
-    images = len(run.shape) > 1
+    images = x.ndim > 2
     values = to_uint8(x).movedim(1, -1).numpy() if images else x.numpy()
     if images and values.shape[-1] == 1:
         values = values[..., 0]
     with replacing(target) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, images=values, labels=labels.numpy(), class_names=np.array(run.class_names))
+        np.savez_compressed(file, images=values, labels=labels.numpy(), class_names=np.array(names))
 
 
-def _write_folder(target: Path, x: Tensor, labels: Tensor, run: Run) -> None:
+def _write_folder(target: Path, x: Tensor, labels: Tensor, names: Sequence[str], counts: Sequence[int]) -> None:
     """A folder per class and a PNG per sample, which the folder data source reads back."""
     for number, (sample, label) in enumerate(zip(x, labels.tolist(), strict=True)):
-        with replacing(target / run.class_names[label] / f"{number:06d}.png") as temporary:
+        with replacing(target / str(names[label]) / f"{number:06d}.png") as temporary:
             temporary.parent.mkdir(exist_ok=True)
             pictures.as_image(sample).save(temporary, format="PNG")
 
 
-_WRITERS: dict[str, Callable[[Path, Tensor, Tensor, Run], None]] = {
+_WRITERS: dict[str, Callable[[Path, Tensor, Tensor, Sequence[str], Sequence[int]], None]] = {
     "grid": _write_grid,
     "folder": _write_folder,
     "npz": _write_npz,

@@ -13,16 +13,16 @@ import torch
 
 from cbdm_cli import pictures, render
 from cbdm_cli.assemble import Experiment, assemble, law_takers
-from cbdm_cli.config import Config, merged, overlaid, preset_table, validated
-from cbdm_cli.judging import balanced_samples, drawn_with_bar, judge
+from cbdm_cli.config import Config, merged, overlaid, preset_names, preset_table, validated
+from cbdm_cli.judging import balanced_samples, drawn_with_bar, judge, solver
 from cbdm_cli.parts import format_parts, parse_parts, with_law
-from cbdm_cli.runs import Metrics, environment, new_folder, read_records, write_json, write_text
+from cbdm_cli.runs import Metrics, environment, new_folder, read_records, write_json, write_tensors, write_text
 from cbdm_core.checkpoint import checkpoints, latest_checkpoint, load_checkpoint, save_checkpoint
 from cbdm_core.distributed import World, join, leave
 from cbdm_core.errors import CbdmError
 from cbdm_core.evaluation import rank_groups
 from cbdm_core.metrics.features import cached_classifier
-from cbdm_core.run import read_config
+from cbdm_core.run import LAW_DATA, read_config
 from cbdm_core.training import DivergedError, TrainState, train
 
 __all__ = ["Stopped", "resolved", "resume", "start"]
@@ -50,7 +50,7 @@ def resolved(table: dict[str, Any], options: dict[str, Any]) -> Config:
             over = merged(over, {section: {name: options[name]}})
     if options["seed"] is not None:
         over["seed"] = options["seed"]
-    config = validated(merged(table, over))
+    config = validated(_without_stray(merged(table, over)) if options["method"] is not None else merged(table, over))
     parts = parse_parts(config.method.parts)
     takers = law_takers(parts)
     if options["prior"] is not None:
@@ -65,11 +65,24 @@ def resolved(table: dict[str, Any], options: dict[str, Any]) -> Config:
     return config.model_copy(update={"method": method})
 
 
+def _without_stray(table: dict[str, Any]) -> dict[str, Any]:
+    """Without the preset's options for parts that the method named on the command line does not have."""
+    method = dict(table["method"])
+    there = {part.name for part in parse_parts(method["parts"])}
+    preset = (
+        preset_table(table["preset"]).get("method", {}).get("options", {}) if table["preset"] in preset_names() else {}
+    )
+    kept = {k: v for k, v in method.get("options", {}).items() if k in there or preset.get(k) != v}
+    return {**table, "method": {**method, "options": kept}}
+
+
 def start(config: Config, out: Path | None, device: str, dry_run: bool) -> None:
     """Train, sample and evaluate a new run."""
     world = join(device)
     try:
         experiment = assemble(config)
+        # A mistake in the sampling should show before training, not after.
+        solver(experiment.config, experiment.objective.network, experiment.schedule)
         if dry_run:
             _describe(experiment, world)
             return
@@ -77,6 +90,8 @@ def start(config: Config, out: Path | None, device: str, dry_run: bool) -> None:
         if world.leads:
             write_text(folder / "config.toml", experiment.config.to_toml())
             write_json(folder / "environment.json", environment(sys.argv, str(world.device)))
+            if experiment.law_data:
+                write_tensors(folder / LAW_DATA, experiment.law_data)
         _run(experiment, experiment.start(world), folder)
     finally:
         leave()
@@ -235,9 +250,11 @@ def _asked_to_stop() -> Iterator[list[int]]:
 def _finish(experiment: Experiment, state: TrainState, folder: Path) -> None:
     """Draw balanced samples, judge them, and leave pictures, numbers and the table."""
     config, data = experiment.config, experiment.data
-    pictures.loss_curve(folder / "loss.svg", read_records(folder / "metrics.jsonl"))
-    labels = balanced_samples(config, data.num_classes)
-    x = drawn_with_bar(config, state.ema.eval(), experiment.schedule, labels, tuple(data.shape), state.world.device)
+    records = read_records(folder / "metrics.jsonl")
+    pictures.loss_curve(folder / "loss.svg", records)
+    pictures.law_curves(folder, records, data.class_names)
+    labels, told = balanced_samples(config, experiment.full)
+    x = drawn_with_bar(config, state.ema.eval(), experiment.schedule, told, tuple(data.shape), state.world.device)
     counts = data.counts()
     picture(folder / "samples.png", experiment.full.is_images, x, labels, data.class_names, counts.tolist())
     report = judge(config, x, labels, experiment.full, counts, cached_classifier(experiment.full))
@@ -267,6 +284,7 @@ def evaluation_facts(config: Config, step: int, report: Any) -> dict[str, Any]:
         "sampler_steps": config.sampling.steps,
         "omega": config.sampling.omega,
         "guidance_interval": list(config.sampling.interval),
+        "guidance_prior": config.sampling.guidance_prior,
         "weights": "ema",
         "labels": "cyclic, exactly balanced",
         "reference": "the balanced full set",
@@ -277,8 +295,9 @@ def evaluation_facts(config: Config, step: int, report: Any) -> dict[str, Any]:
 def report_title(config: Config) -> str:
     """The title names what changes a figure most: the method, ω and the sampler."""
     sampling = config.sampling
+    null = "" if sampling.guidance_prior is None else f" from the null of {sampling.guidance_prior}"
     return (
-        f"{config.preset} · {config.method.parts} · seed {config.seed} · ω = {sampling.omega} · "
+        f"{config.preset} · {config.method.parts} · seed {config.seed} · ω = {sampling.omega}{null} · "
         f"{sampling.sampler}, {sampling.steps} steps"
     )
 

@@ -8,10 +8,10 @@ from torch import Tensor
 from cbdm_core.errors import CbdmError
 from cbdm_core.interfaces import Condition, LabelPrior, ScoreNetwork
 from cbdm_core.oracle import GaussianMixtureOracle
-from cbdm_priors.balancing import TimeWeight, linear
-from cbdm_priors.laws import Null
+from cbdm_priors.laws import Affinity, Null
+from cbdm_priors.penalty import TimeWeight, linear
 
-__all__ = ["BalancedOptimum", "balanced_optimum", "null_optimum"]
+__all__ = ["BalancedOptimum", "balanced_optimum", "null_optimum", "shrunk_optimum"]
 
 
 def balanced_optimum(e: Tensor, r: Tensor, law: Tensor, strength: Tensor, gamma: float) -> Tensor:
@@ -59,31 +59,48 @@ def null_optimum(e: Tensor, e_null: Tensor, strength: Tensor) -> Tensor:
     return (e + lam * e_null[:, None, :]) / (1 + lam)
 
 
+def shrunk_optimum(e: Tensor, law: Tensor, strength: Tensor) -> Tensor:
+    """e_c = (e*_c + λ_c m)/(1 + λ_c) with m = Σ w_y e*_y, w ∝ π/(1 + λ): shrinkage to the law's own mean.
+
+    The target is the model's mean Σ π_y e_y, and inserting e_y gives m: classes that are pulled more count less in it.
+
+    Args:
+        e: (B, K, D) the true conditional predictions.
+        law: (K,) π.
+        strength: (K,) or (B, K) λ_c ≥ 0.
+    """
+    share = law.to(e.dtype) / (1 + strength.to(e.dtype))
+    weight = (share / share.sum(-1, keepdim=True)).expand(e.shape[:2])
+    mean = torch.einsum("bk,bkd->bd", weight, e)
+    lam = strength.to(e.dtype).expand(e.shape[:2])[:, :, None]
+    return (e + lam * mean[:, None, :]) / (1 + lam)
+
+
 class BalancedOptimum(ScoreNetwork):
     """CBDM's optimum over a Gaussian mixture as a score network; the null branch is the oracle's own.
 
     Args:
         oracle: the mixture.
-        target: a law over its labels, or `Null`.
+        target: a law over its labels, given the label or not, or `Null`.
         tau: τ ≥ 0.
         gamma: γ ≥ 0.
         time_weight: w(t).
 
     Raises:
-        CbdmError: a law that is neither a `LabelPrior` nor `Null`.
+        CbdmError: a law that is no `LabelPrior`, `Affinity` or `Null`.
     """
 
     def __init__(
         self,
         oracle: GaussianMixtureOracle,
-        target: LabelPrior | Null,
+        target: LabelPrior | Affinity | Null,
         *,
         tau: float = 1.0,
         gamma: float = 0.25,
         time_weight: TimeWeight = linear,
     ) -> None:
         super().__init__()
-        if not isinstance(target, LabelPrior | Null):
+        if not isinstance(target, LabelPrior | Affinity | Null):
             raise CbdmError(f"the closed form needs a law over labels or the null law, got {type(target).__name__}")
         self.oracle, self.target = oracle, target
         self.tau, self.gamma, self.time_weight = tau, gamma, time_weight
@@ -94,7 +111,8 @@ class BalancedOptimum(ScoreNetwork):
         if isinstance(self.target, Null):
             hidden = Condition.of(torch.zeros(len(x_t), dtype=torch.long, device=x_t.device)).null()
             return null_optimum(e, self.oracle(x_t, t, hidden), strength)
-        return balanced_optimum(e, self.oracle.class_posterior(x_t, t), self.target.probs, strength, self.gamma)
+        law = self.target.table if isinstance(self.target, Affinity) else self.target.probs
+        return balanced_optimum(e, self.oracle.class_posterior(x_t, t), law, strength, self.gamma)
 
     def forward(self, x_t: Tensor, t: Tensor, c: Condition) -> Tensor:
         shown = self.all_classes(x_t, t)[torch.arange(len(x_t), device=x_t.device), c.value]

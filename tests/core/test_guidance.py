@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cbdm_core.errors import CbdmError
 from cbdm_core.guidance import ClassifierFreeGuidance, Constant, Implied, LinearInTime, parse_omega
-from cbdm_core.interfaces import Condition
+from cbdm_core.interfaces import Condition, ScoreNetwork
 from cbdm_core.oracle import GaussianMixtureOracle
 from cbdm_core.schedules import Cosine
 
@@ -92,3 +92,39 @@ def test_guidance_is_one_forward_and_none_outside_the_interval():
 def test_an_interval_outside_0_1_is_refused(interval):
     with pytest.raises(CbdmError, match="interval"):
         ClassifierFreeGuidance(GaussianMixtureOracle.ring(Cosine()), 1.0, interval=interval)
+
+
+class _Known(ScoreNetwork):
+    """Says x_t times its number; writes down whether a condition was shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.shown = []
+
+    def forward(self, x_t, t, c):
+        self.shown.append(bool(c.present.any()))
+        return 3.0 * x_t
+
+
+@pytest.mark.parametrize("interval", [(0.0, 1.0), (0.3, 0.5)])
+def test_another_network_can_say_the_null(interval):
+    """ε_c + ω(t)(ε_c − ε'_∅) where the interval acts, with ε' asked under the null and the network's own null never."""
+    oracle, other = _Counting.ring(Cosine()), _Known()
+    omega = LinearInTime(2.0, 0.1)
+    guided = ClassifierFreeGuidance(oracle, omega, interval=interval, null=other)(X, TIMES, C)
+    assert (oracle.calls, other.shown) == (1, [False])
+    strength = omega(TIMES) * ((interval[0] <= TIMES) & (interval[1] >= TIMES))
+    plain = oracle(X, TIMES, C)
+    torch.testing.assert_close(guided, plain + strength[:, None] * (plain - 3.0 * X), atol=1e-14, rtol=0)
+
+
+def test_the_null_is_not_asked_where_there_is_no_guidance():
+    oracle, other = _Counting.ring(Cosine()), _Known()
+    late = ClassifierFreeGuidance(oracle, 1.0, interval=(0.95, 1.0), null=other)(X, TIMES, C)
+    assert (oracle.calls, other.shown) == (1, []) and torch.equal(late, oracle(X, TIMES, C))
+
+
+def test_the_networks_own_null_as_null_changes_nothing():
+    oracle = GaussianMixtureOracle.ring(Cosine())
+    one, two = (ClassifierFreeGuidance(oracle, 1.5, null=null)(X, TIMES, C) for null in (None, oracle))
+    torch.testing.assert_close(one, two, atol=1e-14, rtol=0)

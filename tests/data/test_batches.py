@@ -73,7 +73,7 @@ def test_shares_make_up_the_batch(world, weighted):
 
 def test_a_batch_is_the_model_input_of_its_examples():
     data = digits()
-    x_0, y, _ = Batches(data, 1797, seed=0).at(0)
+    x_0, y, _, _ = Batches(data, 1797, seed=0).at(0)
     assert (x_0.dtype, x_0.shape, x_0.min(), x_0.max()) == (torch.float32, (1797, 1, 8, 8), -1, 1)
     order = Draws(0, 0, torch.arange(1797)).bits("order", 2)
     keys = [(int(high) << 30) | (int(low) >> 2) for high, low in order]
@@ -138,7 +138,7 @@ def test_half_of_the_images_are_mirrored():
     x = torch.zeros(n, 1, 2, 3, dtype=torch.uint8)
     x[:, :, 0, 0] = 255
     data = Dataset(x, torch.zeros(n, dtype=torch.long), ("a",))
-    x_0, _, rows = Batches(data, n, seed=9, flip=True).at(4)
+    x_0, _, rows, _ = Batches(data, n, seed=9, flip=True).at(4)
     plain, mirrored = (data.model_input(torch.tensor([0]))[0].flip(axes) for axes in ([], [-1]))
     is_plain, is_mirrored = (x_0 == plain).flatten(1).all(1), (x_0 == mirrored).flatten(1).all(1)
     assert (is_plain ^ is_mirrored).all()

@@ -179,7 +179,7 @@ def test_make_law_reads_the_name_and_the_numbers(text, cls, attribute, value):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("unifrom", r"unknown law 'unifrom': did you mean 'uniform'\? allowed: balanced"),
+        ("unifrom", r"unknown law 'unifrom': did you mean 'uniform'\? allowed: affinity, balanced"),
         ("powr:0.5", "did you mean 'power'"),
         ("zzz", "allowed: .*balanced, .*uniform"),
         ("", "unknown law ''"),
