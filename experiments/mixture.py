@@ -1,0 +1,212 @@
+"""Every method on a 2-D long-tailed mixture whose true densities are known: `python experiments/mixture.py`.
+
+Ten Gaussians on a ring, 1,000 … 10 examples a class. Each method is trained with 5 paired seeds (same split, same
+initial weights, same draws where the method leaves them), sampled at each ω of a small set, and judged by the energy
+distance of its samples to fresh draws of each class's own density, E = 2 E|X − Y| − E|X − X'| − E|Y − Y'|. ω is picked
+per method on the mean over seeds. Finished jobs are kept in `--work`, so that an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results" / "mixture.json"
+OMEGAS = ("0", "0.25", "0.5", "1")
+SEEDS = tuple(range(5))
+PER_CLASS = 250
+TRUE_PER_CLASS = 2000
+STEPS = 1500
+SAMPLER_STEPS = 20
+RARE = (7, 8, 9)  # 28, 17 and 10 examples
+
+# name → (method, options of its parts, further settings)
+METHODS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "ddpm": ("ddpm", {}, {}),
+    "cbdm:null": ("cbdm:null", {}, {}),
+    "cbdm:training": ("cbdm:training", {}, {}),
+    "cbdm:uniform": ("cbdm:uniform", {}, {}),
+    "cbdm:learned": ("cbdm:learned:0.5,0.1", {}, {}),
+    "cbdm:affinity": ("cbdm:affinity", {}, {}),
+    "cbdm:uniform, all draws": ("cbdm:uniform", {"cbdm": {"draws": "all"}}, {}),
+    "cbdm:null, τ 0.1": ("cbdm:null", {}, {"tau": 0.1}),
+    "shrink:null, adaptive": ("shrink:null", {}, {}),
+    "shrink:uniform, adaptive": ("shrink:uniform", {}, {}),
+    "shrink:null, n^−1": ("shrink:null", {"shrink": {"rule": "counts", "strength": 0.03, "cap": 10.0}}, {}),
+    "reweight:uniform": ("reweight:uniform", {}, {}),
+    "resample:uniform": ("resample:uniform", {}, {}),
+    "resample:power ½": ("resample:power:0.5", {}, {}),
+    "t2h": ("t2h", {}, {}),
+    "h2t": ("h2t", {}, {}),
+    "transfer (full)": ("transfer", {}, {}),
+    "t2h, h2t on null": ("t2h", {"t2h": {"null_direction": "h2t"}}, {}),
+    "coral": ("coral", {"coral": {"strength": 0.05}}, {}),
+    "ccua": ("ccua", {"ccua": {"repulsion": 0.01}}, {}),
+    "diffrop:uniform": ("diffrop:uniform", {}, {}),
+    "capacity": ("capacity", {}, {}),
+    "igd-ml": ("reweight:uniform+cbdm:uniform+pure", {"cbdm": {"draws": "all"}}, {"gamma": 0.0}),
+}
+# Sampling-time methods use the plain model: name → (ω of each, guidance prior).
+SAMPLED: dict[str, tuple[tuple[str, ...], str | None]] = {
+    "ddpm, ω_eff(t)": (tuple(f"implied:{omega}" for omega in ("0.25", "0.5", "1", "1.5")), None),
+    "ddpm, guidance prior uniform": (OMEGAS[1:], "uniform"),
+}
+
+
+def energy_distance(x: Any, y: Any) -> float:
+    """2 E|X − Y| − E|X − X'| − E|Y − Y'| with pairs of different points (unbiased), in float64."""
+    import torch
+
+    x, y = x.double(), y.double()
+
+    def within(z: Any) -> Any:
+        return torch.cdist(z, z).sum() / (len(z) * (len(z) - 1))
+
+    return float(2 * torch.cdist(x, y).mean() - within(x) - within(y))
+
+
+def job(name: str, seed: int, steps: int, work: str) -> dict[str, Any]:
+    """Train one method with one seed and judge it at every ω; the plain model also at the sampling-time methods."""
+    import torch
+
+    torch.set_num_threads(1)
+    from cbdm_cli.assemble import assemble
+    from cbdm_cli.config import load_config, merged, validated
+    from cbdm_cli.judging import balanced_samples, solver
+    from cbdm_core.data.sources import mixture
+    from cbdm_core.distributed import World
+    from cbdm_core.generation import generate
+    from cbdm_core.training import train
+
+    parts, options, method = METHODS[name]
+    table = load_config("mixture-lt")
+    over = {
+        "seed": seed,
+        "method": {"parts": parts, "options": options, **method},
+        "training": {"steps": steps},
+        "sampling": {"sampler": "dpm++2m"},
+        "evaluation": {"per_class": PER_CLASS},
+    }
+    experiment = assemble(validated(merged(table, over)))
+    state = experiment.start(World(0, 1, torch.device("cpu")))
+    started = time.process_time()
+    for _ in train(state, experiment.batches, steps=steps):
+        pass
+    seconds = time.process_time() - started
+    truth = mixture(num_classes=10, per_class=TRUE_PER_CLASS, dimension=2, seed=10_000 + seed)
+    labels, told = balanced_samples(experiment.config, experiment.full)
+
+    def judged(omega: str, prior: str | None) -> list[float]:
+        sampling = experiment.config.sampling.model_copy(update={"omega": omega, "guidance_prior": prior})
+        config = experiment.config.model_copy(update={"sampling": sampling})
+        network, sampler = solver(config, state.ema.eval(), experiment.schedule)
+        x = torch.cat(list(generate(network, sampler, told, (2,), steps=SAMPLER_STEPS, seed=seed, batch_size=2500)))
+        return [energy_distance(x[labels == y], truth.x[truth.y == y]) for y in range(10)]
+
+    found = {name: {omega: judged(omega, None) for omega in OMEGAS}}
+    if name == "ddpm":
+        found |= {n: {omega: judged(omega, prior) for omega in omegas} for n, (omegas, prior) in SAMPLED.items()}
+    record = {"seed": seed, "steps": steps, "seconds": seconds, "distance": found}
+    path = Path(work) / f"{list(METHODS).index(name):02d}-{seed}.json"
+    path.write_text(json.dumps(record))
+    return record
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """(mean, half width of the 95 % interval by Student's t)."""
+    import numpy as np
+    from scipy.stats import t
+
+    n = len(values)
+    spread = float(np.std(values, ddof=1)) / math.sqrt(n) * float(t.ppf(0.975, n - 1)) if n > 1 else math.inf
+    return float(np.mean(values)), spread
+
+
+def summary(records: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+    """The table: each method at its best ω, and its paired difference to the plain model at its own best ω."""
+    import numpy as np
+
+    by_name: dict[str, dict[int, dict[str, list[float]]]] = {}
+    seconds: dict[str, list[float]] = {}
+    for name, record in records:
+        seconds.setdefault(name, []).append(record["seconds"])
+        for found, by_omega in record["distance"].items():
+            by_name.setdefault(found, {})[record["seed"]] = by_omega
+
+    def best(name: str, classes: tuple[int, ...]) -> tuple[str, dict[int, float]]:
+        seeds = by_name[name]
+        at = {
+            omega: {seed: float(np.mean([values[omega][y] for y in classes])) for seed, values in seeds.items()}
+            for omega in next(iter(seeds.values()))
+        }
+        omega = min(at, key=lambda o: float(np.mean(list(at[o].values()))))
+        return omega, at[omega]
+
+    rows, groups = [], {"all": tuple(range(10)), "rare": RARE}
+    plain = {group: best("ddpm", classes)[1] for group, classes in groups.items()}
+    for name in [*METHODS, *SAMPLED]:
+        if name not in by_name:
+            continue
+        row: dict[str, Any] = {"method": name, "seeds": len(by_name[name])}
+        if name in seconds:
+            row["cost"] = float(np.mean(seconds[name]) / np.mean(seconds["ddpm"]))
+        for group, classes in groups.items():
+            omega, value = best(name, classes)
+            difference = [value[seed] - plain[group][seed] for seed in value]
+            row[group] = {"omega": omega, "mean": interval(list(value.values())), "difference": interval(difference)}
+        rows.append(row)
+    return {
+        "steps": records[0][1]["steps"],
+        "seeds": list(SEEDS),
+        "per_class": PER_CLASS,
+        "sampler": f"dpm++2m, {SAMPLER_STEPS} steps",
+        "rows": rows,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("runs/mixture-experiment"), help="finished jobs")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes, one thread each")
+    parser.add_argument("--steps", type=int, default=STEPS, help="training steps")
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="paired seeds")
+    parser.add_argument("--methods", nargs="*", default=list(METHODS), help="only these")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the summary")
+    asked = parser.parse_args()
+    asked.work.mkdir(parents=True, exist_ok=True)
+    wanted = [(name, seed) for seed in range(asked.seeds) for name in asked.methods]
+    records: list[tuple[str, dict[str, Any]]] = []
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with ProcessPoolExecutor(asked.jobs) as pool:
+        waiting = {}
+        for name, seed in wanted:
+            path = asked.work / f"{list(METHODS).index(name):02d}-{seed}.json"
+            if path.exists() and (kept := json.loads(path.read_text()))["steps"] == asked.steps:
+                records.append((name, kept))
+            else:
+                waiting[pool.submit(job, name, seed, asked.steps, str(asked.work))] = name
+        for done, future in enumerate(as_completed(waiting), 1):
+            records.append((waiting[future], future.result()))
+            print(f"{done}/{len(waiting)} {waiting[future]} {records[-1][1]['seconds']:.0f} s", flush=True)
+    table = summary(records)
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    asked.out.write_text(json.dumps(table, indent=1) + "\n")
+    for row in table["rows"]:
+        shown = [row["method"]]
+        for group in ("all", "rare"):
+            cell = row[group]
+            shown.append(
+                f"{group} ω {cell['omega']}: {cell['mean'][0]:.4f}, "
+                f"{cell['difference'][0]:+.4f} ± {cell['difference'][1]:.4f}"
+            )
+        print(" | ".join(shown))
+
+
+if __name__ == "__main__":
+    main()
