@@ -665,6 +665,18 @@ class TestAdjustments:
         a, b = losses(one), losses(two)
         assert all(torch.equal(a[k], b[k]) for k in a)
 
+    @pytest.mark.gpu
+    def test_says_the_same_on_a_gpu(self, adjustment_name, any_law):
+        objective = objective_for(adjustment_name, any_law)
+        here = losses(objective)
+        objective = objective_for(adjustment_name, any_law).to(torch.float64).to("cuda")
+        vectors = isinstance(objective.network.condition, Vectors)
+        c = Condition.of(normal(8, 2, seed=6) if vectors else GIVEN).to("cuda")
+        draws = draws_of(torch.arange(8, device="cuda"))
+        there = objective(normal(8, 6).to("cuda"), c, draws)
+        for name, term in here.items():
+            torch.testing.assert_close(there[name].cpu(), term, rtol=1e-8, atol=1e-10)
+
     def test_at_no_strength_it_is_the_inner_one_bit_for_bit(self, adjustment_name):
         plain, neutral = objective_for(None), objective_for(adjustment_name, neutral=True)
         ours, inner = losses(neutral), losses(plain)

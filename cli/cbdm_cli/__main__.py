@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from cbdm_core.errors import CbdmError
 
-__all__ = ["main"]
+__all__ = ["main", "refuse"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -25,19 +25,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         code = app(args=None if argv is None else list(argv), standalone_mode=False)
     except CbdmError as error:
-        _refuse(str(error))
+        refuse(str(error))
     except NoArgsIsHelpError as error:  # `cbdm` alone prints the help, which is no mistake to explain
         error.show()
         raise SystemExit(2) from None
     except ClickException as error:
-        _refuse(f"{error.format_message()} (cbdm --help tells what is allowed)")
+        refuse(f"{error.format_message()} (cbdm --help tells what is allowed)")
     except Abort:
         raise SystemExit(130) from None
     else:
         raise SystemExit(code if isinstance(code, int) else 0)
 
 
-def _refuse(message: str) -> NoReturn:
+def refuse(message: str) -> NoReturn:
+    """One line on standard error and exit code 2."""
     print(f"cbdm: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(2) from None
 

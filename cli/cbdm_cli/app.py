@@ -143,6 +143,82 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    target: Annotated[
+        str, typer.Argument(autocompletion=_presets, help="A preset; or the folder of a comparison, to go on with it.")
+    ] = "digits-lt",
+    methods: Annotated[
+        str | None, typer.Option(help="Methods parted by commas, the baseline first. Default: ddpm,cbdm.")
+    ] = None,
+    priors: Annotated[
+        str | None, typer.Option(help="Laws parted by commas, for each method that leaves its law open.")
+    ] = None,
+    tau: Annotated[str | None, typer.Option(help="Strengths τ parted by commas, for each method with cbdm.")] = None,
+    add: Annotated[str | None, typer.Option(help="With a folder: more methods, parted by commas.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Paired seeds 0, 1, …; 3 at least for a verdict. Default: 5.")
+    ] = None,
+    omega: Annotated[
+        list[str] | None, typer.Option(help="Guidance to judge at: 0,0.5,1. Default: 0,0.25,0.5,0.75,1,1.5.")
+    ] = None,
+    one_omega: Annotated[bool, typer.Option("--one-omega", help="Allow a comparison at one ω.")] = False,
+    steps: Annotated[int | None, typer.Option(help="Training steps. Default: the preset's.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="a.b=v, laid over the preset of every run.")] = None,
+    jobs: Annotated[int, typer.Option(help="Processes at a time.")] = 2,
+    threads: Annotated[int, typer.Option(help="Threads of each process.")] = 1,
+    device: Device = "auto",
+    out: Annotated[Path | None, typer.Option(help="The folder. Default: the next runs/compare-PRESET-NNN.")] = None,
+) -> None:
+    """Train methods with paired seeds, judge each at every ω, and tell what the differences amount to."""
+    from cbdm_cli.compare import compare as run_comparison
+    from cbdm_cli.compare import extend, is_comparison, planned
+    from cbdm_cli.evaluate import omegas_of
+    from cbdm_cli.plan import OMEGAS, variants_of
+    from cbdm_core.errors import CbdmError
+
+    def parted(text: str | None) -> list[str]:
+        return [piece.strip() for piece in text.split(",") if piece.strip()] if text else []
+
+    def laws(text: str | None) -> list[str]:  # a law's own numbers are parted by commas too
+        joined: list[str] = []
+        for piece in parted(text):
+            number = piece.replace(".", "", 1).lstrip("-").isdigit()
+            joined = [*joined[:-1], f"{joined[-1]},{piece}"] if number and joined else [*joined, piece]
+        return joined
+
+    try:
+        taus = [float(piece) for piece in parted(tau)]
+    except ValueError:
+        raise CbdmError(f"--tau {tau}: strengths are numbers parted by commas, for example --tau 0.1,1") from None
+    if jobs < 1 or threads < 1:
+        raise CbdmError(f"--jobs {jobs} --threads {threads}: both must be 1 or more")
+    how: dict[str, Any] = {"jobs": jobs, "threads": threads, "device": device}
+    if is_comparison(target):
+        fixed = {"--methods": methods, "--omega": omega, "--steps": steps, "--set": set_, "--out": out}
+        given = [name for name, value in fixed.items() if value]
+        if given:
+            raise CbdmError(f"{given[0]}: the comparison {target} has its own; only --add and --seeds may extend it")
+        extend(Path(target), variants_of(laws(add), laws(priors), taus) if add else (), seeds, **how)
+        return
+    if add is not None:
+        raise CbdmError(f"--add {add} goes with the folder of a comparison, and {target} is none")
+    if seeds is not None and seeds < 1:
+        raise CbdmError(f"--seeds {seeds}: it must be 1 or more")
+    plan = planned(
+        target,
+        laws(methods) or ["ddpm", "cbdm"],
+        laws(priors),
+        taus,
+        omegas_of(omega or list(OMEGAS)),
+        seeds=seeds or 5,
+        steps=steps,
+        settings=set_ or [],
+        one_omega=one_omega,
+    )
+    run_comparison(plan, out, **how)
+
+
+@app.command()
 def presets(
     name: Annotated[str | None, typer.Argument(autocompletion=_presets, help="Print this preset's TOML.")] = None,
 ) -> None:

@@ -37,7 +37,17 @@ from cbdm_priors import ADJUSTMENTS
 from cbdm_priors.laws import Affinity, feature_similarity
 from cbdm_priors.penalty import named_time_weight
 
-__all__ = ["IMPORTED", "Experiment", "assemble", "build", "build_sampler", "law_takers", "load_data", "settings_of"]
+__all__ = [
+    "IMPORTED",
+    "Experiment",
+    "assemble",
+    "build",
+    "build_sampler",
+    "law_of",
+    "law_takers",
+    "load_data",
+    "settings_of",
+]
 
 IMPORTED = "none"  # the data source of a run that came from a checkpoint
 DEFAULT_LAWS = {
@@ -120,6 +130,11 @@ def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(ADJUSTMENTS[name]).parameters
 
 
+def _counting(name: str) -> bool:
+    """Whether a part of the loss looks at the counts of classes."""
+    return not {"counts", "training"}.isdisjoint(_parameters(name))
+
+
 @dataclass(frozen=True, eq=False)
 class _Laws:
     """Part → (text, law) for the parts that take one, and what the laws were made from beside the counts."""
@@ -146,14 +161,16 @@ def _laws(config: Config, parts: tuple[Part, ...], data: Dataset) -> _Laws:
         raise CbdmError(
             f"method.affinity = {config.method.affinity!r}: no part of {config.method.parts!r} has the law affinity"
         )
-    similarity = _similarity(config, data) if "similarity" in subjects else None
+    similarity = _similarity(config.method.affinity, data) if "similarity" in subjects else None
     laws = {
         name: (text, make_law(text, data.counts(), conditions=data.condition, similarity=similarity))
         for name, text in texts.items()
         if text is not None
     }
     for name, (text, law) in laws.items():
-        if data.condition is not None and name not in BATCH_PARTS and isinstance(law, LabelPrior | Affinity):
+        # A part that counts classes is refused as a whole, since no other law would mend it.
+        draws = data.condition is not None and name not in BATCH_PARTS and not _counting(name)
+        if draws and isinstance(law, LabelPrior | Affinity):
             raise CbdmError(
                 f"method part {name!r}: the law {text!r} draws class labels, and these data are told "
                 f"{space_to_dict(data.space)['kind']}: try {name}:null, {name}:knn or {name}:combinations"
@@ -162,18 +179,26 @@ def _laws(config: Config, parts: tuple[Part, ...], data: Dataset) -> _Laws:
     return _Laws(laws, made_from if similarity is None else {**made_from, "similarity": similarity})
 
 
-def _similarity(config: Config, data: Dataset) -> Tensor:
+def law_of(text: str, data: Dataset, affinity: str | None = None) -> ConditionPrior:
+    """The law that `text` names, made from a training set."""
+    name = text.partition(":")[0]
+    similar = name in PRIORS and law_subject(name) == "similarity"
+    similarity = _similarity(affinity, data) if similar else None
+    return make_law(text, data.counts(), conditions=data.condition, similarity=similarity)
+
+
+def _similarity(affinity: str | None, data: Dataset) -> Tensor:
     """What the affinity law is made from: the logarithm of a given table, or the training set's mean inputs."""
     if data.condition is not None:
         raise CbdmError("the law affinity compares classes, and these data are told none: try knn or combinations")
-    if config.method.affinity is None:
+    if affinity is None:
         return feature_similarity(data.model_input().flatten(1), data.y, data.num_classes)
-    table = read_table(Path(config.method.affinity))
+    table = read_table(Path(affinity))
     K = data.num_classes
-    if table.shape != (K, K) or not np.isfinite(table).all() or (table < 0).any():
+    if table.shape != (K, K) or not np.isfinite(table).all() or (table < 0).any() or (table.sum(1) == 0).any():
         raise CbdmError(
-            f"method.affinity = {config.method.affinity!r}: it must hold {K} × {K} finite numbers of 0 or more, one "
-            f"row a class, and has the shape {table.shape}"
+            f"method.affinity = {affinity!r}: it must hold {K} × {K} finite numbers of 0 or more, one row a class "
+            f"and none all 0, and has the shape {table.shape}"
         )
     return torch.from_numpy(table).log()
 
@@ -186,10 +211,13 @@ def read_table(path: Path) -> np.ndarray:
     """
     try:
         if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False).astype(np.float64)
-        text = path.read_text(encoding="utf-8").replace(",", " ")
-        return np.loadtxt(text.splitlines(), dtype=np.float64, ndmin=2)
-    except (OSError, ValueError, UnicodeDecodeError) as error:
+            with path.open("rb") as file:  # not np.load, which opens whatever else bears that ending
+                return np.lib.format.read_array(file, allow_pickle=False).astype(np.float64, casting="same_kind")
+        lines = path.read_text(encoding="utf-8").replace(",", " ").split("\n")
+        if not any(line.strip() for line in lines):
+            raise ValueError("it is empty")
+        return np.loadtxt(lines, dtype=np.float64, ndmin=2)
+    except (OSError, EOFError, ValueError, TypeError) as error:
         raise CbdmError(f"the table {path} cannot be read: {str(error).splitlines()[0]}; give .npy or .csv") from error
 
 
@@ -197,6 +225,11 @@ def _table_law(part: str, text: str, law: ConditionPrior) -> LabelPrior:
     if not isinstance(law, LabelPrior):
         raise CbdmError(
             f"method part {part!r} needs a law with probabilities, and {text!r} has none: try {part}:uniform"
+        )
+    if law.learns:
+        raise CbdmError(
+            f"method part {part!r} reads its law once, before training, and {text!r} learns: try {part}:uniform, or "
+            "cbdm:learned"
         )
     return law
 
@@ -231,8 +264,7 @@ def _wrapped(
 ) -> PriorAdjustment:
     """The part around its inner adjustment: a parameter gets what goes by its name, or the part's option."""
     method, parameters = config.method, _parameters(part.name)
-    counting = [name for name in ("counts", "training") if name in parameters]
-    if counting and data.condition is not None:
+    if _counting(part.name) and data.condition is not None:
         raise CbdmError(
             f"method part {part.name!r} counts classes, and these data are told "
             f"{space_to_dict(data.space)['kind']}: try cbdm, diffrop or ccua"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from cbdm_cli.judging import balanced_samples, drawn_with_bar, judge
 from cbdm_cli.runs import write_json
 from cbdm_cli.sample import with_sampling
 from cbdm_cli.train import evaluation_facts, report_caption, report_title
+from cbdm_core.data.dataset import Dataset
 from cbdm_core.errors import CbdmError
+from cbdm_core.evaluation import Report
 from cbdm_core.guidance import parse_omega
-from cbdm_core.metrics.features import cached_classifier
-from cbdm_core.run import load_run
+from cbdm_core.metrics.features import FeatureExtractor, cached_classifier
+from cbdm_core.run import Run, load_run
 
-__all__ = ["evaluate_runs", "omegas_of"]
+__all__ = ["Judged", "evaluate_runs", "omegas_of"]
 
 
 def omegas_of(texts: Sequence[str]) -> list[str]:
@@ -48,25 +51,63 @@ def _file_name(config: Config) -> str:
     return f"evaluation-omega-{omega}{null}-{sampling.sampler}-{sampling.steps}-n{config.evaluation.per_class}.json"
 
 
-def evaluate_runs(paths: Sequence[Path], omegas: Sequence[str], options: dict[str, Any], device: str) -> None:
-    """Evaluate each run at each ω; each result is a file in the run folder, named by its options."""
-    asked = omegas_of(omegas)
-    rows = []
-    for path in paths:
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """A run and what is needed to judge it, read once.
+
+    Args:
+        path: the run folder.
+        run: the trained network.
+        config: as the run was trained.
+        full: the balanced set.
+        data: its long-tailed part.
+        classifier: gives the features.
+    """
+
+    path: Path
+    run: Run
+    config: Config
+    full: Dataset
+    data: Dataset
+    classifier: FeatureExtractor
+
+    @classmethod
+    def of(cls, path: Path, device: str) -> Judged:
+        """The run in `path`.
+
+        Raises:
+            CbdmError: no run, or data that are not those of the run.
+        """
         run = load_run(path, device=device)
         saved = validated(run.config)
         full, data, split = load_data(saved)
         if saved.facts is None or split != saved.facts.split_hash or full.content_hash() != saved.facts.data_hash:
             raise CbdmError(f"{path}: the data are not those the run was trained on; restore them or train anew")
-        classifier = cached_classifier(full)
-        for omega in asked or [saved.sampling.omega]:
-            config = with_sampling(saved, {**options, "omega": omega})
-            labels, told = balanced_samples(config, full)
-            where = next(run.network.parameters()).device
-            x = drawn_with_bar(config, run.network, run.schedule, told, run.shape, where, f"{path.name} ω {omega}")
-            report = judge(config, x, labels, full, data.counts(), classifier)
-            write_json(path / _file_name(config), evaluation_facts(config, run.step, report))
-            rows.append((path.name, config, report))
+        return cls(path, run, saved, full, data, cached_classifier(full))
+
+    def report(self, options: dict[str, Any], name: str) -> tuple[Config, Report]:
+        """Balanced samples drawn with these sampling options, judged; `name` is what the bar is called."""
+        config = with_sampling(self.config, options)
+        labels, told = balanced_samples(config, self.full)
+        where = next(self.run.network.parameters()).device
+        x = drawn_with_bar(config, self.run.network, self.run.schedule, told, self.run.shape, where, name)
+        return config, judge(config, x, labels, self.full, self.data.counts(), self.classifier)
+
+    def write(self, file: Path | None, options: dict[str, Any]) -> tuple[Config, Report]:
+        """Judge and write the result; the file is named by the options where none is given."""
+        config, report = self.report(options, f"{self.path.name} ω {options['omega']}")
+        write_json(file or self.path / _file_name(config), evaluation_facts(config, self.run.step, report))
+        return config, report
+
+
+def evaluate_runs(paths: Sequence[Path], omegas: Sequence[str], options: dict[str, Any], device: str) -> None:
+    """Evaluate each run at each ω; each result is a file in the run folder, named by its options."""
+    asked = omegas_of(omegas)
+    rows = []
+    for path in paths:
+        judged = Judged.of(path, device)
+        for omega in asked or [judged.config.sampling.omega]:
+            rows.append((path.name, *judged.write(None, {**options, "omega": omega})))
     _, config, report = rows[-1]
     if len(rows) == 1:
         render.report_table(report, report_title(config), report_caption(report))

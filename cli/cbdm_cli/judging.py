@@ -80,7 +80,7 @@ def solver(
     base, omega = build_sampler(config, schedule), parse_omega(sampling.omega)
     if unconditional is None and sampling.guidance_prior is None:
         return ClassifierFreeGuidance(network, omega, interval=sampling.interval).eval(), base
-    tracking = sampling.tracking.model_dump()
+    tracking = {**sampling.tracking.model_dump(), "clip": getattr(base, "clip", None)}
     if unconditional is not None:
         laws = [_label_law(config, text) for text in (unconditional, _trained_under(config))]
         return network, TrackedWeights(base, *laws, mode="mixture", **tracking)

@@ -26,7 +26,7 @@ def as_image(x: Tensor) -> Any:
 
 
 def sample_grid(
-    path: Path, x: Tensor, labels: Tensor, names: Sequence[str], counts: Sequence[int], columns: int = 16
+    path: Path, x: Tensor, labels: Tensor, names: Sequence[str], counts: Sequence[int | None], columns: int = 16
 ) -> None:
     """A row per class, the rarest last, each with its name and training count at the left.
 
@@ -35,17 +35,17 @@ def sample_grid(
         x: (M, C, H, W) samples in [−1, 1] with C 1 or 3.
         labels: (M,) the label each was asked for.
         names: K class names.
-        counts: K training counts.
+        counts: K training counts, None where a row is no class of the training set.
         columns: at most so many samples a row.
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    order = sorted(set(labels.tolist()), key=lambda y: (-counts[y], y))
+    order = sorted(set(labels.tolist()), key=lambda y: (-(counts[y] or 0), y))
     height, width = x.shape[-2:]
     scale = max(1, round(40 / max(height, width)))
     cell_w, cell_h, gap = width * scale, height * scale, 4
     font = ImageFont.load_default(size=13)
-    texts = {y: f"{names[y]}  n={counts[y]}" for y in order}
+    texts = {y: _named(str(names[y]), counts[y]) for y in order}
     margin = 16 + int(max(font.getlength(text) for text in texts.values()))
     shown = max(min(columns, int((labels == y).sum())) for y in order)
     canvas = Image.new("RGB", (margin + shown * (cell_w + gap) + gap, len(order) * (cell_h + gap) + gap), "white")
@@ -58,6 +58,10 @@ def sample_grid(
             canvas.paste(tile, (margin + gap + column * (cell_w + gap), top))
     with replacing(path) as temporary:
         canvas.save(temporary, format="PNG")
+
+
+def _named(name: str, count: int | None) -> str:
+    return name if count is None else f"{name}  n={count}"
 
 
 def _axes(width: float, height: float) -> tuple[Any, Any]:
@@ -74,7 +78,7 @@ def _axes(width: float, height: float) -> tuple[Any, Any]:
     return figure, axes
 
 
-def scatter(path: Path, x: Tensor, labels: Tensor, names: Sequence[str], counts: Sequence[int]) -> None:
+def scatter(path: Path, x: Tensor, labels: Tensor, names: Sequence[str], counts: Sequence[int | None]) -> None:
     """Vector samples in their first two coordinates, one colour a class, the rarest drawn on top.
 
     Args:
@@ -85,11 +89,11 @@ def scatter(path: Path, x: Tensor, labels: Tensor, names: Sequence[str], counts:
         counts: K training counts.
     """
     figure, axes = _axes(6, 5)
-    order = sorted(set(labels.tolist()), key=lambda y: (-counts[y], y))
+    order = sorted(set(labels.tolist()), key=lambda y: (-(counts[y] or 0), y))
     for y in order:
         points = x[labels == y].cpu().numpy()
         second = points[:, 1] if points.shape[1] > 1 else np.zeros(len(points))
-        axes.scatter(points[:, 0], second, s=4, label=f"{names[y]}  n={counts[y]}")
+        axes.scatter(points[:, 0], second, s=4, label=_named(str(names[y]), counts[y]))
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)

@@ -9,13 +9,24 @@ from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 if TYPE_CHECKING:  # the help page must not pay for torch
+    from cbdm_cli.summary import Estimate, Summary
     from cbdm_core.evaluation import Report, Scores
 
-__all__ = ["law_table", "note", "plain_table", "progress", "report_table", "sweep_table"]
+__all__ = [
+    "LiveJobs",
+    "comparison_table",
+    "law_table",
+    "note",
+    "plain_table",
+    "progress",
+    "report_table",
+    "sweep_table",
+]
 
 # A pipe has no width of its own, and 80 columns would cut the tables short.
 _console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
@@ -83,15 +94,21 @@ def sweep_table(rows: Iterable[tuple[str, str, Report]], title: str) -> None:
     _console.print(table)
 
 
-def law_table(rows: Iterable[tuple[str, Sequence[float | None]]], title: str) -> None:
-    """One row a law: probability of the commonest and rarest class, entropy, KL from training, effective classes."""
-    table = _table(title, ["law", "p common", "p rare", "entropy", "KL", "eff. classes"])
+def law_table(rows: Iterable[tuple[str, Sequence[float | None]]], title: str, size: int) -> None:
+    """One row a law: probability of the commonest and rarest class, entropy, KL from training, effective number.
+
+    Args:
+        rows: the law's name and the five numbers.
+        title: of the table.
+        size: how many different conditions there are.
+    """
+    table = _table(title, ["law", "p common", "p rare", "entropy", "KL", "eff. number"])
     for name, values in rows:
         table.add_row(name, *[_number(v, d) for v, d in zip(values, (4, 4, 3, 3, 2), strict=True)])
     _console.print(table)
     note(
-        "p common, p rare: probability of the commonest and rarest class · entropy and KL(law ‖ training) in nats · "
-        "eff. classes: exp(entropy)"
+        "p common, p rare: probability of the commonest and rarest class or region · entropy and KL(law ‖ training) in "
+        f"nats · eff. number: exp(entropy), of {size} different conditions"
     )
 
 
@@ -102,3 +119,68 @@ def plain_table(rows: Iterable[tuple[str, str]], title: str, columns: tuple[str,
     for row in rows:
         table.add_row(*row)
     _console.print(table)
+
+
+def _estimate(e: Estimate | None, digits: int, sign: bool = False) -> str:
+    if e is None:
+        return "–"
+    width = "" if e.half_width == float("inf") else f" ± {e.half_width:.{digits}f}"
+    return f"{e.mean:{'+' if sign else ''}.{digits}f}{width}"
+
+
+def comparison_table(summary: Summary, title: str) -> None:
+    """Each method at its best ω: mean over seeds with 95 % intervals, and the paired difference to the baseline."""
+    columns = ["method", "best ω", "FID", "− baseline", "precision", "recall", "tail FID", "tail recall"]
+    table = _table(title, columns, left=2)
+    others = {"precision": 3, "recall": 3, "tail fid": 2, "tail recall": 3}
+    for row in summary.rows:
+        means = {score: e.mean for score, e in row.scores.items()}
+        against = _estimate((row.differences or {}).get("fid"), 2, sign=True) if row.differences else "baseline"
+        omega = f"{row.omega} (edge)" if row.at_edge else row.omega
+        fid = _estimate(row.scores.get("fid"), 2)
+        table.add_row(row.name, omega, fid, against, *[_number(means.get(score), d) for score, d in others.items()])
+    _console.print(table)
+    note(
+        "± half width of the 95 % interval over seeds (Student's t); differences are paired by seed; ω is picked for "
+        "each method on the mean over these seeds; edge: the best ω ends the grid, a better one may lie outside"
+    )
+    note(f"features: {summary.features}")
+    note(summary.verdict)
+
+
+class LiveJobs:
+    """A table of jobs that is redrawn on standard error; without a terminal each finished job is one line.
+
+    Args:
+        title: of the table.
+    """
+
+    def __init__(self, title: str) -> None:
+        self.title, self.tty = title, sys.stderr.isatty()
+        self._live = Live(console=Console(stderr=True), refresh_per_second=2, transient=True)
+
+    def __enter__(self) -> LiveJobs:
+        if self.tty:
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.tty:
+            self._live.stop()
+
+    def show(self, rows: Iterable[tuple[str, str, str]], facts: str) -> None:
+        """Redraw: (method, seed, state) of the jobs to show, and a line below."""
+        if not self.tty:
+            return
+        table = _table(self.title, ["method", "seed", "state"], left=3)
+        for row in rows:
+            table.add_row(*row)
+        table.caption, table.caption_justify = facts, "left"
+        self._live.update(table)
+
+    def line(self, text: str) -> None:
+        """One line that stays."""
+        if self.tty:
+            self._live.console.print(text, markup=False)
+        else:
+            print(text, file=sys.stderr, flush=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cbdm_cli import pictures, render
 from cbdm_cli.config import Config, merged, validated
-from cbdm_cli.judging import drawn_with_bar
+from cbdm_cli.judging import drawn_with_bar, solver
 from cbdm_cli.runs import new_folder
 from cbdm_cli.train import picture
 from cbdm_core.conditions import Classes
@@ -57,11 +57,9 @@ def labels_of(text: str, n: int | None, run: Run, seed: int) -> Tensor:
         seed: of labels drawn from a law.
 
     Raises:
-        CbdmError: n < 1, a label outside [0, K), an unknown law, or the null law.
+        CbdmError: a label outside [0, K), an unknown law, or the null law.
     """
     classes = len(run.counts)
-    if n is not None and n < 1:
-        raise CbdmError(f"--n must be 1 or more, got {n}")
     if text == "cyclic":
         return cyclic_labels(n or 16 * classes, classes)
     if re.fullmatch(r"\s*-?[0-9]{1,9}\s*(,\s*-?[0-9]{1,9}\s*)*", text):
@@ -115,18 +113,18 @@ class Asked:
     prior: str | None = None
 
 
-def _told(asked: Asked, run: Run, seed: int) -> tuple[Tensor, Tensor, tuple[str, ...], list[int]]:
+def _told(asked: Asked, run: Run, seed: int) -> tuple[Tensor, Tensor, tuple[str, ...], Sequence[int | None]]:
     """(label of each sample, what the network is told, class names, counts)."""
+    if asked.n is not None and asked.n < 1:
+        raise CbdmError(f"--n must be 1 or more, got {asked.n}")
     if asked.prior is not None:
         count = asked.n or 16 * len(run.counts)
-        if count < 1:
-            raise CbdmError(f"--n must be 1 or more, got {count}")
         zeros = torch.zeros(count, dtype=torch.long)
-        return zeros, zeros, (f"law {asked.prior}",), [int(run.counts.sum())]
+        return zeros, zeros, (f"law {asked.prior}",), [None]
     if asked.conditions:
         told = conditions_of(asked.conditions, asked.n, run)
         labels = torch.arange(len(told)) % len(asked.conditions)
-        return labels, told, tuple(asked.conditions), [0] * len(asked.conditions)
+        return labels, told, tuple(asked.conditions), [None] * len(asked.conditions)
     labels = labels_of(asked.labels, asked.n, run, seed)
     told = labels
     if not isinstance(run.space, Classes):
@@ -150,6 +148,7 @@ def sample_run(path: Path, asked: Asked, options: dict[str, Any], format_: str, 
         )
     if format_ == "folder":
         _refuse_paths(names)
+    solver(config, run.network, run.schedule, asked.prior)  # a mistake should show before a folder is made
     target = _target(path, out, format_)
     where = next(run.network.parameters()).device
     x = drawn_with_bar(config, run.network, run.schedule, told, run.shape, where, unconditional=asked.prior)
@@ -185,11 +184,11 @@ def _target(path: Path, out: Path | None, format_: str) -> Path:
     return out
 
 
-def _write_grid(target: Path, x: Tensor, labels: Tensor, names: Sequence[str], counts: Sequence[int]) -> None:
+def _write_grid(target: Path, x: Tensor, labels: Tensor, names: Sequence[str], counts: Sequence[int | None]) -> None:
     picture(target, _drawable(tuple(x.shape[1:])), x, labels, names, counts)
 
 
-def _write_npz(target: Path, x: Tensor, labels: Tensor, names: Sequence[str], counts: Sequence[int]) -> None:
+def _write_npz(target: Path, x: Tensor, labels: Tensor, names: Sequence[str], counts: Sequence[int | None]) -> None:
     """Arrays that the npz data source reads back."""
     images = x.ndim > 2
     values = to_uint8(x).movedim(1, -1).numpy() if images else x.numpy()
@@ -199,7 +198,7 @@ def _write_npz(target: Path, x: Tensor, labels: Tensor, names: Sequence[str], co
         np.savez_compressed(file, images=values, labels=labels.numpy(), class_names=np.array(names))
 
 
-def _write_folder(target: Path, x: Tensor, labels: Tensor, names: Sequence[str], counts: Sequence[int]) -> None:
+def _write_folder(target: Path, x: Tensor, labels: Tensor, names: Sequence[str], counts: Sequence[int | None]) -> None:
     """A folder per class and a PNG per sample, which the folder data source reads back."""
     for number, (sample, label) in enumerate(zip(x, labels.tolist(), strict=True)):
         with replacing(target / str(names[label]) / f"{number:06d}.png") as temporary:
@@ -207,7 +206,7 @@ def _write_folder(target: Path, x: Tensor, labels: Tensor, names: Sequence[str],
             pictures.as_image(sample).save(temporary, format="PNG")
 
 
-_WRITERS: dict[str, Callable[[Path, Tensor, Tensor, Sequence[str], Sequence[int]], None]] = {
+_WRITERS: dict[str, Callable[[Path, Tensor, Tensor, Sequence[str], Sequence[int | None]], None]] = {
     "grid": _write_grid,
     "folder": _write_folder,
     "npz": _write_npz,

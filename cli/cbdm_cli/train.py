@@ -264,7 +264,7 @@ def _finish(experiment: Experiment, state: TrainState, folder: Path) -> None:
 
 
 def picture(
-    path: Path, images: bool, x: torch.Tensor, labels: torch.Tensor, names: Sequence[str], counts: Sequence[int]
+    path: Path, images: bool, x: torch.Tensor, labels: torch.Tensor, names: Sequence[str], counts: Sequence[int | None]
 ) -> None:
     """The samples as a grid (2-D images of 1 or 3 channels), else as a scatter plot of two coordinates."""
     if images and x.ndim == 4 and x.shape[1] in (1, 3):

@@ -1,0 +1,239 @@
+"""`cbdm compare`: many runs with paired seeds, one process each, and what their differences amount to."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cbdm_cli import render
+from cbdm_cli.job import READINGS, config_of, run_folder
+from cbdm_cli.plan import FILE, Plan, Variant, extended, load_plan, readings_of, save_plan, variants_of
+from cbdm_cli.runs import new_folder, write_json
+from cbdm_cli.summary import summarise
+from cbdm_core.errors import CbdmError
+
+__all__ = ["compare", "extend", "is_comparison", "planned"]
+
+_POLL = 0.5  # seconds between two looks at the jobs
+
+
+@dataclass
+class _Job:
+    """A variant and a seed, and the process that works on it."""
+
+    variant: Variant
+    seed: int
+    path: Path
+    readings: int
+    steps: int
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    state: str = "waiting"
+    log: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.log = self.path.parent / f"seed-{self.seed}.log"
+
+    def judged(self) -> int:
+        """Readings that are written."""
+        folder = self.path / READINGS
+        return len(list(folder.glob("omega-*.json"))) if folder.is_dir() else 0
+
+    def progress(self) -> float:
+        """In [0, 1]: training counts as much as its share of the time usually is, a half."""
+        return 0.5 * min(self._step() / self.steps, 1) + 0.5 * min(self.judged() / self.readings, 1)
+
+    def _step(self) -> int:
+        file = self.path / "metrics.jsonl"
+        try:
+            with file.open("rb") as opened:
+                opened.seek(max(0, file.stat().st_size - 4096))
+                lines = opened.read().splitlines()
+            return int(json.loads(lines[-1])["step"]) if lines else 0
+        except (OSError, ValueError, KeyError):
+            return 0
+
+    def told(self) -> str:
+        """The state in a phrase."""
+        if self.state != "running":
+            return self.state
+        step = self._step()
+        return f"training {step}/{self.steps}" if step < self.steps else f"judged {self.judged()}/{self.readings}"
+
+    def start(self, folder: Path, device: str, threads: int) -> None:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        threading = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "cbdm_cli.job", str(folder), self.variant.name, str(self.seed), device],
+                env={**os.environ, **threading},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        self.state, self.started = "running", time.monotonic()
+
+    def last_line(self) -> str:
+        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return lines[-1].removeprefix("cbdm: ") if lines else "it said nothing"
+
+
+def compare(plan: Plan, out: Path | None, *, jobs: int, threads: int, device: str) -> None:
+    """Make the folder of a new comparison and run it.
+
+    Raises:
+        CbdmError: whatever a run would refuse, before anything is trained; jobs that failed, after the others ended.
+    """
+    _check(plan)
+    folder = new_folder(out, f"compare-{plan.preset}")
+    save_plan(folder, plan)
+    _work(folder, plan, jobs, threads, device)
+
+
+def extend(folder: Path, add: Sequence[Variant], seeds: int | None, *, jobs: int, threads: int, device: str) -> None:
+    """Go on with a comparison, with more variants or seeds if asked."""
+    plan = extended(load_plan(folder), add, seeds)
+    _check(plan)
+    save_plan(folder, plan)
+    _work(folder, plan, jobs, threads, device)
+
+
+def _check(plan: Plan) -> None:
+    """Assemble each variant once: a mistake should show before hours of training."""
+    from cbdm_cli.assemble import assemble
+    from cbdm_core.guidance import parse_omega
+
+    for omega in plan.omegas:
+        parse_omega(omega)
+    for variant in plan.variants:
+        assemble(config_of(plan, variant, 0))
+
+
+def _work(folder: Path, plan: Plan, jobs: int, threads: int, device: str) -> None:
+    # Seed by seed, so that what is there at any time is paired.
+    todo = [
+        _Job(
+            variant,
+            seed,
+            run_folder(folder, variant, seed),
+            len(readings_of(plan, variant)),
+            config_of(plan, variant, seed).training.steps,
+        )
+        for seed in range(plan.seeds)
+        for variant in plan.variants
+    ]
+    for job in todo:
+        if (job.path / "evaluation.json").exists() and job.judged() >= job.readings:
+            job.state = "done"
+    failed = _run_all(folder, plan, todo, jobs, threads, device)
+    summary = summarise(folder, plan)
+    if summary is not None:
+        write_json(folder / "results.json", summary.to_dict())
+        render.comparison_table(summary, _title(plan))
+    render.note(f"comparison: {folder}")
+    if failed:
+        first = failed[0]
+        raise CbdmError(
+            f"{len(failed)} of {len(todo)} jobs failed, first {first.variant.name} seed {first.seed}: "
+            f"{first.last_line()} (whole log: {first.log}); mend it and go on with: cbdm compare {folder}"
+        )
+
+
+def _title(plan: Plan) -> str:
+    seeds = "1 seed" if plan.seeds == 1 else f"{plan.seeds} paired seeds"
+    return f"{plan.preset}: {len(plan.variants)} methods × {seeds}, each at its best ω"
+
+
+def _run_all(folder: Path, plan: Plan, todo: list[_Job], jobs: int, threads: int, device: str) -> list[_Job]:
+    """Run what is not done, `jobs` at a time; returns those that failed."""
+    begun, before = time.monotonic(), sum(job.progress() for job in todo)
+    with render.LiveJobs(_title(plan)) as live:
+        try:
+            while any(job.state in ("waiting", "running") for job in todo):
+                for job in todo:
+                    _look(job, live)
+                running = sum(job.state == "running" for job in todo)
+                for job in [job for job in todo if job.state == "waiting"][: jobs - running]:
+                    job.start(folder, device, threads)
+                live.show(_rows(todo), _time_left(todo, begun, before))
+                time.sleep(_POLL)
+        except KeyboardInterrupt:
+            _stop(todo)
+            render.note(f"stopped; what is done is kept, go on with: cbdm compare {folder}")
+            raise SystemExit(130) from None
+    return [job for job in todo if job.state == "failed"]
+
+
+def _look(job: _Job, live: render.LiveJobs) -> None:
+    if job.process is None or job.state != "running" or (code := job.process.poll()) is None:
+        return
+    job.state = "failed" if code else "done"
+    minutes = (time.monotonic() - job.started) / 60
+    outcome = f"failed: {job.last_line()}" if code else f"done in {minutes:.1f} min"
+    live.line(f"{job.variant.name}, seed {job.seed}: {outcome}")
+
+
+def _stop(todo: Sequence[_Job]) -> None:
+    """Let each child save where it stands; the terminal has sent it the interrupt too."""
+    for job in todo:
+        if job.process is not None and job.process.poll() is None:
+            job.process.terminate()
+    for job in todo:
+        if job.process is not None:
+            job.process.wait()
+
+
+def _rows(todo: Sequence[_Job]) -> list[tuple[str, str, str]]:
+    """What runs, what failed, and the next few."""
+    busy = [job for job in todo if job.state in ("running", "failed")]
+    waiting = [job for job in todo if job.state == "waiting"]
+    return [(job.variant.name, str(job.seed), job.told()) for job in [*busy, *waiting[:3]]]
+
+
+def _time_left(todo: Sequence[_Job], begun: float, before: float) -> str:
+    done = sum(job.progress() for job in todo if job.state != "failed")
+    wanted = sum(job.state != "failed" for job in todo)
+    finished = sum(job.state == "done" for job in todo)
+    gained, seconds = done - before, time.monotonic() - begun
+    left = "time left not known yet"
+    if gained > 0.02:
+        left = f"about {seconds * (wanted - done) / gained / 60:.0f} min left"
+    return f"{finished} of {len(todo)} jobs done, {left}"
+
+
+def planned(
+    preset: str,
+    methods: Sequence[str],
+    priors: Sequence[str],
+    taus: Sequence[float],
+    omegas: Sequence[str],
+    *,
+    seeds: int,
+    steps: int | None,
+    settings: Sequence[str],
+    one_omega: bool,
+) -> Plan:
+    """The plan that the options name.
+
+    Raises:
+        CbdmError: one ω without `one_omega`: methods differ in their best ω, so that at one ω any verdict can be had.
+    """
+    if len(omegas) == 1 and not one_omega:
+        raise CbdmError(
+            f"--omega {omegas[0]}: methods differ in their best ω, so a comparison at one ω misleads; give several, or "
+            "add --one-omega if you mean it"
+        )
+    variants = variants_of(methods, priors, taus)
+    return Plan(
+        preset=preset, settings=tuple(settings), steps=steps, seeds=seeds, omegas=tuple(omegas), variants=variants
+    )
+
+
+def is_comparison(text: str) -> bool:
+    """Whether the argument names the folder of a comparison."""
+    return (Path(text) / FILE).exists()

@@ -1,0 +1,73 @@
+"""One job of a comparison in its own process: train (or resume, or find done), then judge at every reading."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from cbdm_cli.__main__ import refuse
+from cbdm_cli.config import Config, load_config, merged
+from cbdm_cli.plan import Plan, Reading, Variant, load_plan, readings_of
+from cbdm_core.errors import CbdmError
+
+__all__ = ["READINGS", "config_of", "run_folder", "run_job"]
+
+READINGS = "readings"
+
+
+def run_folder(folder: Path, variant: Variant, seed: int) -> Path:
+    """Where the run of a variant and a seed stands."""
+    return folder / "runs" / variant.folder / f"seed-{seed}"
+
+
+def config_of(plan: Plan, variant: Variant, seed: int) -> Config:
+    """The run's configuration: the preset, the plan's settings, the variant and the seed."""
+    from cbdm_cli.train import resolved
+
+    table = merged(load_config(plan.preset, None, plan.settings), variant.table())
+    named = {"method": variant.parts, "prior": None, "tau": None, "gamma": None, "steps": plan.steps, "seed": seed}
+    return resolved(table, named)
+
+
+def run_job(folder: Path, plan: Plan, variant: Variant, seed: int, device: str) -> None:
+    """Train where that is not done, then write each reading that is missing."""
+    from cbdm_cli.train import resume, start
+    from cbdm_core.checkpoint import checkpoints
+
+    path, config = run_folder(folder, variant, seed), config_of(plan, variant, seed)
+    if not checkpoints(path / "checkpoints"):
+        shutil.rmtree(path, ignore_errors=True)  # stopped before its first checkpoint: nothing to keep
+        start(config, path, device, dry_run=False)
+    elif not (path / "evaluation.json").exists():
+        options: dict[str, Any] = dict.fromkeys(["method", "prior", "tau", "gamma", "steps", "seed"])
+        resume(path, None, None, (), options, device)
+    missing = [r for r in readings_of(plan, variant) if not (path / READINGS / r.file).exists()]
+    if missing:
+        judge_readings(path, missing, device)
+
+
+def judge_readings(path: Path, readings: list[Reading], device: str) -> None:
+    """Sample and evaluate the run at each reading."""
+    from cbdm_cli.evaluate import Judged
+
+    judged = Judged.of(path, device)
+    (path / READINGS).mkdir(exist_ok=True)
+    for reading in readings:
+        judged.write(path / READINGS / reading.file, {"omega": reading.omega, "interval": reading.interval})
+
+
+def main() -> None:
+    """`python -m cbdm_cli.job FOLDER VARIANT SEED DEVICE`."""
+    folder, name, seed, device = sys.argv[1:]
+    try:
+        plan = load_plan(Path(folder))
+        (variant,) = (v for v in plan.variants if v.name == name)
+        run_job(Path(folder), plan, variant, int(seed), device)
+    except CbdmError as error:
+        refuse(str(error))
+
+
+if __name__ == "__main__":
+    main()
