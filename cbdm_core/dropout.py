@@ -20,7 +20,8 @@ def seed_dropout(seed: int, step: int, rank: int, device: torch.device) -> None:
     digest = hashlib.sha256(f"{seed}/dropout/{step}/{rank}".encode()).digest()
     number = int.from_bytes(digest[:8], "little") >> 1
     if device.type == "cuda":
-        torch.cuda.manual_seed(number)
+        with torch.cuda.device(device):  # or the current device would be seeded, whichever that is
+            torch.cuda.manual_seed(number)
     elif device.type == "mps":
         torch.mps.manual_seed(number)
     else:

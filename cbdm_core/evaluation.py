@@ -1,9 +1,11 @@
-"""How good are the samples, and for whom: overall, for head, medium and tail, and for each class."""
+"""How good are the samples, and for whom: overall, for groups by rank and by training count, and for each class."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import hashlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,14 +15,22 @@ from cbdm_core.data.dataset import Dataset, to_uint8
 from cbdm_core.errors import CbdmError
 from cbdm_core.metrics.features import FeatureExtractor
 from cbdm_core.metrics.frechet import frechet_distance
-from cbdm_core.metrics.manifold import precision_recall
+from cbdm_core.metrics.inception_score import inception_score
+from cbdm_core.metrics.kernel import kernel_distance
+from cbdm_core.metrics.manifold import prdc
+from cbdm_core.metrics.memorisation import memorisation, relative_diversity
+from cbdm_core.metrics.prd import prd
+from cbdm_core.metrics.uncertainty import frechet_interval, precision_recall_intervals
 
-__all__ = ["ClassScores", "Report", "Scores", "evaluate", "rank_groups"]
+__all__ = ["ClassScores", "Report", "Scores", "count_groups", "evaluate", "rank_groups"]
 
 
 @dataclass(frozen=True)
 class Scores:
     """One row of a report; None where there are too few samples or reference examples to say.
+
+    The figure to read for one class is KID, not FID: FID is biased upwards by about D/N, which in a class of few rows
+    is most of it, and KID is unbiased at any number of rows and comes with its error.
 
     Args:
         fid: squared Fréchet distance in the extractor's units, ≥ 0; needs 2 rows on either side, and falls with their
@@ -30,6 +40,20 @@ class Scores:
         label_accuracy: the fraction of samples that the classifier takes for the class they were asked for.
         n_samples: samples judged.
         n_reference: reference examples they were held against.
+        kid: kernel distance from all rows, unbiased, so that it may be a little below 0; needs 3 rows on either side.
+            Far below 0 (by many errors) it says that samples copy reference rows.
+        kid_error: its standard error.
+        inception_score: in [1, K], from the classifier's probabilities; overall and by group only, since for one class
+            it is highest where the classifier is least sure of it.
+        density: ≥ 0; needs more than k rows on either side.
+        coverage: in [0, 1]; needs more than k rows on either side.
+        f8: of PRD, in [0, 1], weighs recall; None unless asked for. Overall and by group only, and with a row of either
+            side for each of the 20 clusters a class, since a class of its own has too few for a histogram.
+        f1_8: as `f8`, weighs precision.
+        memorised: the share of copies of training examples among otherwise fair samples, ≤ 1, about 0 without copies
+            (`Memorisation.copied`, pooled over the classes with training and held-out examples); None without them.
+        diversity: the mean distance of samples of one class over that of its reference, 1 as varied; the mean over
+            classes with 2 rows on either side.
     """
 
     fid: float | None
@@ -38,6 +62,15 @@ class Scores:
     label_accuracy: float | None
     n_samples: int
     n_reference: int
+    kid: float | None = None
+    kid_error: float | None = None
+    inception_score: float | None = None
+    density: float | None = None
+    coverage: float | None = None
+    f8: float | None = None
+    f1_8: float | None = None
+    memorised: float | None = None
+    diversity: float | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +93,10 @@ class Report:
         features: the convention of the features, and of the pixels; compare figures of one convention only.
         note: a caution to print with the figures.
         held_out_accuracy: of the classifier behind `label_accuracy`, which cannot be expected to exceed it.
-        k: neighbours of precision and recall.
+        k: neighbours of precision, recall, density and coverage.
+        by_count: "many", "medium-shot", "few" (those that have a class), as `groups`; empty in files of old versions.
+        intervals: "overall" or a group of either kind → "fid", "precision", "recall" → the ends of a 95 % interval;
+            empty unless asked for.
     """
 
     overall: Scores
@@ -70,6 +106,8 @@ class Report:
     note: str
     held_out_accuracy: float | None
     k: int
+    by_count: dict[str, Scores] = field(default_factory=dict)
+    intervals: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; what is undefined is None, and nothing is NaN."""
@@ -77,7 +115,7 @@ class Report:
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Report:
-        """The report of `to_dict`; further keys in the table are left alone.
+        """The report of `to_dict`; further keys are left alone, and what old files lack takes its default.
 
         Raises:
             CbdmError: an entry that is missing or of another form.
@@ -90,9 +128,14 @@ class Report:
                     ClassScores(entry["name"], entry["training_count"], Scores(**entry["scores"]))
                     for entry in table["classes"]
                 ),
+                by_count={name: Scores(**scores) for name, scores in table.get("by_count", {}).items()},
+                intervals={
+                    group: {name: (low, high) for name, (low, high) in found.items()}
+                    for group, found in table.get("intervals", {}).items()
+                },
                 **{name: table[name] for name in ("features", "note", "held_out_accuracy", "k")},
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise CbdmError(f"this is no evaluation report ({error}): evaluate the run again") from error
 
 
@@ -111,6 +154,23 @@ def rank_groups(training_counts: Tensor | Sequence[int]) -> dict[str, tuple[int,
     return {name: tuple(labels) for name, labels in groups.items() if labels}
 
 
+def count_groups(training_counts: Tensor | Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """The classes by their number of training examples: > 100 "many", 20 … 100 "medium-shot", < 20 "few".
+
+    Args:
+        training_counts: (K,) examples of each class.
+
+    Returns:
+        Group → its labels in order; a group without a class is left out.
+
+    Liu et al. 2019 (arXiv 1904.05160), section 4.
+    """
+    groups: dict[str, list[int]] = {"many": [], "medium-shot": [], "few": []}
+    for label, count in enumerate(torch.as_tensor(training_counts).tolist()):
+        groups["many" if count > 100 else "medium-shot" if count >= 20 else "few"].append(label)
+    return {name: tuple(labels) for name, labels in groups.items() if labels}
+
+
 def evaluate(
     samples: Tensor,
     labels: Tensor,
@@ -119,8 +179,11 @@ def evaluate(
     training_counts: Tensor | Sequence[int],
     *,
     k: int = 5,
+    training: Dataset | None = None,
+    intervals: int = 0,
+    prd_runs: int = 0,
 ) -> Report:
-    """Samples against the balanced set: Fréchet distance, improved precision and recall, and label accuracy.
+    """Samples against the balanced set: Fréchet and kernel distance, the scores of neighbourhoods, and label accuracy.
 
     Images are judged as a viewer sees them, clipped to [−1, 1] and rounded to 8 bits; `Report.features` says so. The
     samples of a group or a class are those that were asked for its labels, and are held against the reference examples
@@ -132,24 +195,52 @@ def evaluate(
         reference: the balanced full set, not the long-tailed one the model saw.
         classifier: the extractor, of `cached_classifier` or any other.
         training_counts: (K,) examples of each class that the model saw; they rank the classes.
-        k: neighbours of precision and recall, ≥ 1.
+        k: neighbours of precision, recall, density and coverage, ≥ 1.
+        training: what the model was trained on, to look for copies of it; the reference rows that differ from all of
+            its rows are the held-out set.
+        intervals: bootstrap resamples for 95 % intervals of FID, precision and recall, overall and by group, 200 for
+            instance; 0 computes none. They are centred on the figure and tell its spread at these numbers of rows, not
+            its bias.
+        prd_runs: clusterings to average F8 and F1/8 over, 10 in papers; 0 computes none.
 
     Raises:
-        CbdmError: samples that are not finite, no sample, shapes or lengths that disagree, labels out of range, k < 1.
+        CbdmError: samples that are not finite, no sample, shapes or lengths that disagree, labels out of range, k < 1,
+            `intervals` 1 or below 0, `prd_runs` below 0.
     """
     counts = torch.as_tensor(training_counts).cpu()
     samples, labels = samples.detach().cpu(), labels.cpu()
     _check(samples, labels, reference, counts, k)
+    _check_options(reference, training, intervals, prd_runs)
     fake = _Judged.by(classifier, _as_seen(samples) if reference.is_images else samples.float(), labels)
     real = _Judged.by(classifier, reference.model_input(), reference.y)
-    groups = {name: _scores(real.of(chosen), fake.of(chosen), k) for name, chosen in rank_groups(counts).items()}
+    if training is not None:
+        fake = _with_copies(fake, real, reference, _Judged.by(classifier, training.model_input(), training.y), training)
+    everyone = tuple(range(reference.num_classes))
+
+    @cache  # "head" and "many" are often the same classes
+    def of(chosen: tuple[int, ...]) -> Scores:
+        return _scores(real.of(chosen), fake.of(chosen), k, prd_runs)
+
+    by_rank, by_count = rank_groups(counts), count_groups(counts)
     classes = tuple(
-        ClassScores(name, int(counts[label]), _scores(real.of((label,)), fake.of((label,)), k))
+        ClassScores(name, int(counts[label]), replace(of((label,)), inception_score=None, f8=None, f1_8=None))
         for label, name in enumerate(reference.class_names)
     )
-    features = f"{classifier.convention}, 8-bit images" if reference.is_images else classifier.convention
     return Report(
-        _scores(real, fake, k), groups, classes, features, classifier.note, classifier.held_out_accuracy, int(k)
+        overall=of(everyone),
+        groups={name: of(tuple(sorted(chosen))) for name, chosen in by_rank.items()},
+        classes=classes,
+        features=f"{classifier.convention}, 8-bit images" if reference.is_images else classifier.convention,
+        note=classifier.note,
+        held_out_accuracy=classifier.held_out_accuracy,
+        k=int(k),
+        by_count={name: of(chosen) for name, chosen in by_count.items()},
+        intervals={
+            name: _intervals(real.of(chosen), fake.of(chosen), k, intervals)
+            for name, chosen in {"overall": everyone, **by_rank, **by_count}.items()
+        }
+        if intervals
+        else {},
     )
 
 
@@ -180,6 +271,21 @@ def _check(samples: Tensor, labels: Tensor, reference: Dataset, counts: Tensor, 
         raise CbdmError(f"label {int(wrong[0])} is out of range: {K} classes have labels 0 … {K - 1}")
 
 
+def _check_options(reference: Dataset, training: Dataset | None, intervals: int, prd_runs: int) -> None:
+    if intervals == 1 or intervals < 0:
+        raise CbdmError(f"intervals = {intervals}: give 0 for none, or 2 resamples or more; 200 do for 95 %")
+    if prd_runs < 0:
+        raise CbdmError(f"prd_runs = {prd_runs}: give 0 for none, or 1 or more; papers average 10")
+    if training is None:
+        return
+    ours, theirs = ((d.shape, d.x.dtype, d.num_classes) for d in (reference, training))
+    if ours != theirs:
+        raise CbdmError(
+            f"the training set has examples of shape {theirs[0]}, {theirs[1]}, in {theirs[2]} classes, the reference "
+            f"{ours[0]}, {ours[1]}, in {ours[2]}: give the subset of the reference that the model saw"
+        )
+
+
 def _as_seen(samples: Tensor) -> Tensor:
     """What is left of images in [−1, 1] after saving them with 8 bits a pixel."""
     return to_uint8(samples).float() / 127.5 - 1
@@ -187,26 +293,108 @@ def _as_seen(samples: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class _Judged:
-    """Rows as the extractor sees them: features (N, D), labels (N,), and whether the label is the one it would give."""
+    """Rows as the extractor sees them.
+
+    Args:
+        features: (N, D) float64.
+        labels: (N,) long, the class each row is of or was asked for.
+        log_probs: (N, K) float64.
+        nearer: (N,) float64 of `Memorisation`, NaN where nothing is known.
+        expected: (N,) float64, what `nearer` is on average without copies.
+    """
 
     features: Tensor
     labels: Tensor
-    right: Tensor
+    log_probs: Tensor
+    nearer: Tensor
+    expected: Tensor
 
     @classmethod
     def by(cls, classifier: FeatureExtractor, x: Tensor, labels: Tensor) -> _Judged:
-        features, log_probs = classifier(x)
-        return cls(features.cpu(), labels, log_probs.cpu().argmax(1) == labels)
+        features, log_probs = (part.cpu() for part in classifier(x))
+        unknown = torch.full((len(x),), torch.nan, dtype=torch.float64)
+        return cls(features, labels, log_probs, unknown, unknown)
 
     def of(self, chosen: Sequence[int]) -> _Judged:
         """The rows of these labels."""
         rows = torch.isin(self.labels, torch.tensor(chosen))
-        return _Judged(self.features[rows], self.labels[rows], self.right[rows])
+        columns = (self.features, self.labels, self.log_probs, self.nearer, self.expected)
+        return _Judged(*(column[rows] for column in columns))
+
+    def __len__(self) -> int:
+        return len(self.features)
 
 
-def _scores(real: _Judged, fake: _Judged, k: int) -> Scores:
-    fewest = min(len(real.features), len(fake.features))
-    fid = frechet_distance(real.features, fake.features) if fewest >= 2 else None
-    precision, recall = precision_recall(real.features, fake.features, k) if fewest > k else (None, None)
-    accuracy = float(fake.right.double().mean()) if len(fake.right) else None
-    return Scores(fid, precision, recall, accuracy, len(fake.features), len(real.features))
+def _with_copies(fake: _Judged, real: _Judged, reference: Dataset, trained: _Judged, training: Dataset) -> _Judged:
+    """The samples with what is known of their neighbours, class by class: only there are the two sets of one law."""
+    seen = set(_bytes_of_rows(training))
+    held_out = torch.tensor([row not in seen for row in _bytes_of_rows(reference)])
+    nearer, expected = fake.nearer.clone(), fake.expected.clone()
+    for label in fake.labels.unique().tolist():
+        rows = fake.labels == label
+        ours, theirs = trained.features[trained.labels == label], real.features[held_out & (real.labels == label)]
+        if len(ours) and len(theirs):
+            found = memorisation(fake.features[rows], ours, theirs)
+            nearer[rows], expected[rows] = found.nearer, found.expected
+    return replace(fake, nearer=nearer, expected=expected)
+
+
+def _bytes_of_rows(data: Dataset) -> Iterator[bytes]:
+    return (hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in data.x.cpu().numpy())
+
+
+def _scores(real: _Judged, fake: _Judged, k: int, prd_runs: int) -> Scores:
+    x, y = real.features, fake.features
+    fewest = min(len(real), len(fake))
+    kid, kid_error = kernel_distance(x, y) if fewest >= 3 else (None, None)
+    precision, recall, density, coverage = prdc(x, y, k) if fewest > k else (None, None, None, None)
+    f8, f1_8 = _prd(real, fake, prd_runs)
+    return Scores(
+        fid=frechet_distance(x, y) if fewest >= 2 else None,
+        precision=precision,
+        recall=recall,
+        label_accuracy=_mean((fake.log_probs.argmax(1) == fake.labels).double().tolist()),
+        n_samples=len(fake),
+        n_reference=len(real),
+        kid=kid,
+        kid_error=kid_error,
+        inception_score=inception_score(fake.log_probs).value if len(fake) else None,
+        density=density,
+        coverage=coverage,
+        f8=f8,
+        f1_8=f1_8,
+        memorised=_memorised(fake),
+        diversity=_mean(relative_diversity(x, real.labels, y, fake.labels).values()),
+    )
+
+
+def _mean(values: Collection[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _prd(real: _Judged, fake: _Judged, runs: int) -> tuple[float | None, float | None]:
+    num_classes = len(real.labels.unique())
+    if runs == 0 or num_classes < 2 or min(len(real), len(fake)) < 20 * num_classes:
+        return None, None
+    return prd(real.features, fake.features, num_classes, runs=runs)
+
+
+def _memorised(fake: _Judged) -> float | None:
+    """Σ (nearer − expected) / Σ (1 − expected) over the samples of which it is known."""
+    known = ~fake.nearer.isnan()
+    if not known.any():
+        return None
+    nearer, expected = fake.nearer[known], fake.expected[known]
+    return float((nearer - expected).sum() / (1 - expected).sum())
+
+
+def _intervals(real: _Judged, fake: _Judged, k: int, resamples: int) -> dict[str, tuple[float, float]]:
+    """Those that are defined."""
+    fewest, found = min(len(real), len(fake)), {}
+    if fewest >= 2:
+        found["fid"] = frechet_interval(real.features, fake.features, resamples, centred=True)
+    if fewest > k:
+        found["precision"], found["recall"] = precision_recall_intervals(
+            real.features, fake.features, k, resamples, centred=True
+        )
+    return {name: (low, high) for name, (low, high) in found.items()}

@@ -60,6 +60,7 @@ class Linear(NoiseSchedule):
         betas = torch.linspace(beta_1, beta_T, steps, dtype=torch.float32).double()
         self.alphas_bar = torch.cumprod(1 - betas, 0)
         self._log_table = torch.cat([torch.zeros(1, dtype=torch.float64), self.alphas_bar.log()])
+        self._tables: dict[torch.device, Tensor] = {}  # a copy on each device, made once
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         place = t.to(real_dtype(t.device)) * self.steps
@@ -68,7 +69,9 @@ class Linear(NoiseSchedule):
         whole = place.round()
         place = torch.where((place - whole).abs() < 1e-14 * self.steps, whole, place)
         low = place.floor().clamp(0, self.steps - 1)
-        table = self._log_table.to(t.device, place.dtype)
+        table = self._tables.get(t.device)
+        if table is None:
+            table = self._tables[t.device] = self._log_table.to(t.device, place.dtype)
         left, right = table[low.long()], table[low.long() + 1]
         part = place - low
         return _from_log_alphas_bar(torch.where(part == 1, right, left + part * (right - left)))

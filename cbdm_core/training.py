@@ -74,7 +74,10 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class TrainRecord:
-    """What one step did: `step` counts finished steps; losses are means over the global batch; `laws` have learned."""
+    """What one step did: `step` counts finished steps; losses are means over the global batch; `laws` have learned.
+
+    `groups` are means of the term "denoising" as it was weighted, so under reweighting those of the weighted loss.
+    """
 
     step: int
     loss: float
@@ -154,7 +157,7 @@ def train(
         group_names: the groups' names.
 
     Raises:
-        DivergedError: a loss or gradient that is not finite; the state is that of before the step.
+        DivergedError: a loss or gradient that is not finite; parameters, optimiser and averages are those of before.
     """
     objective: torch.nn.Module = state.objective.train()
     if state.world.size > 1:
@@ -177,13 +180,15 @@ def _one_step(
     dtype = PRECISIONS[settings.precision]
     with torch.autocast(world.device.type, dtype, enabled=dtype != torch.float32):
         terms: dict[str, Tensor] = objective(x_0, Condition.of(told), Draws(settings.seed, step, rows))
-    loss = torch.stack([term.mean() for term in terms.values()]).sum()
-    _refuse_unfinite("loss", float(sum_over_ranks(loss.detach())), step, y)
+    parts = torch.stack([term.mean() for term in terms.values()])
+    loss = parts.sum()
+    # One transfer for all of them: each would make the host wait for the device.
+    means = dict(zip(terms, (sum_over_ranks(parts.detach()) / world.size).tolist(), strict=True))
+    _refuse_unfinite("loss", sum(means.values()), step, y)
     rate = learning_rate(settings, step)
     norm = _update(state, loss, rate, step, y)
     state.step = step + 1
     state.average()
-    means = {name: float(sum_over_ranks(term.detach().mean())) / world.size for name, term in terms.items()}
     by_group = _group_means(terms["denoising"].detach(), y, groups, names)
     laws = learned_laws(state.objective.adjustment)
     return TrainRecord(step + 1, sum(means.values()), means, by_group, norm, rate, laws)
@@ -235,5 +240,5 @@ def _group_means(loss: Tensor, y: Tensor, groups: Tensor | None, names: tuple[st
     total = torch.zeros(2, len(names), dtype=loss.dtype, device=loss.device)
     total[0].index_add_(0, member, loss)
     total[1].index_add_(0, member, torch.ones_like(loss))
-    total = sum_over_ranks(total)
-    return {name: float(total[0, i] / total[1, i]) for i, name in enumerate(names) if total[1, i] > 0}
+    sums, numbers = sum_over_ranks(total).tolist()
+    return {name: s / n for name, s, n in zip(names, sums, numbers, strict=True) if n > 0}

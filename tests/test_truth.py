@@ -8,6 +8,7 @@ posterior, e*_c the true conditional prediction, e_c the optimum, λ = τ·w(t),
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -16,10 +17,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cbdm_core import process
+from cbdm_core.data.batches import Batches
+from cbdm_core.data.dataset import Dataset
 from cbdm_core.denoising import DenoisingLoss
 from cbdm_core.generation import generate
 from cbdm_core.guidance import ClassifierFreeGuidance, Implied, LinearInTime
-from cbdm_core.interfaces import Condition, Draws, LabelPrior, NoiseSchedule, ScoreNetwork
+from cbdm_core.interfaces import Condition, Draws, LabelPrior, NoiseSchedule, ScoreNetwork, uniform_times
 from cbdm_core.networks.mlp import MLP
 from cbdm_core.networks.predicts import Predicts
 from cbdm_core.networks.unet import UNet
@@ -36,6 +39,8 @@ from cbdm_priors import (
     Fixed,
     Null,
     Power,
+    Separation,
+    TrackedWeights,
     Training,
     Uniform,
     make_law,
@@ -807,6 +812,104 @@ def test_balanced_optimum_network_is_the_closed_form(seed, t, tau, gamma, target
     for i in range(6):
         expected = solve(e[i], r[i], law.probs, float(tau * t[i]), gamma)[int(c.value[i])]
         close(said[i], expected if c.present[i] else oracle(x, t, c.null())[i], 1e-9)
+
+
+class Table(ScoreNetwork):
+    """Says table[c], table[K] under the null, of a table that is no parameter."""
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.table = table
+
+    def forward(self, x_t, t, c):
+        return self.table[torch.where(c.present, c.value, len(self.table) - 1)]
+
+
+@quick
+@given(SEEDS, st.integers(2, 4), st.floats(0.01, 0.6), st.floats(0.05, 0.6))
+def test_diffrop_under_the_null_law_is_guidance_trained_in(seed, classes, lam, drop):
+    """The gradient of denoising + DiffROP is 0 at e*_c + λ/(1−λ)(e*_c − e*_∅), a minimum exactly where λ < p."""
+    e, r = normal(seed, classes, 2), simplex(seed + 1, classes)
+    null = r @ e
+    rows = torch.arange(classes + 1)
+    c = Condition(rows.clamp(max=classes - 1), rows < classes)
+    share = torch.cat([(1 - drop) * r, times(drop)])
+    part = Separation(DenoisingLoss(), Null([1] * classes), strength=lam, margin=1e6, time_weight=constant)
+
+    def loss(table: Tensor) -> Tensor:
+        step = make_step(Table(table), c, torch.cat([e, null[None]]))
+        return (share * torch.stack(list(part(step).values())).sum(0)).sum()
+
+    best = torch.cat([e + lam / (1 - lam) * (e - null), null[None]]).requires_grad_()
+    (grad,) = torch.autograd.grad(loss(best), best)
+    close(grad, torch.zeros_like(grad))
+    hessian = torch.autograd.functional.hessian(loss, best.detach()).reshape(best.numel(), best.numel())
+    if abs(lam - drop) > 1e-3:
+        assert bool(torch.linalg.eigvalsh(hessian)[0] > 0) == (lam < drop)
+
+
+# Drawing less, without bias
+
+
+@quick
+@given(SEEDS, st.integers(1, 6), st.integers(1, 9))
+def test_systematic_draws_are_as_many_as_they_should_be(seed, classes, count):
+    """Each row draws label k ⌊m·p_k⌋ or ⌈m·p_k⌉ times, and over 4,000 rows m·p_k times on average (4 errors)."""
+    p, rows = simplex(seed, classes), torch.arange(4000)
+    drawn = Draws(seed, 0, rows).systematic("law", p, count)
+    times_drawn = torch.stack([(drawn == k).sum(1) for k in range(classes)], 1).double()
+    assert (times_drawn >= (count * p - 1e-9).floor()).all() and (times_drawn <= (count * p + 1e-9).ceil()).all()
+    part = (count * p) % 1
+    error = 4 * (part * (1 - part) / len(rows)).sqrt() + 1e-9
+    assert ((times_drawn.mean(0) - count * p).abs() <= error).all()
+
+
+def test_batches_of_one_class_are_unbiased_for_their_law():
+    """Every batch holds one class; over 1,500 of them Σ_i f(x_i)/B has the mean Σ_c π_c mean_c(f): 4 standard errors.
+
+    f is an arbitrary number for each example; classes are of 40, 9, 0 and 3 examples.
+    """
+    y = torch.arange(4).repeat_interleave(torch.tensor([40, 9, 0, 3]))
+    f = normal(5, len(y)) + 3 * y
+    data = Dataset(f[:, None].float(), y, ("a", "b", "c", "d"))
+    pi = times(0.5, 0.3, 0.0, 0.2)
+    batches = Batches(data, 4, seed=1, pure=pi)
+    means = []
+    for step in range(1500):
+        batch = batches.at(step)
+        assert (batch.y == batch.y[0]).all()
+        means.append(batch.x_0.double().mean())
+    expected = sum(pi[c] * f[y == c].mean() for c in (0, 1, 3))
+    found = torch.stack(means)
+    assert abs(float(found.mean() - expected)) < 4 * float(found.std()) / 1500**0.5
+
+
+# Weights tracked along a path
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_tracked_likelihood_is_off_by_the_missing_noise(eta):
+    """L_y − log p_t(x|y) = ½(1 − η²) ∫ g² Δ log p_u(x|y) du and what all classes share, for widths √0.1 and 1.
+
+    With 480 steps to t = 0.2, as a mean over 200 paths, to 0.03; without the integral off by more than 0.5 at η = 0.
+    """
+    variances = times(0.1, 1.0)
+    oracle = GaussianMixtureOracle(times(0.0, 1.5)[:, None], variances[:, None, None], times(1, 1), NOISE)
+    law, rows = Uniform([1, 1]), torch.arange(200)
+    tracker, draws = TrackedWeights(DDIM(NOISE, eta=eta), law, law), Draws(0, 0, rows)
+    x, memory, integral = draws.normal("x_T", 1, dtype=torch.float64), None, torch.zeros(2, dtype=torch.float64)
+    hidden = Condition.of(torch.zeros(200).long()).null()
+    grid = [t for t in uniform_times(NOISE, 600) if t >= 0.2]
+    start = oracle.class_log_densities(x, torch.full((200,), grid[0], dtype=torch.float64))
+    for i, (t, s) in enumerate(pairwise(grid)):
+        x, memory = tracker.step(oracle, x, t, s, hidden, memory, draws=draws.at(i))
+        alpha, sigma = (float(v) for v in NOISE(times((t + s) / 2)))
+        g_square = sigma**2 * float(NOISE.log_snr(times(s)) - NOISE.log_snr(times(t)))  # ∫ g² du over the step
+        integral = integral - 0.5 * (1 - eta**2) * g_square / (alpha**2 * variances + sigma**2)
+    truth = oracle.class_log_densities(x, torch.full((200,), grid[-1], dtype=torch.float64)) - start
+    gap = (memory.log_likelihood - truth).diff(dim=1)[:, 0]
+    assert abs(float((gap - integral.diff()).mean())) < 0.03
+    assert eta == 1.0 or abs(float(gap.mean())) > 0.5
 
 
 # What draws depend on

@@ -40,8 +40,9 @@ def train(
     method: Annotated[
         str | None,
         typer.Option(
-            help="ddpm, or parts joined by +, each with its law: cbdm:null, shrink:null, reweight:uniform, t2h, coral, "
-            "ccua, diffrop:uniform, capacity, resample:uniform, pure. Options: --set method.options.PART.NAME=VALUE."
+            help="ddpm, or parts joined by +, each with its law: cbdm:null, shrink:null, reweight:uniform, t2h, h2t, "
+            "transfer, coral, ccua, diffrop:uniform, capacity, resample:uniform, pure. Options: "
+            "--set method.options.PART.NAME=VALUE."
         ),
     ] = None,
     prior: Annotated[
@@ -216,6 +217,21 @@ def compare(
         one_omega=one_omega,
     )
     run_comparison(plan, out, **how)
+
+
+@app.command()
+def report(
+    paths: Annotated[list[Path], typer.Argument(help="The folder of a comparison, or run folders.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The HTML file to make.")] = Path("report.html"),
+    samples: Annotated[
+        bool, typer.Option(help="Draw a few samples of rare classes and show their nearest training images.")
+    ] = True,
+    device: Device = "auto",
+) -> None:
+    """Write one HTML page, which needs no network, of a comparison or of runs."""
+    from cbdm_cli.report import write_report
+
+    write_report(paths, out, samples=samples, device=device)
 
 
 @app.command()

@@ -20,7 +20,7 @@ from cbdm_core.data.batches import Batches, resampling_weights
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.data.longtail import make_long_tail
 from cbdm_core.data.sources import DATASETS
-from cbdm_core.denoising import LOSS_WEIGHTS, DenoisingLoss
+from cbdm_core.denoising import LOSS_WEIGHTS, DenoisingLoss, LossWeight
 from cbdm_core.distributed import World
 from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.interfaces import ConditionPrior, LabelPrior, NoiseSchedule, PriorAdjustment, Sampler, ScoreNetwork
@@ -242,8 +242,7 @@ def _sampled_from(laws: _Laws, counts: Tensor) -> ConditionPrior:
 def _adjustment(
     config: Config, parts: tuple[Part, ...], laws: _Laws, data: Dataset, schedule: Any, network: ScoreNetwork
 ) -> PriorAdjustment:
-    weight = config.training.loss_weight
-    adjustment: PriorAdjustment = DenoisingLoss(build(LOSS_WEIGHTS, weight.name, weight.options))
+    adjustment: PriorAdjustment = DenoisingLoss(_loss_weight(config))
     loss_parts = [part for part in parts if part.name not in BATCH_PARTS]
     stray = sorted(set(config.method.options) - {part.name for part in loss_parts})
     if stray:
@@ -251,6 +250,23 @@ def _adjustment(
     for part in reversed(loss_parts):
         adjustment = _wrapped(config, part, adjustment, laws, data, schedule, network)
     return adjustment
+
+
+def _loss_weight(config: Config) -> LossWeight:
+    """The loss weight; that of edm has the network's σ_data."""
+    weight, network = config.training.loss_weight, config.network
+    options = dict(weight.options)
+    if network.predicts != "edm" and network.sigma_data != 0.5:
+        raise CbdmError(f"network.sigma_data = {network.sigma_data}: only network.predicts = 'edm' reads it")
+    both = weight.name == "edm" and network.predicts == "edm"
+    if both and options.setdefault("sigma_data", network.sigma_data) != network.sigma_data:
+        raise CbdmError(
+            f"the edm loss weight has sigma_data {options['sigma_data']} and the network {network.sigma_data}: leave "
+            "it out of the loss weight's options"
+        )
+    if config.method.cap is not None and "reweight" not in config.method.parts:
+        raise CbdmError(f"method.cap = {config.method.cap}: no part of {config.method.parts!r} reads it; try reweight")
+    return build(LOSS_WEIGHTS, weight.name, options)
 
 
 def _wrapped(
@@ -287,11 +303,12 @@ def _wrapped(
         offers["cap"] = lambda: math.inf if method.cap is None else method.cap
     options = dict(method.options.get(part.name, {}))
     fixed = ("target", "training", "counts", "network", "num_features")
-    allowed = [name for name in list(parameters)[1:] if name not in fixed]
+    # What the method's own keys say has one place only.
+    allowed = [name for name in list(parameters)[1:] if name not in fixed and name not in offers]
     for name in options:
         if name not in allowed:
             raise unknown_name(f"option of method part {part.name!r}", name, allowed)
-    if isinstance(options.get("time_weight"), str):
+    if isinstance(options.get("time_weight"), str):  # of parts without tau, which have a time weight of their own
         options["time_weight"] = named_time_weight(options["time_weight"], table_steps)
     given = {name: offer() for name, offer in offers.items() if name in parameters and name not in options}
     needed = [n for n, p in parameters.items() if p.default is inspect.Parameter.empty]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +37,7 @@ class _Job:
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     state: str = "waiting"
+    fault: str = ""
     log: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -67,6 +70,13 @@ class _Job:
         return f"training {step}/{self.steps}" if step < self.steps else f"judged {self.judged()}/{self.readings}"
 
     def start(self, folder: Path, device: str, threads: int) -> None:
+        self.state, self.started = "running", time.monotonic()
+        try:
+            self._launch(folder, device, threads)
+        except OSError as error:  # the next look finds no process, and the other jobs go on
+            self.fault = f"it could not be started: {error}"
+
+    def _launch(self, folder: Path, device: str, threads: int) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         threading = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
         with self.log.open("wb") as log:
@@ -76,9 +86,10 @@ class _Job:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        self.state, self.started = "running", time.monotonic()
 
     def last_line(self) -> str:
+        if self.fault:
+            return self.fault
         lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return lines[-1].removeprefix("cbdm: ") if lines else "it said nothing"
 
@@ -89,7 +100,7 @@ def compare(plan: Plan, out: Path | None, *, jobs: int, threads: int, device: st
     Raises:
         CbdmError: whatever a run would refuse, before anything is trained; jobs that failed, after the others ended.
     """
-    _check(plan)
+    _check(plan, device)
     folder = new_folder(out, f"compare-{plan.preset}")
     save_plan(folder, plan)
     _work(folder, plan, jobs, threads, device)
@@ -98,20 +109,24 @@ def compare(plan: Plan, out: Path | None, *, jobs: int, threads: int, device: st
 def extend(folder: Path, add: Sequence[Variant], seeds: int | None, *, jobs: int, threads: int, device: str) -> None:
     """Go on with a comparison, with more variants or seeds if asked."""
     plan = extended(load_plan(folder), add, seeds)
-    _check(plan)
+    _check(plan, device)
     save_plan(folder, plan)
     _work(folder, plan, jobs, threads, device)
 
 
-def _check(plan: Plan) -> None:
-    """Assemble each variant once: a mistake should show before hours of training."""
+def _check(plan: Plan, device: str) -> None:
+    """Assemble each variant and its sampler once: a mistake should show before hours of training."""
     from cbdm_cli.assemble import assemble
+    from cbdm_cli.judging import solver
+    from cbdm_core.distributed import pick_device
     from cbdm_core.guidance import parse_omega
 
+    pick_device(device)
     for omega in plan.omegas:
         parse_omega(omega)
     for variant in plan.variants:
-        assemble(config_of(plan, variant, 0))
+        made = assemble(config_of(plan, variant, 0))
+        solver(made.config, made.objective.network, made.schedule)
 
 
 def _work(folder: Path, plan: Plan, jobs: int, threads: int, device: str) -> None:
@@ -121,7 +136,7 @@ def _work(folder: Path, plan: Plan, jobs: int, threads: int, device: str) -> Non
             variant,
             seed,
             run_folder(folder, variant, seed),
-            len(readings_of(plan, variant)),
+            len({reading.file for reading in readings_of(plan, variant)}),
             config_of(plan, variant, seed).training.steps,
         )
         for seed in range(plan.seeds)
@@ -152,9 +167,9 @@ def _title(plan: Plan) -> str:
 def _run_all(folder: Path, plan: Plan, todo: list[_Job], jobs: int, threads: int, device: str) -> list[_Job]:
     """Run what is not done, `jobs` at a time; returns those that failed."""
     begun, before = time.monotonic(), sum(job.progress() for job in todo)
-    with render.LiveJobs(_title(plan)) as live:
+    with render.LiveJobs(_title(plan)) as live, _asked_to_stop() as came:
         try:
-            while any(job.state in ("waiting", "running") for job in todo):
+            while not came and any(job.state in ("waiting", "running") for job in todo):
                 for job in todo:
                     _look(job, live)
                 running = sum(job.state == "running" for job in todo)
@@ -162,15 +177,33 @@ def _run_all(folder: Path, plan: Plan, todo: list[_Job], jobs: int, threads: int
                     job.start(folder, device, threads)
                 live.show(_rows(todo), _time_left(todo, begun, before))
                 time.sleep(_POLL)
-        except KeyboardInterrupt:
+        finally:
             _stop(todo)
-            render.note(f"stopped; what is done is kept, go on with: cbdm compare {folder}")
-            raise SystemExit(130) from None
+    if came:
+        render.note(f"stopped; what is done is kept, go on with: cbdm compare {folder}")
+        raise SystemExit(128 + came[0])
     return [job for job in todo if job.state == "failed"]
 
 
+@contextmanager
+def _asked_to_stop() -> Iterator[list[int]]:
+    """A list that holds the signal once Ctrl-C or SIGTERM came: the jobs must not outlive the comparison."""
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, lambda signum, frame: came.append(signum))
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _look(job: _Job, live: render.LiveJobs) -> None:
-    if job.process is None or job.state != "running" or (code := job.process.poll()) is None:
+    if job.state != "running":
+        return
+    code = 1 if job.process is None else job.process.poll()
+    if code is None:
         return
     job.state = "failed" if code else "done"
     minutes = (time.monotonic() - job.started) / 60
@@ -221,17 +254,19 @@ def planned(
     """The plan that the options name.
 
     Raises:
-        CbdmError: one ω without `one_omega`: methods differ in their best ω, so that at one ω any verdict can be had.
+        CbdmError: one ω without `one_omega`: methods differ in their best ω, so that at one ω any verdict can be had;
+            or no training step.
     """
+    if steps is not None and steps < 1:
+        raise CbdmError(f"--steps {steps}: it must be 1 or more")
+    omegas = tuple(dict.fromkeys(omegas))
     if len(omegas) == 1 and not one_omega:
         raise CbdmError(
             f"--omega {omegas[0]}: methods differ in their best ω, so a comparison at one ω misleads; give several, or "
             "add --one-omega if you mean it"
         )
     variants = variants_of(methods, priors, taus)
-    return Plan(
-        preset=preset, settings=tuple(settings), steps=steps, seeds=seeds, omegas=tuple(omegas), variants=variants
-    )
+    return Plan(preset=preset, settings=tuple(settings), steps=steps, seeds=seeds, omegas=omegas, variants=variants)
 
 
 def is_comparison(text: str) -> bool:

@@ -15,9 +15,10 @@ from cbdm_core.data.dataset import Dataset
 from cbdm_core.errors import CbdmError
 from cbdm_core.evaluation import Report, evaluate
 from cbdm_core.generation import conditions_for, cyclic_labels, generate
-from cbdm_core.guidance import ClassifierFreeGuidance, parse_omega
+from cbdm_core.guidance import ClassifierFreeGuidance, Constant, parse_omega
 from cbdm_core.interfaces import LabelPrior, NoiseSchedule, Sampler, ScoreNetwork
 from cbdm_core.laws_by_name import make_law
+from cbdm_priors.laws import Fixed
 from cbdm_priors.posterior import TrackedWeights
 
 __all__ = ["balanced_samples", "drawn_with_bar", "judge", "solver"]
@@ -78,21 +79,30 @@ def solver(
     """
     sampling = config.sampling
     base, omega = build_sampler(config, schedule), parse_omega(sampling.omega)
-    if unconditional is None and sampling.guidance_prior is None:
+    plain = sampling.guidance_prior is None or omega == Constant(0.0)  # at ω = 0 no null is asked
+    if unconditional is None and plain:
         return ClassifierFreeGuidance(network, omega, interval=sampling.interval).eval(), base
-    tracking = {**sampling.tracking.model_dump(), "clip": getattr(base, "clip", None)}
+    # Plain guidance doubles the rows; no more than that in one forward here either.
+    most = 2 * sampling.batch_size
+    tracking = {**sampling.tracking.model_dump(), "clip": getattr(base, "clip", None), "chunk": most}
     if unconditional is not None:
-        laws = [_label_law(config, text) for text in (unconditional, _trained_under(config))]
+        laws = (_label_law(config, unconditional), _trained_under(config))
         return network, TrackedWeights(base, *laws, mode="mixture", **tracking)
-    laws = [_label_law(config, text) for text in (str(sampling.guidance_prior), _trained_under(config))]
+    laws = (_label_law(config, str(sampling.guidance_prior)), _trained_under(config))
     return network, TrackedWeights(base, *laws, mode="null", omega=omega, interval=sampling.interval, **tracking)
 
 
-def _trained_under(config: Config) -> str:
-    """The label law of the batches, which the null branch has learned."""
+def _trained_under(config: Config) -> LabelPrior:
+    """The label law that the null branch has learned: that of the batches, times the weights of reweight."""
     facts = config.facts
     assert facts is not None
-    return next((facts.laws[name] for name in BATCH_PARTS if name in facts.laws), "training")
+    drawn = next((facts.laws[name] for name in BATCH_PARTS if name in facts.laws), "training")
+    q = _label_law(config, drawn)
+    if "reweight" not in facts.laws:
+        return q
+    pi, cap = _label_law(config, facts.laws["reweight"]).probs, config.method.cap
+    ratio = torch.where(q.probs > 0, pi / q.probs.clamp(min=1e-300), torch.zeros_like(pi))
+    return Fixed(facts.counts, *(q.probs * (ratio if cap is None else ratio.clamp(max=cap))).tolist())
 
 
 def _label_law(config: Config, text: str) -> LabelPrior:
@@ -101,6 +111,8 @@ def _label_law(config: Config, text: str) -> LabelPrior:
     if facts.condition is not None:
         raise CbdmError(f"the law {text!r} is one of classes, and this run is told {facts.condition['kind']}")
     law = make_law(text, facts.counts)
+    if law.learns:
+        raise CbdmError(f"the law {text!r} is learned in training; here name one that stands still, such as uniform")
     if not isinstance(law, LabelPrior):
         raise CbdmError(f"the law {text!r} has no probabilities to sample under; try uniform, training or power:0.5")
     return law

@@ -116,7 +116,7 @@ def loss_curve(path: Path, records: Sequence[dict[str, Any]]) -> None:
         steps, values = np.array([p[0] for p in points]), np.array([p[1] for p in points])
         width = max(1, len(values) // 50)
         smooth = np.convolve(values, np.ones(width) / width, mode="valid")
-        label = f"denoising, {name}" if name in ("head", "medium", "tail") else name
+        label = f"denoising term, {name}" if name in ("head", "medium", "tail") else name
         axes.plot(steps[width - 1 :], smooth, label=label, linewidth=1.4)
     axes.set(xlabel="step", ylabel="loss (running mean)", yscale="log")
     if curves:

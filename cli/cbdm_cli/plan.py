@@ -170,7 +170,11 @@ def load_plan(folder: Path) -> Plan:
         return Plan.model_validate(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise CbdmError(f"{folder} is no comparison: it has no {FILE}; name a folder that cbdm compare made") from None
-    except (OSError, UnicodeDecodeError, ValueError, ValidationError) as error:
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise CbdmError(f"{file} is no plan of a comparison: {where}: {first['msg']}") from None
+    except (OSError, ValueError) as error:
         raise CbdmError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
 
 

@@ -69,6 +69,10 @@ def labels_of(text: str, n: int | None, run: Run, seed: int) -> Tensor:
             raise CbdmError(f"--labels {text}: label {wrong[0]} is out of range; the run has labels 0 … {classes - 1}")
         return listed[torch.arange(n or len(listed)) % len(listed)]
     law = make_law(text, run.counts)
+    if law.learns:  # what this run has learned, not a law at its start
+        law = next((known for known in run.laws.values() if known.learns), None)
+        if law is None:
+            raise CbdmError(f"--labels {text}: this run has learned no law; try uniform, training or power:0.5")
     if not isinstance(law, LabelPrior):
         raise CbdmError(f"--labels {text}: this law has no label to draw; try uniform, training or power:0.5")
     return labels_from(law, n or 16 * classes, seed)

@@ -11,6 +11,7 @@ from typing import Any
 
 from cbdm_cli.job import READINGS, run_folder
 from cbdm_cli.plan import Plan, readings_of
+from cbdm_core.errors import CbdmError
 
 __all__ = ["SCORES", "Estimate", "Row", "Summary", "estimate", "summarise"]
 
@@ -118,16 +119,26 @@ def _value(result: Mapping[str, Any], path: Sequence[str]) -> float | None:
 
 
 def _read(folder: Path, plan: Plan) -> dict[tuple[str, str], dict[str, dict[int, dict[str, Any]]]]:
-    """(variant, kind) → ω → seed → result, of the readings that are there."""
+    """(variant, kind) → every ω → seed → result, of the readings that are there."""
     table: dict[tuple[str, str], dict[str, dict[int, dict[str, Any]]]] = {}
     for variant in plan.variants:
         for reading in readings_of(plan, variant):
+            found = table.setdefault((variant.name, reading.kind), {}).setdefault(reading.omega, {})
             for seed in range(plan.seeds):
                 file = run_folder(folder, variant, seed) / READINGS / reading.file
                 if file.exists():
-                    by_omega = table.setdefault((variant.name, reading.kind), {})
-                    by_omega.setdefault(reading.omega, {})[seed] = json.loads(file.read_text(encoding="utf-8"))
+                    found[seed] = _result(file)
     return table
+
+
+def _result(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CbdmError(f"{file} cannot be read: {error}; remove it, and cbdm compare makes it anew") from error
+    if not isinstance(found, dict):
+        raise CbdmError(f"{file} holds no result: remove it, and cbdm compare makes it anew")
+    return found
 
 
 def summarise(folder: Path, plan: Plan, primary: str = "fid") -> Summary | None:
@@ -137,6 +148,9 @@ def summarise(folder: Path, plan: Plan, primary: str = "fid") -> Summary | None:
         folder: of the comparison.
         plan: its plan.
         primary: the score that picks ω and that the verdict speaks of.
+
+    Raises:
+        CbdmError: a result that cannot be read.
     """
     table = _read(folder, plan)
     rows, baseline = [], None
@@ -150,7 +164,7 @@ def summarise(folder: Path, plan: Plan, primary: str = "fid") -> Summary | None:
         if row is not None:
             baseline = baseline or row
             rows.append(row)
-    if not rows or rows[0].variant != plan.variants[0].name:
+    if not rows or (rows[0].variant, rows[0].kind) != (plan.variants[0].name, ""):
         return None
     return Summary(tuple(rows), _verdict(rows, primary), features)
 
@@ -191,7 +205,7 @@ def _row(
         variant=variant,
         kind=kind,
         omega=best,
-        at_edge=len(omegas) > 1 and best in (omegas[0], omegas[-1]) and best != "0",
+        at_edge=_at_edge(best, omegas),
         seeds=seeds,
         scores={score: estimate(list(by_seed.values())) for score, by_seed in found.items()},
         differences=differences,
@@ -200,15 +214,32 @@ def _row(
     )
 
 
+def _at_edge(best: str, omegas: Sequence[str]) -> bool:
+    """Whether `best` ends the grid of numbers; 0, plain conditional, is where guidance starts and no edge."""
+    numbers = {}
+    for omega in omegas:
+        try:
+            numbers[omega] = float(omega.removeprefix("implied:"))
+        except ValueError:  # a schedule of several numbers stands beside the grid
+            continue
+    ends = (min(numbers.values(), default=0.0), max(numbers.values(), default=0.0))
+    return len(set(numbers.values())) > 1 and numbers.get(best, 0.0) != 0 and numbers[best] in ends
+
+
+def _paired(row: Row, baseline: Row, primary: str) -> int:
+    """How many seeds of the row the baseline has too."""
+    return len(row.values.get(primary, {}).keys() & baseline.values.get(primary, {}).keys())
+
+
 def _verdict(rows: Sequence[Row], primary: str) -> str:
     """What the intervals say, and no more."""
     baseline, others = rows[0], rows[1:]
-    least = min(len(row.seeds) for row in rows)
     name = primary.upper() if primary == "fid" else primary
     if not others:
         return f"Only {baseline.name} has been judged: there is nothing to compare it with yet."
+    least = min(_paired(row, baseline, primary) for row in others)
     if least < 3:
-        return f"No verdict: {least} paired seed{'s' if least > 1 else ''}, and at least 3 are needed for an interval."
+        return f"No verdict: {least} paired seed{'' if least == 1 else 's'}, and at least 3 are needed for an interval."
     sign = 1 if SCORES[primary][1] else -1
     better, worse = [], []
     for row in others:

@@ -17,10 +17,11 @@ from cbdm_cli.config import Config, merged, overlaid, preset_names, preset_table
 from cbdm_cli.judging import balanced_samples, drawn_with_bar, judge, solver
 from cbdm_cli.parts import format_parts, parse_parts, with_law
 from cbdm_cli.runs import Metrics, environment, new_folder, read_records, write_json, write_tensors, write_text
-from cbdm_core.checkpoint import checkpoints, latest_checkpoint, load_checkpoint, save_checkpoint
+from cbdm_core.checkpoint import checkpoints, latest_checkpoint, load_checkpoint, read_tensors, save_checkpoint
 from cbdm_core.distributed import World, join, leave
 from cbdm_core.errors import CbdmError
 from cbdm_core.evaluation import rank_groups
+from cbdm_core.interfaces import Condition, Draws
 from cbdm_core.metrics.features import cached_classifier
 from cbdm_core.run import LAW_DATA, read_config
 from cbdm_core.training import DivergedError, TrainState, train
@@ -83,6 +84,7 @@ def start(config: Config, out: Path | None, device: str, dry_run: bool) -> None:
         experiment = assemble(config)
         # A mistake in the sampling should show before training, not after.
         solver(experiment.config, experiment.objective.network, experiment.schedule)
+        _rehearse(experiment)
         if dry_run:
             _describe(experiment, world)
             return
@@ -124,6 +126,7 @@ def resume(
     try:
         experiment = assemble(config.model_copy(update={"facts": None}))
         _refuse_difference(folder, config, experiment.config)
+        _refuse_other_laws(folder, experiment)
         state = load_checkpoint(latest_checkpoint(folder / "checkpoints"), experiment.start(world))
         if config.training.steps < state.step:
             raise CbdmError(
@@ -148,6 +151,17 @@ def _refuse_difference(folder: Path, saved: Config, asked: Config, but: Sequence
             )
 
 
+def _refuse_other_laws(folder: Path, experiment: Experiment) -> None:
+    """A table of affinities is a file of the user's, which may have changed; the facts do not tell."""
+    saved = read_tensors(folder / LAW_DATA) if experiment.law_data else {}
+    for name, value in experiment.law_data.items():
+        if name not in saved or saved[name].shape != value.shape or not torch.allclose(saved[name], value):
+            raise CbdmError(
+                f"--resume {folder}: the laws are made from another {name} than at the start, which is in {LAW_DATA}: "
+                "restore it, or start a new run"
+            )
+
+
 def _flat(table: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(table, dict):
         return {prefix: table}
@@ -160,6 +174,14 @@ def _share(folder: str | None, world: World) -> Path:
     if world.size > 1:
         torch.distributed.broadcast_object_list(box)
     return Path(str(box[0]))
+
+
+@torch.no_grad()
+def _rehearse(experiment: Experiment) -> None:
+    """One pass over two examples, so that parts that do not fit one another are refused before a folder is made."""
+    objective, data = experiment.objective.eval(), experiment.data
+    rows = torch.arange(2) % len(data)
+    objective(data.model_input(rows), Condition.of(data.told(rows)), Draws(experiment.config.seed, 0, torch.arange(2)))
 
 
 def _describe(experiment: Experiment, world: World) -> None:
@@ -285,6 +307,7 @@ def evaluation_facts(config: Config, step: int, report: Any) -> dict[str, Any]:
         "omega": config.sampling.omega,
         "guidance_interval": list(config.sampling.interval),
         "guidance_prior": config.sampling.guidance_prior,
+        "tracking": None if config.sampling.guidance_prior is None else config.sampling.tracking.model_dump(),
         "weights": "ema",
         "labels": "cyclic, exactly balanced",
         "reference": "the balanced full set",

@@ -1,7 +1,7 @@
 """Docstrings are written as plain text with back-quoted names; this makes them what reStructuredText takes them for.
 
 Single back-quotes become literals, and the signs that are mathematics in our docstrings (|x|, a*, B_) are escaped
-outside of them.
+outside of them. `Needs:` and `Source:` are paragraphs of their own, whose further lines may be indented.
 """
 
 import re
@@ -9,6 +9,7 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
+PARAGRAPH = re.compile(r"(Needs|Source): ")
 CODE = re.compile(r"(``.+?``|`[^`]+`)")
 
 
@@ -26,8 +27,21 @@ def _escaped(text: str) -> str:
     return re.sub(r"(\w)_(?!\w)", r"\1\\_", text)
 
 
+def parted(lines: list[str]) -> list[str]:
+    """A blank line before each such paragraph, and its further lines brought to its left."""
+    out: list[str] = []
+    inside = False
+    for line in lines:
+        starts = PARAGRAPH.match(line) is not None
+        inside = starts or (inside and line.startswith(" "))
+        if starts and out and out[-1]:
+            out.append("")
+        out.append(line.lstrip() if inside else line)
+    return out
+
+
 def process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    lines[:] = [plain(line) for line in lines]
+    lines[:] = [plain(line) for line in parted(lines)]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -129,9 +129,6 @@ class ClassBalancing(Penalty):
     def tau(self) -> float:
         return self.strength
 
-    def observe(self, step: DenoisingStep) -> None:
-        self.target.observe(step.c, mean_squared(step.eps_hat, step.eps).detach())
-
     def penalty(self, step: DenoisingStep) -> Tensor:
         whole = self.dropout == "shared"  # masks belong to the batch
         exact = whole or not has_dropout(step.network)

@@ -124,6 +124,8 @@ class NeighbourBank(Bank):
 
     def __init__(self, conditions: Tensor, exponent: float = 1.0, k: int = 10) -> None:
         super().__init__(conditions)
+        if not math.isfinite(k) or int(k) != k:
+            raise CbdmError(f"k of the nearest neighbours must be a whole number, got {k}: write for example knn:1,10")
         self._keep(conditions, -_finite(exponent) * knn_log_density(conditions, int(k)))
 
 

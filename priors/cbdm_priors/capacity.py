@@ -13,8 +13,7 @@ from cbdm_core.draws import real_dtype
 from cbdm_core.errors import CbdmError
 from cbdm_core.interfaces import DenoisingStep, PriorAdjustment, ScoreNetwork
 from cbdm_core.networks.experts import add_experts, experts_off, has_experts
-from cbdm_priors.contrast import class_labels
-from cbdm_priors.penalty import Penalty
+from cbdm_priors.penalty import Penalty, class_labels
 
 __all__ = ["CapacityManipulation"]
 

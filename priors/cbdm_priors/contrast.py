@@ -13,26 +13,12 @@ from torch import Tensor, nn
 from cbdm_core.conditions import check_positive
 from cbdm_core.denoising import mean_squared
 from cbdm_core.errors import CbdmError
-from cbdm_core.interfaces import Condition, ConditionPrior, DenoisingStep, PriorAdjustment
-from cbdm_priors.penalty import Penalty, TimeWeight, linear
+from cbdm_core.interfaces import ConditionPrior, DenoisingStep, PriorAdjustment
+from cbdm_priors.penalty import Penalty, TimeWeight, class_labels, linear
 
 __all__ = ["Alignment", "Separation", "SupervisedContrast", "class_labels", "supervised_contrast"]
 
 _TINY_NORM = 1e-6  # a feature vector shorter than this is not stretched to length 1, which bounds its gradient
-
-
-def class_labels(c: Condition, term: str) -> Tensor:
-    """(B,) long labels.
-
-    Raises:
-        CbdmError: the condition is no class.
-    """
-    if c.value.ndim != 1 or c.value.is_floating_point() or c.value.dtype == torch.bool:
-        raise CbdmError(
-            f"{term} compares classes, so it needs labels (B,), got {tuple(c.value.shape)} of {c.value.dtype}: "
-            "use an adjustment without counts"
-        )
-    return c.value.long()
 
 
 def _check_above_0(term: str, **values: float) -> None:
@@ -108,6 +94,7 @@ class SupervisedContrast(Penalty):
 
     term = "coral"
     couples_rows = True
+    in_eps = False
     needs_features = True
     place: Tensor
     memory: Tensor
@@ -134,7 +121,8 @@ class SupervisedContrast(Penalty):
             raise CbdmError(f"the bank and rare of coral must be whole numbers of 0 or more, got {bank} and {rare}")
         self.temperature, self.bank = float(temperature), int(bank)
         self.needs_features = self.strength > 0
-        self.head = nn.Linear(num_features, projection)
+        # At strength 0 nothing asks the map, and distributed training would wait for its gradient.
+        self.head = nn.Linear(num_features, projection).requires_grad_(self.strength > 0)
         counts = torch.as_tensor(counts).long()
         kept = (counts > 0) & (counts <= rare) & (self.bank > 0)
         rows = int(kept.sum())
@@ -180,8 +168,10 @@ class SupervisedContrast(Penalty):
         """Remember the features of the rows of rare classes, on all ranks those of all ranks; newest first."""
         if self.strength == 0 or not len(self.filled):
             return
-        place = torch.where(step.c.present, self.place[class_labels(step.c, self.term)], -1)
-        z, place = _of_all_ranks(self.project(step)), _of_all_ranks(place)
+        z = self.project(step)
+        kept = step.c.present & torch.isfinite(z).all(1)
+        place = torch.where(kept, self.place[class_labels(step.c, self.term)], -1)
+        z, place = _of_all_ranks(z), _of_all_ranks(place)
         for row in place[place >= 0].unique().tolist():
             new = z[place == row].flip(0).to(self.memory.dtype)
             self.memory[row] = torch.cat([new, self.memory[row]])[: self.bank]
@@ -221,6 +211,7 @@ class Alignment(Penalty):
     """
 
     term = "ccua"
+    in_eps = False  # the distance is, and takes the loss weight itself
     couples_rows = True
 
     def __init__(
@@ -240,14 +231,16 @@ class Alignment(Penalty):
         self.repulsion, self.temperature = float(repulsion), float(temperature)
 
     def penalty(self, step: DenoisingStep) -> Tensor:
-        null = step.c.null()
+        null, features = step.c.null(), None
         if self.repulsion == 0:
-            return mean_squared(step.eps_hat, step.predict(null))
-        eps_null, z = step.network.with_features(step.x_t, step.t, null)
+            eps_null = step.predict(null)
+        else:
+            eps_null, features = step.network.with_features(step.x_t, step.t, null)
         distance = mean_squared(step.eps_hat, eps_null)
-        if len(step) == 1:
+        distance = self.loss_weight(step).to(distance.dtype) * distance
+        if features is None or len(step) == 1:
             return distance
-        return distance + self.repulsion * self._crowding(_unit(z)).to(distance.dtype)
+        return distance + self.repulsion * self._crowding(_unit(features)).to(distance.dtype)
 
     def _crowding(self, z: Tensor) -> Tensor:
         """(B,) log mean_{j≠i} exp(z_i·z_j/τ)."""
@@ -295,9 +288,6 @@ class Separation(Penalty):
         super().__init__(inner, strength=strength, time_weight=time_weight, fraction=fraction, every=every)
         _check_above_0(self.term, margin=margin)
         self.target, self.margin = target, float(margin)
-
-    def observe(self, step: DenoisingStep) -> None:
-        self.target.observe(step.c, mean_squared(step.eps_hat, step.eps).detach())
 
     def penalty(self, step: DenoisingStep) -> Tensor:
         other = self.target.sample(step.c, draws=step.draws.within(self.term))

@@ -83,7 +83,9 @@ class Power(CountLaw):
         self.kappa = float(kappa)
 
     def log_weights(self, counts: Tensor) -> Tensor:
-        return self.kappa * counts.log()
+        # Relative to the largest, so that no exponent overflows to inf − inf.
+        most = counts.max() if self.kappa > 0 else counts.min()
+        return self.kappa * (counts / most).log()
 
 
 class Training(CountLaw):

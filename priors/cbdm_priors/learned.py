@@ -13,6 +13,7 @@ from cbdm_core.draws import real_dtype
 from cbdm_core.errors import CbdmError
 from cbdm_core.interfaces import Condition, LabelPrior
 from cbdm_priors.laws import Power, normalised
+from cbdm_priors.penalty import class_labels
 
 __all__ = ["Learned"]
 
@@ -71,17 +72,15 @@ class Learned(LabelPrior):
     @torch.no_grad()
     def observe(self, c: Condition, loss: Tensor) -> None:
         """Take one step from a batch's (B,) denoising losses; rows that saw the null condition do not count."""
-        total = torch.zeros(2, len(self.loss), dtype=self.loss.dtype, device=self.loss.device)
         good = torch.isfinite(loss) & c.present
         value = torch.where(good, loss, torch.zeros_like(loss)).to(self.loss.dtype)
-        total[0].index_add_(0, c.value, value)
-        total[1].index_add_(0, c.value, good.to(self.loss.dtype))
-        total = sum_over_ranks(total)
+        # A product: the order in which index_add_ sums is not fixed on a GPU, and resume promises the same bits.
+        member = torch.nn.functional.one_hot(class_labels(c, "the learned law"), len(self.loss)).to(value.dtype)
+        total = sum_over_ranks(torch.stack([value @ member, good.to(value.dtype) @ member]))
         here = total[1] > 0
         mean = total[0] / total[1].clamp(min=1)
-        kept = (
-            torch.where(self.seen, self.memory, 0.0) * self.loss + torch.where(self.seen, 1 - self.memory, 1.0) * mean
-        )
+        old = self.memory * self.seen.to(mean.dtype)
+        kept = old * self.loss + (1 - old) * mean
         self.loss.copy_(torch.where(here, kept, self.loss))
         self.seen.logical_or_(here)
         self._rise()

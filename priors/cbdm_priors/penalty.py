@@ -11,9 +11,18 @@ from torch import Tensor
 
 from cbdm_core.denoising import mean_squared
 from cbdm_core.errors import CbdmError, unknown_name
-from cbdm_core.interfaces import DenoisingStep, PriorAdjustment, add_term
+from cbdm_core.interfaces import Condition, ConditionPrior, DenoisingStep, PriorAdjustment, add_term
 
-__all__ = ["TIME_WEIGHTS", "Penalty", "TimeWeight", "constant", "linear", "named_time_weight", "published"]
+__all__ = [
+    "TIME_WEIGHTS",
+    "Penalty",
+    "TimeWeight",
+    "class_labels",
+    "constant",
+    "linear",
+    "named_time_weight",
+    "published",
+]
 
 TimeWeight = Callable[[Tensor], Tensor]
 
@@ -59,7 +68,10 @@ def named_time_weight(text: str, steps: int | None = None) -> TimeWeight:
     name, _, rest = text.partition(":")
     if text == "published":
         if steps is None:
-            raise CbdmError("the published time weight needs a table schedule with T steps: use schedule linear")
+            raise CbdmError(
+                "the published time weight needs a table schedule with T steps: use schedule linear, or in Python "
+                "time_weight=published(T)"
+            )
         return published(steps)
     plain: dict[str, TimeWeight] = {"linear": linear, "constant": constant}
     if text in plain:
@@ -78,12 +90,29 @@ def named_time_weight(text: str, steps: int | None = None) -> TimeWeight:
     return make(*numbers)
 
 
+def class_labels(c: Condition, term: str) -> Tensor:
+    """(B,) long labels.
+
+    Raises:
+        CbdmError: the condition is no class.
+    """
+    if c.value.ndim != 1 or c.value.is_floating_point() or c.value.dtype == torch.bool:
+        raise CbdmError(
+            f"{term} compares classes, so it needs labels (B,), got {tuple(c.value.shape)} of {c.value.dtype}: "
+            "use an adjustment without counts"
+        )
+    return c.value.long()
+
+
 class Penalty(PriorAdjustment):
     """The inner terms and one of its own: strength · w(t) · (loss weight) · penalty, 0 on rows that see the null.
 
     With a fraction f < 1 a systematic sample of the rows, which every row enters with probability f, counts 1/f
     times; with `every` = k only the steps 0, k, 2k, … count, k times. Both leave the expected loss and gradient as
     they are and cost less: 1 + f or 1 + 1/k of a plain step where the penalty costs as much as that step.
+
+    A penalty that is no distance between ε̂ says so by `in_eps = False`, and takes the loss weight where it needs it.
+    Its law, if it has one as `target`, is told the denoising loss at every training step.
 
     Args:
         inner: the adjustment that gives the other terms.
@@ -98,6 +127,7 @@ class Penalty(PriorAdjustment):
 
     term: str
     couples_rows: bool = False
+    in_eps: bool = True
 
     def __init__(
         self,
@@ -120,6 +150,8 @@ class Penalty(PriorAdjustment):
                 f"{self.term} compares rows with one another, so it takes no fraction of them, got {fraction}: "
                 "use every = 2, 3, … to make it cheaper"
             )
+        if not isinstance(time_weight, str) and not callable(time_weight):
+            raise CbdmError(f"the time weight of {self.term} is a function of t or a name, got {time_weight!r}")
         self.inner, self.strength = inner, float(strength)
         self.time_weight = named_time_weight(time_weight) if isinstance(time_weight, str) else time_weight
         self.fraction, self.every = float(fraction), int(every)
@@ -129,7 +161,10 @@ class Penalty(PriorAdjustment):
         """(B,) the penalty of each row at strength 1; what it says of rows under the null condition is not used."""
 
     def observe(self, step: DenoisingStep) -> None:
-        """Look at a training step before the penalty is taken; nothing by default."""
+        """Look at a training step before the penalty is taken: tell the law the denoising loss, if it learns."""
+        law = getattr(self, "target", None)
+        if isinstance(law, ConditionPrior):
+            law.observe(step.c, mean_squared(step.eps_hat, step.eps).detach())
 
     def forward(self, step: DenoisingStep) -> dict[str, Tensor]:
         assert self.inner is not None
@@ -162,8 +197,9 @@ class Penalty(PriorAdjustment):
         if not bool(step.c.present.any()):  # a batch dropped whole is not worth a forward pass
             return self._zeros(step)
         value = self.penalty(step)
-        weight = self.time_weight(step.t).to(value.dtype) * self.loss_weight(step).to(value.dtype)
-        weight = self.strength * weight * step.c.present.to(value.dtype)
+        weight = self.strength * self.time_weight(step.t).to(value.dtype) * step.c.present.to(value.dtype)
+        if self.in_eps:
+            weight = weight * self.loss_weight(step).to(value.dtype)
         # Selecting, so that a penalty that is not finite under the null condition does not show.
         return torch.where(step.c.present, weight * value, torch.zeros_like(value))
 

@@ -13,7 +13,7 @@ from cbdm_core.distributed import sum_over_ranks
 from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.interfaces import ConditionPrior, DenoisingStep, PriorAdjustment
 from cbdm_priors.balancing import checked_draws, drawn_conditions
-from cbdm_priors.penalty import Penalty, TimeWeight, constant
+from cbdm_priors.penalty import Penalty, TimeWeight, class_labels, constant
 
 __all__ = ["RULES", "Shrinkage"]
 
@@ -89,7 +89,7 @@ class Shrinkage(Penalty):
             )
         self.target, self.rule = target, rule
         self.variance, self.exponent, self.cap, self.memory = float(variance), float(exponent), float(cap), memory
-        self.draws = checked_draws(draws or ("all" if target.finite else 1), target)
+        self.draws = checked_draws(("all" if target.finite else 1) if draws is None else draws, target)
         self.bins = int(bins)
         counts = torch.as_tensor(counts).long()
         self.register_buffer("counts", counts, persistent=False)
@@ -120,16 +120,17 @@ class Shrinkage(Penalty):
     @torch.no_grad()
     def amount(self, step: DenoisingStep) -> Tensor:
         """(B,) λ(c, t)."""
-        n = self.counts[step.c.value].to(self.residual.dtype).clamp(min=1)
+        label = class_labels(step.c, self.term)
+        n = self.counts[label].to(self.residual.dtype).clamp(min=1)
         if self.rule == "counts":
             alive = self.counts[self.counts > 0]
             return ((n / alive.double().mean().to(n.dtype)) ** -self.exponent).clamp(max=self.cap)
         bin_ = self._bin(step)
         V = self.variance * self.residual[bin_] / n
-        B = (self.distance[step.c.value, bin_] - V).clamp(min=0)
+        B = (self.distance[label, bin_] - V).clamp(min=0)
         # V ≥ cap·B rather than a quotient with B below, which may be 0.
         amount = torch.where(self.cap * B <= V, self.cap, V / B.clamp(min=1e-300))
-        return torch.where(self.seen[step.c.value, bin_] > 0, amount, torch.zeros_like(amount))
+        return torch.where(self.seen[label, bin_] > 0, amount, torch.zeros_like(amount))
 
     def _bin(self, step: DenoisingStep) -> Tensor:
         return (step.t * self.bins).long().clamp(0, self.bins - 1)
@@ -138,13 +139,14 @@ class Shrinkage(Penalty):
     def _note(self, step: DenoisingStep, distance: Tensor) -> None:
         """Sums over this rank's shown rows, by class and bin: of the residual, of the distance, and their number."""
         dtype = self.distance.dtype
-        shown = step.c.present.to(dtype)
-        residual = mean_squared(step.eps_hat, step.eps).to(dtype)
-        place = step.c.value * self.bins + self._bin(step)
-        news = torch.zeros(3, self.distance.numel(), dtype=dtype, device=self.distance.device)
-        for row, value in enumerate((residual * shown, distance.to(dtype) * shown, shown)):
-            news[row].index_add_(0, place, value)
-        self._news = news.reshape(3, *self.distance.shape)
+        residual, distance = mean_squared(step.eps_hat, step.eps).to(dtype), distance.to(dtype)
+        good = step.c.present & torch.isfinite(residual) & torch.isfinite(distance)
+        place = class_labels(step.c, self.term) * self.bins + self._bin(step)
+        # A product: the order in which index_add_ sums is not fixed on a GPU, and resume promises the same bits.
+        member = torch.nn.functional.one_hot(place, self.distance.numel()).to(dtype)
+        values = torch.stack([residual, distance, torch.ones_like(residual)])
+        values = torch.where(good, values, torch.zeros_like(values))
+        self._news = (values @ member).reshape(3, *self.distance.shape)
 
     @torch.no_grad()
     def _learn(self) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.interfaces import DenoisingStep, PriorAdjustment, per_row
+from cbdm_priors.penalty import class_labels
 
 __all__ = ["DIRECTIONS", "OrientedTransfer", "full_transfer", "head_to_tail", "transfer_weights"]
 
@@ -97,7 +98,8 @@ class OrientedTransfer(PriorAdjustment):
 
     def allowed(self, step: DenoisingStep, drawn: Tensor) -> Tensor:
         """(B,) bool: rows that take another row's image."""
-        mine, theirs = self.counts[step.c.value], self.counts[step.c.value[drawn]]
+        label = class_labels(step.c, "transfer")
+        mine, theirs = self.counts[label], self.counts[label[drawn]]
         by_direction = {
             "t2h": theirs >= mine,
             "h2t": theirs <= mine,

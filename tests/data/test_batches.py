@@ -146,6 +146,75 @@ def test_half_of_the_images_are_mirrored():
     assert binomtest(int(is_mirrored.sum()), n).pvalue > 1e-3
 
 
+TAIL = torch.repeat_interleave(torch.arange(5), torch.tensor([30, 12, 0, 5, 1]))
+LAW = torch.tensor([0.2, 0.3, 0.0, 0.1, 0.4], dtype=torch.float64)
+
+
+def pure(batch_size=8, seed=0, law=LAW):
+    return Batches(numbered(len(TAIL), TAIL, tuple("abcde")), batch_size, seed=seed, pure=law)
+
+
+def test_a_pure_batch_holds_one_class_and_classes_follow_the_law():
+    """Chi-square of the classes of 2,000 batches against π, one entry of which is 0; the class counts do not matter."""
+    batches = pure()
+    labels = []
+    for step in range(2000):
+        x_0, y, _, told = batches.at(step)
+        assert len(y.unique()) == 1 and torch.equal(told, y)
+        assert torch.equal(TAIL[x_0[:, 0].long()], y)  # the examples are those of the class
+        labels.append(int(y[0]))
+    seen = torch.bincount(torch.tensor(labels), minlength=5)
+    assert seen[2] == 0
+    alive = LAW > 0
+    assert chisquare(seen[alive].numpy(), (LAW * 2000)[alive].numpy()).pvalue > 1e-3
+
+
+def test_examples_of_a_pure_batch_are_as_likely():
+    """With replacement: chi-square over the 12 examples of class 1, and a class of one example fills its batch."""
+    only = torch.zeros(5, dtype=torch.float64)
+    only[1] = 1
+    seen = torch.bincount(drawn(pure(600, law=only), range(20)), minlength=len(TAIL))
+    assert seen[TAIL != 1].sum() == 0
+    assert chisquare(seen[TAIL == 1].numpy()).pvalue > 1e-3
+    assert drawn(pure(7, law=torch.tensor([0.0, 0, 0, 0, 1])), [3]).tolist() == [47] * 7
+
+
+@given(st.lists(st.integers(0, 500), min_size=1, max_size=12), st.integers(0, 2**31))
+def test_a_pure_batch_is_a_function_of_seed_and_step(steps, seed):
+    used = pure(seed=seed)
+    for step in steps:
+        assert all(torch.equal(a, b) for a, b in zip(used.at(step), pure(seed=seed).at(step)))
+
+
+def test_pure_seeds_have_their_own_classes():
+    one, other = ([int(pure(seed=seed).at(step).y[0]) for step in range(60)] for seed in (0, 1))
+    assert one != other and len(set(one)) == 4
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_shares_of_a_pure_batch_are_of_one_class_and_make_it_up(world):
+    batches = pure()
+    for step in range(40):
+        shares = [batches.at(step, rank, world) for rank in range(world)]
+        for parts, together in zip(zip(*shares), batches.at(step)):
+            assert torch.equal(torch.cat(parts), together)
+    # Shares are no copies of one another.
+    assert any(not torch.equal(batches.at(s, 0, world).x_0, batches.at(s, 1, world).x_0) for s in range(40))
+
+
+@pytest.mark.parametrize("how", [{}, {"weights": torch.arange(48.0)}, {"pure": LAW}])
+def test_what_is_told_belongs_to_the_example(how):
+    """With conditions it is theirs, in each way to draw batches; without, the labels."""
+    condition = torch.arange(48.0)[:, None] * torch.tensor([1.0, -2.0])
+    data = Dataset(torch.arange(48.0)[:, None], TAIL, tuple("abcde"), condition)
+    for step in range(10):
+        batch = Batches(data, 8, seed=1, **how).at(step)
+        assert torch.equal(batch.told, batch.x_0 * torch.tensor([1.0, -2.0]))
+        assert torch.equal(batch.y, TAIL[batch.x_0[:, 0].long()])
+        plain = Batches(numbered(48, TAIL, tuple("abcde")), 8, seed=1, **how).at(step)
+        assert torch.equal(plain.told, plain.y) and torch.equal(plain.x_0, batch.x_0)
+
+
 def weighted(weights):
     return lambda: Batches(numbered(3), 2, seed=0, weights=torch.tensor(weights))
 
@@ -159,6 +228,13 @@ def weighted(weights):
         (weighted([1.0, -1.0, 0.0]), "the weight of row 1 is -1.0"),
         (weighted([1.0, 0.0, float("nan")]), "the weight of row 2 is nan"),
         (weighted([0.0, 0.0, 0.0]), "every weight is 0"),
+        (lambda: pure(law=torch.tensor([0.0, 0.5, 0.5, 0, 0])), r"draws classes that have no example: \[2\]"),
+        (lambda: pure(law=torch.tensor([0.5, 0.5])), "a law of 2 classes, and the labels go up to 4"),
+        (lambda: pure(law=torch.tensor([1.0, -1.0, 0, 1, 1])), "must be 0 or more"),
+        (
+            lambda: Batches(numbered(3), 2, seed=0, pure=torch.ones(1), weights=torch.ones(3)),
+            "choose one of pure and resample",
+        ),
         (lambda: Batches(numbered(3), 10, seed=0).at(0, 0, 4), "batch_size 10 does not divide by 4 processes"),
         (lambda: Batches(numbered(3), 10, seed=0).at(0, 2, 2), "step 0 and rank 2 of 2"),
         (lambda: Batches(numbered(3), 10, seed=0).at(-1), "step -1 and rank 0 of 1"),

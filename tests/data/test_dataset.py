@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cbdm_core.conditions import Classes, MultiLabel, Vectors
 from cbdm_core.data.dataset import Dataset, to_uint8
 from cbdm_core.errors import CbdmError
 
@@ -105,4 +106,57 @@ def vector_set(x, y=(0,), names=("a",)):
 def test_refused_in_one_line(make, said):
     with pytest.raises(CbdmError, match=said) as caught:
         make()
+    assert "\n" not in str(caught.value)
+
+
+def told(condition, n=4):
+    return lambda: Dataset(torch.zeros(n, 2), torch.arange(n) % 2, ("a", "b"), condition)
+
+
+def test_a_network_is_told_the_condition_and_labels_only_count():
+    vector, attribute = (
+        torch.tensor([[0.5, -1.0], [2.0, 3.0], [4.0, 5.0]]),
+        torch.tensor([[0, 1, 1], [1, 0, 0], [0, 0, 0]]),
+    )
+    x, y = torch.zeros(3, 2), torch.tensor([1, 0, 1])
+    by_class, by_vector, by_attribute = (Dataset(x, y, ("a", "b"), c) for c in (None, vector, attribute))
+    assert [data.space for data in (by_class, by_vector, by_attribute)] == [Classes(2), Vectors(2), MultiLabel(3)]
+    assert torch.equal(by_class.told(), y) and by_class.told(torch.tensor([2, 1])).tolist() == [1, 0]
+    assert torch.equal(by_vector.told(torch.tensor([2, 0])), vector[[2, 0]])
+    assert torch.equal(by_attribute.told(), attribute)
+    assert by_vector.counts().tolist() == [1, 2]
+
+
+def test_rows_keep_their_conditions_and_the_hash_hears_of_them():
+    c = torch.arange(8.0).reshape(4, 2)
+    data = told(c)()
+    assert data[[3, 1, 1]].condition.tolist() == [[6, 7], [2, 3], [2, 3]]
+    changed = c.clone()
+    changed[2, 1] += 1e-3
+    others = [told(changed)(), told(None)(), told(torch.zeros(4, 2, dtype=torch.long))()]
+    assert len({other.content_hash() for other in [data, *others]}) == 4
+    assert told(c.clone())().content_hash() == data.content_hash()
+
+
+@pytest.mark.parametrize(
+    ("condition", "said"),
+    [
+        (torch.zeros(4, 2, dtype=torch.float64), "conditions are float64"),
+        (torch.zeros(4, 2, dtype=torch.int32), "conditions are int32"),
+        (torch.zeros(4, 2, dtype=torch.bool), "conditions are bool"),
+        (torch.zeros(4), r"of shape \(4,\)"),
+        (torch.zeros(3, 2), r"of shape \(3, 2\): 4 examples need vectors float32 \(4, D\)"),
+        (torch.zeros(4, 0), r"of shape \(4, 0\)"),
+        (
+            torch.tensor([[0.0], [1.0], [torch.nan], [2.0]]),
+            r"condition of row 2 is \[nan\]: allowed are finite numbers",
+        ),
+        (torch.tensor([[0.0], [torch.inf], [3.0], [2.0]]), r"condition of row 1 is \[inf\]"),
+        (torch.tensor([[0, 1], [1, 1], [0, 0], [0, 2]]), r"condition of row 3 is \[0, 2\]: allowed are 0 or 1"),
+        (torch.tensor([[0, 1], [-1, 1], [0, 0], [0, 2]]), r"condition of row 1 is \[-1, 1\]"),
+    ],
+)
+def test_a_condition_that_is_none_is_refused(condition, said):
+    with pytest.raises(CbdmError, match=said) as caught:
+        told(condition)()
     assert "\n" not in str(caught.value)

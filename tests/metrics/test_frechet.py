@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torchmetrics.image.fid import _compute_fid
 
 from cbdm_core.errors import CbdmError
-from cbdm_core.metrics.frechet import Moments, frechet_distance
+from cbdm_core.metrics.frechet import Moments, fid_infinity, frechet_distance, seeded
 
 
 def features(seed, n, d):
@@ -109,3 +109,90 @@ def test_float32_features_are_summed_in_float64():
 def test_refused(real, fake, words):
     with pytest.raises(CbdmError, match=words):
         frechet_distance(real, fake)
+
+
+@given(seed=st.integers(0, 10**6), n=st.integers(2, 20))
+def test_weighted_moments_are_those_of_the_copies(seed, n):
+    x = features(seed, n, 3)
+    counts = torch.from_numpy(seeded(seed, "test").integers(0, 4, n))
+    counts[0] += 2
+    found, expected = Moments.weighted(x, counts), Moments.of(x.repeat_interleave(counts, 0))
+    assert found.n == expected.n
+    torch.testing.assert_close(found.mean, expected.mean, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found.cov, expected.cov, rtol=1e-12, atol=1e-12)
+
+
+def test_seeded_numbers_depend_on_seed_and_purpose_only():
+    first = seeded(3, "a").integers(2**62, size=4).tolist()
+    assert seeded(3, "a").integers(2**62, size=4).tolist() == first
+    assert seeded(4, "a").integers(2**62, size=4).tolist() != first
+    assert seeded(3, "b").integers(2**62, size=4).tolist() != first
+
+
+def gaussians(seed, n, d=16):
+    """Two samples of N(0, I) and N(½, 4), whose distance is d/4 + d."""
+    g = torch.Generator().manual_seed(seed)
+    real, fake = torch.randn(2, n, d, generator=g, dtype=torch.float64)
+    return real, 2 * fake + 0.5, 1.25 * d
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_fid_infinity_comes_nearer_to_the_distance_of_two_gaussians(seed):
+    """200 rows of 16 numbers, whose distance is 20: FID is about 1.6 above it, FID∞ about 0, each ± 1.1 a sample.
+
+    Means of 16 samples: FID∞ within 4 standard errors and half the bias of FID, which is clear of 0.
+    """
+    plain, limit = [], []
+    for i in range(16):
+        real, fake, truth = gaussians(100 * seed + i, 200)
+        plain.append(frechet_distance(real, fake) - truth)
+        limit.append(fid_infinity(real, fake, seed=i) - truth)
+    plain, limit = torch.tensor(plain), torch.tensor(limit)
+    assert plain.mean() > 3 * plain.std() / 16**0.5
+    assert abs(limit.mean()) < 4 * limit.std() / 16**0.5
+    assert abs(limit.mean()) < plain.mean() / 2
+
+
+def test_fid_infinity_takes_the_bias_off_two_samples_of_one_law():
+    """FID of 300 rows a side is about 2·(D² + D)/4 · 1/300 + 2D/300 above its limit 0."""
+    plain, limit = [], []
+    for i in range(12):
+        real, _, _ = gaussians(i, 300)
+        fake, _, _ = gaussians(1000 + i, 300)
+        plain.append(frechet_distance(real, fake))
+        limit.append(fid_infinity(real, fake, seed=i))
+    plain, limit = torch.tensor(plain), torch.tensor(limit)
+    assert plain.min() > 0.3
+    assert abs(limit.mean()) < 0.15 * plain.mean()
+    assert limit.abs().max() < plain.min()
+
+
+def test_fid_infinity_of_fixed_moments_takes_off_the_bias_of_the_samples_alone():
+    d = 16
+    exact = Moments(torch.zeros(d, dtype=torch.float64), torch.eye(d, dtype=torch.float64), 10**9)
+    plain, limit = [], []
+    for i in range(12):
+        fake, _, _ = gaussians(2000 + i, 300)
+        plain.append(frechet_distance(exact, fake))
+        limit.append(fid_infinity(exact, fake, seed=i))
+    assert abs(sum(limit)) < 0.15 * sum(plain)
+
+
+def test_fid_infinity_is_the_intercept_of_a_line(monkeypatch):
+    """With a distance that is exactly 3 + 50/N, whatever the rows."""
+    monkeypatch.setattr("cbdm_core.metrics.frechet.frechet_distance", lambda real, fake: 3 + 50 / len(fake))
+    real, fake, _ = gaussians(0, 200)
+    assert fid_infinity(real, fake, points=7) == pytest.approx(3, abs=1e-9)
+
+
+def test_fid_infinity_is_seeded():
+    real, fake, _ = gaussians(0, 200)
+    assert fid_infinity(real, fake, seed=1) == fid_infinity(real, fake, seed=1) != fid_infinity(real, fake, seed=2)
+
+
+def test_fid_infinity_refused():
+    real, fake, _ = gaussians(0, 20)
+    with pytest.raises(CbdmError, match="points = 1: a line needs 2"):
+        fid_infinity(real, fake, points=1)
+    with pytest.raises(CbdmError, match="3 generated feature rows are too few: give 4"):
+        fid_infinity(real, fake[:3])

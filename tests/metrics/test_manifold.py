@@ -1,4 +1,4 @@
-"""Precision and recall against published numbers, brute force, prdc and cases done by hand."""
+"""Precision, recall, density and coverage against published numbers, brute force, prdc and cases done by hand."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from prdc import compute_prdc
 
 from cbdm_core.errors import CbdmError
 from cbdm_core.metrics import manifold
-from cbdm_core.metrics.manifold import precision_recall
+from cbdm_core.metrics.manifold import prdc, precision_recall, resampled_precision_recall
 
 
 def points(seed, n, d, spread=1.0):
@@ -134,3 +134,111 @@ def test_refused_values():
         precision_recall(good, bad, 2)
     with pytest.raises(CbdmError, match="2 numbers, generated ones 3"):
         precision_recall(good, points(0, 9, 3), 2)
+
+
+def brute_density_coverage(real, fake, k, strict):
+    real, fake = real.tolist(), fake.tolist()
+
+    def distance(a, b):
+        return sum((x - y) ** 2 for x, y in zip(a, b, strict=True)) ** 0.5
+
+    held, covered = 0, 0
+    for i, p in enumerate(real):
+        radius = sorted(distance(p, q) for j, q in enumerate(real) if j != i)[k - 1]
+        inside = [distance(p, q) < radius or (not strict and distance(p, q) == radius) for q in fake]
+        held += sum(inside)
+        covered += any(inside)
+    return held / (k * len(fake)), covered / len(real)
+
+
+@given(seed=st.integers(0, 10**6), k=st.integers(1, 4), strict=st.booleans(), lattice=st.booleans())
+def test_density_and_coverage_against_the_definition(seed, k, strict, lattice):
+    real, fake = points(seed, 21, 2), points(seed + 1, 17, 2, spread=1.5)
+    real, fake = (real.round(), fake.round()) if lattice else (real, fake)
+    found = prdc(real, fake, k, strict=strict)
+    assert found[2:] == brute_density_coverage(real, fake, k, strict)
+    assert found[:2] == precision_recall(real, fake, k, strict=strict) == brute_force(real, fake, k, strict)
+
+
+@given(seed=st.integers(0, 10**6), k=st.integers(1, 8))
+def test_all_four_against_prdc(seed, k):
+    real, fake = points(seed, 40, 5), points(seed + 1, 30, 5, spread=1.4)
+    theirs = compute_prdc(real.numpy(), fake.numpy(), k)
+    assert prdc(real, fake, k)._asdict() == pytest.approx(theirs, rel=1e-12)
+
+
+def test_density_by_hand():
+    """Real 0, 1, 2 with k = 1 have radius 1: a sample at 0.5 is in two balls, one at 1.5 in two, one at 9 in none."""
+    real, fake = torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[0.5], [1.5], [9.0]])
+    scores = prdc(real, fake, 1)
+    assert (scores.precision, scores.density, scores.coverage) == (2 / 3, 4 / 3, 1.0)
+
+
+def test_density_does_not_fall_for_an_outlier_as_precision_does():
+    """A far real point with a huge ball makes every sample within it precise; density says that few balls hold it."""
+    real = torch.cat([points(0, 60, 2), torch.tensor([[50.0, 0.0]], dtype=torch.float64)])
+    fake = points(1, 40, 2) + torch.tensor([25.0, 25.0], dtype=torch.float64)
+    scores = prdc(real, fake, 3)
+    assert scores.precision > 0.9
+    assert scores.density == pytest.approx(scores.precision / 3)  # in one ball each, of k = 3
+    assert scores.coverage == pytest.approx(1 / 61)
+
+
+@given(seed=st.integers(0, 10**6))
+def test_rows_and_orthogonal_maps_leave_all_four(seed):
+    real, fake = points(seed, 30, 4), points(seed + 1, 25, 4, spread=1.5)
+    order = torch.randperm(25, generator=torch.Generator().manual_seed(seed))
+    q = torch.linalg.qr(points(seed + 2, 4, 4))[0]
+    assert prdc(real, fake[order], 3) == prdc(real, fake, 3)
+    assert prdc(real @ q, fake @ q, 3) == prdc(real, fake, 3)
+
+
+def test_a_set_against_itself_covers_all_of_itself():
+    real = points(0, 50, 4)
+    scores = prdc(real, real, 5)
+    assert scores[:2] == (1.0, 1.0) and scores.coverage == 1.0
+    # A strict ball of the 5th neighbour holds its own point and 4 more.
+    assert scores.density == 1.0
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64])
+def test_the_chunk_changes_none_of_the_four(monkeypatch, chunk):
+    real, fake = points(0, 61, 3), points(1, 50, 3, spread=1.6)
+    counts = torch.randint(0, 3, (4, 61), generator=torch.Generator().manual_seed(2))
+    expected = prdc(real, fake, 4), resampled_precision_recall(real, fake, 4, counts, counts[:, :50])
+    monkeypatch.setattr(manifold, "_CHUNK", chunk)
+    found = prdc(real, fake, 4), resampled_precision_recall(real, fake, 4, counts, counts[:, :50])
+    assert found[0] == expected[0]
+    for ours, theirs in zip(found[1], expected[1], strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_no_tensor_is_larger_than_a_chunk_of_distances(largest_tensor):
+    """At the chunk of 512, 50,000 rows hold 512 · 50,000 · 8 bytes = 205 MB at once, not 20 GB."""
+    real, fake = points(0, 3000, 4), points(1, 2500, 4)
+    with largest_tensor:
+        prdc(real, fake, 5)
+    assert largest_tensor.elements == 512 * 3000
+
+
+@given(seed=st.integers(0, 10**6), k=st.integers(1, 4), lattice=st.booleans())
+def test_resamples_are_the_rows_repeated(seed, k, lattice):
+    real, fake = points(seed, 25, 2), points(seed + 1, 22, 2, spread=1.5)
+    real, fake = (real.round(), fake.round()) if lattice else (real, fake)
+    g = torch.Generator().manual_seed(seed)
+    a, b = torch.randint(0, 3, (3, 25), generator=g), torch.randint(0, 3, (3, 22), generator=g)
+    a[:, 0], b[:, 0] = k + 1, k + 1  # more rows than neighbours in any case
+    precision, recall = resampled_precision_recall(real, fake, k, a, b)
+    for i in range(3):
+        repeated = real.repeat_interleave(a[i], 0), fake.repeat_interleave(b[i], 0)
+        assert (float(precision[i]), float(recall[i])) == precision_recall(*repeated, k)
+
+
+def test_resamples_in_which_the_nearest_are_absent():
+    """Only the far end of a line is drawn, beyond the neighbours looked at first."""
+    real = torch.arange(200, dtype=torch.float64)[:, None] ** 1.01
+    counts = torch.zeros(1, 200, dtype=torch.long)
+    counts[0, 0], counts[0, -5:] = 1, 1
+    fake = real + 0.3
+    precision, recall = resampled_precision_recall(real, fake, 2, counts, torch.ones(1, 200, dtype=torch.long))
+    assert (float(precision), float(recall)) == precision_recall(real[counts[0] > 0], fake, 2)
