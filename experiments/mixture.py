@@ -24,7 +24,8 @@ PER_CLASS = 250
 TRUE_PER_CLASS = 2000
 STEPS = 1500
 SAMPLER_STEPS = 20
-RARE = (7, 8, 9)  # 28, 17 and 10 examples
+# All classes; those of 1,000, 599 and 359 examples; those of 28, 17 and 10.
+GROUPS = {"all": tuple(range(10)), "head": (0, 1, 2), "rare": (7, 8, 9)}
 
 # name → (method, options of its parts, further settings)
 METHODS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
@@ -139,27 +140,30 @@ def summary(records: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
         for found, by_omega in record["distance"].items():
             by_name.setdefault(found, {})[record["seed"]] = by_omega
 
-    def best(name: str, classes: tuple[int, ...]) -> tuple[str, dict[int, float]]:
-        seeds = by_name[name]
-        at = {
-            omega: {seed: float(np.mean([values[omega][y] for y in classes])) for seed, values in seeds.items()}
-            for omega in next(iter(seeds.values()))
+    def at(name: str, omega: str, classes: tuple[int, ...]) -> dict[int, float]:
+        """The mean distance of some classes, by seed."""
+        return {
+            seed: float(np.mean([values[omega][y] for y in classes])) for seed, values in sorted(by_name[name].items())
         }
-        omega = min(at, key=lambda o: float(np.mean(list(at[o].values()))))
-        return omega, at[omega]
 
-    rows, groups = [], {"all": tuple(range(10)), "rare": RARE}
-    plain = {group: best("ddpm", classes)[1] for group, classes in groups.items()}
+    def best(name: str) -> str:
+        """The ω with the least distance over all classes and seeds."""
+        omegas = next(iter(by_name[name].values()))
+        return min(omegas, key=lambda omega: float(np.mean(list(at(name, omega, GROUPS["all"]).values()))))
+
+    rows: list[dict[str, Any]] = []
+    omegas = {name: best(name) for name in by_name}
+    plain = {group: at("ddpm", omegas["ddpm"], classes) for group, classes in GROUPS.items()}
     for name in [*METHODS, *SAMPLED]:
         if name not in by_name:
             continue
-        row: dict[str, Any] = {"method": name, "seeds": len(by_name[name])}
+        row: dict[str, Any] = {"method": name, "seeds": len(by_name[name]), "omega": omegas[name]}
         if name in seconds:
             row["cost"] = float(np.mean(seconds[name]) / np.mean(seconds["ddpm"]))
-        for group, classes in groups.items():
-            omega, value = best(name, classes)
+        for group, classes in GROUPS.items():
+            value = at(name, omegas[name], classes)
             difference = [value[seed] - plain[group][seed] for seed in value]
-            row[group] = {"omega": omega, "mean": interval(list(value.values())), "difference": interval(difference)}
+            row[group] = {"mean": interval(list(value.values())), "difference": interval(difference)}
         rows.append(row)
     return {
         "steps": records[0][1]["steps"],
@@ -168,6 +172,25 @@ def summary(records: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
         "sampler": f"dpm++2m, {SAMPLER_STEPS} steps",
         "rows": rows,
     }
+
+
+def page(table: dict[str, Any]) -> str:
+    """The summary as a table in Markdown, distances times 1,000."""
+
+    def cell(value: tuple[float, float], sign: str = "") -> str:
+        return f"{1000 * value[0]:{sign}.1f} ± {1000 * value[1]:.1f}"
+
+    lines = [
+        "| method | best ω | training cost | all | all − ddpm | head − ddpm | rare | rare − ddpm |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in table["rows"]:
+        cost = f"{row['cost']:.2f}" if "cost" in row else "1"
+        plain = row["method"] == "ddpm"
+        differences = {group: "baseline" if plain else cell(row[group]["difference"], "+") for group in GROUPS}
+        cells = [row["method"], row["omega"], cost, cell(row["all"]["mean"]), differences["all"], differences["head"]]
+        lines.append("| " + " | ".join([*cells, cell(row["rare"]["mean"]), differences["rare"]]) + " |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -197,15 +220,7 @@ def main() -> None:
     table = summary(records)
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text(json.dumps(table, indent=1) + "\n")
-    for row in table["rows"]:
-        shown = [row["method"]]
-        for group in ("all", "rare"):
-            cell = row[group]
-            shown.append(
-                f"{group} ω {cell['omega']}: {cell['mean'][0]:.4f}, "
-                f"{cell['difference'][0]:+.4f} ± {cell['difference'][1]:.4f}"
-            )
-        print(" | ".join(shown))
+    print(page(table))
 
 
 if __name__ == "__main__":
