@@ -134,12 +134,17 @@ def evaluate(
     sampler: SamplerName = None,
     steps: SamplerSteps = None,
     n: Annotated[int | None, typer.Option("--n", help="Samples per class. Default: the run's.")] = None,
+    intervals: Annotated[
+        int | None, typer.Option(help="Bootstrap resamples for 95 % intervals of FID, precision, recall; 200 do.")
+    ] = None,
+    prd_runs: Annotated[int | None, typer.Option(help="Runs of PRD's clustering, for F8 and F1/8; 10 do.")] = None,
     device: Device = "auto",
 ) -> None:
     """Draw balanced samples from runs and evaluate them again, at one ω or several."""
     from cbdm_cli.evaluate import evaluate_runs
 
     options = {"sampler": sampler, "steps": steps, "per_class": n, "guidance_prior": guidance_prior}
+    options |= {"intervals": intervals, "prd_runs": prd_runs}
     evaluate_runs(runs, omega or [], options, device)
 
 
@@ -196,7 +201,9 @@ def compare(
     how: dict[str, Any] = {"jobs": jobs, "threads": threads, "device": device}
     if is_comparison(target):
         fixed = {"--methods": methods, "--omega": omega, "--steps": steps, "--set": set_, "--out": out}
-        given = [name for name, value in fixed.items() if value]
+        if add is None:
+            fixed |= {"--priors": priors, "--tau": tau}
+        given = [name for name, value in fixed.items() if value is not None and value != []]
         if given:
             raise CbdmError(f"{given[0]}: the comparison {target} has its own; only --add and --seeds may extend it")
         extend(Path(target), variants_of(laws(add), laws(priors), taus) if add else (), seeds, **how)

@@ -91,7 +91,7 @@ class Judged:
         labels, told = balanced_samples(config, self.full)
         where = next(self.run.network.parameters()).device
         x = drawn_with_bar(config, self.run.network, self.run.schedule, told, self.run.shape, where, name)
-        return config, judge(config, x, labels, self.full, self.data.counts(), self.classifier)
+        return config, judge(config, x, labels, self.full, self.data, self.classifier)
 
     def write(self, file: Path | None, options: dict[str, Any]) -> tuple[Config, Report]:
         """Judge and write the result; the file is named by the options where none is given."""

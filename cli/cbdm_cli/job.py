@@ -9,6 +9,7 @@ from typing import Any
 
 from cbdm_cli.__main__ import refuse
 from cbdm_cli.config import Config, load_config, merged
+from cbdm_cli.parts import parse_parts
 from cbdm_cli.plan import Plan, Reading, Variant, load_plan, readings_of
 from cbdm_core.errors import CbdmError
 
@@ -27,6 +28,10 @@ def config_of(plan: Plan, variant: Variant, seed: int) -> Config:
     from cbdm_cli.train import resolved
 
     table = merged(load_config(plan.preset, None, plan.settings), variant.table())
+    # Options of a part are for the variants that have it.
+    there = {part.name for part in parse_parts(variant.parts)}
+    options = {name: values for name, values in table["method"].get("options", {}).items() if name in there}
+    table = {**table, "method": {**table["method"], "options": options}}
     named = {"method": variant.parts, "prior": None, "tau": None, "gamma": None, "steps": plan.steps, "seed": seed}
     return resolved(table, named)
 

@@ -127,6 +127,17 @@ def balanced_samples(config: Config, full: Dataset) -> tuple[Tensor, Tensor]:
     return labels, labels if full.condition is None else conditions_for(labels, full.condition, full.y)
 
 
-def judge(config: Config, x: Tensor, labels: Tensor, full: Dataset, counts: Tensor, classifier: Any) -> Report:
-    """The samples against the balanced set."""
-    return evaluate(x, labels, full, classifier, counts, k=config.evaluation.k)
+def judge(config: Config, x: Tensor, labels: Tensor, full: Dataset, data: Dataset, classifier: Any) -> Report:
+    """The samples against the balanced set, and how much closer they are to the training set than to the rest of it."""
+    asked = config.evaluation
+    return evaluate(
+        x,
+        labels,
+        full,
+        classifier,
+        data.counts(),
+        k=asked.k,
+        training=data,
+        intervals=asked.intervals,
+        prd_runs=asked.prd_runs,
+    )

@@ -56,9 +56,12 @@ def _number(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
+_SHOWN = (("fid", 2), ("kid", 2), ("precision", 3), ("recall", 3), ("coverage", 3), ("label_accuracy", 3))
+_HEADS = ("FID", "KID", "precision", "recall", "coverage", "label acc.")
+
+
 def _cells(scores: Scores) -> list[str]:
-    digits = (("fid", 2), ("precision", 3), ("recall", 3), ("label_accuracy", 3))
-    return [_number(getattr(scores, name), d) for name, d in digits]
+    return [_number(getattr(scores, name), d) for name, d in _SHOWN]
 
 
 def _table(title: str, columns: Sequence[str], left: int = 1) -> Table:
@@ -69,23 +72,46 @@ def _table(title: str, columns: Sequence[str], left: int = 1) -> Table:
 
 
 def report_table(report: Report, title: str, caption: str) -> None:
-    """A report: overall, head / medium / tail, and each class with its training count."""
-    table = _table(title, ["", "train n", "FID", "precision", "recall", "label acc."])
+    """A report: overall, by thirds of the classes and by training count, and each class with its training count."""
+    table = _table(title, ["", "train n", *_HEADS])
     total = sum(c.training_count for c in report.classes)
     table.add_row("overall", str(total), *_cells(report.overall))
     table.add_section()
     for name, scores in report.groups.items():
         table.add_row(name, "", *_cells(scores))
     table.add_section()
+    counts = {"many": "> 100", "medium-shot": "20–100", "few": "< 20"}
+    for name, scores in report.by_count.items():
+        table.add_row(name, counts.get(name, ""), *_cells(scores))
+    table.add_section()
     for entry in sorted(report.classes, key=lambda c: -c.training_count):
         table.add_row(f"class {entry.name}", str(entry.training_count), *_cells(entry.scores))
     _console.print(table)
+    note(_beside(report))
     note(caption)
+
+
+def _beside(report: Report) -> str:
+    """What does not fit the table: memorisation, variety, and where they were asked for F8, F1/8 and intervals."""
+    parts = []
+    for what, scores in (("", report.overall), ("tail ", report.groups.get("tail"))):
+        if scores is None:
+            continue
+        if scores.memorised is not None:
+            parts.append(f"{what}copies of training images {scores.memorised:.1%}")
+        if scores.diversity is not None:
+            parts.append(f"{what}variety within a class {scores.diversity:.2f} of the reference's")
+    overall = report.overall
+    if overall.f8 is not None and overall.f1_8 is not None:
+        parts.append(f"PRD F8 {overall.f8:.3f}, F1/8 {overall.f1_8:.3f}")
+    for name, (low, high) in report.intervals.get("overall", {}).items():
+        parts.append(f"{name} 95 % [{low:.3f}, {high:.3f}]")
+    return " · ".join(parts) or "nothing further could be measured"
 
 
 def sweep_table(rows: Iterable[tuple[str, str, Report]], title: str) -> None:
     """One row for each (run, ω): overall scores, then the tail's FID and recall."""
-    columns = ["run", "ω", "FID", "precision", "recall", "label acc.", "tail FID", "tail recall"]
+    columns = ["run", "ω", *_HEADS, "tail FID", "tail recall"]
     table = _table(title, columns, left=2)
     for run, omega, report in rows:
         tail = report.groups.get("tail", report.overall)

@@ -11,11 +11,13 @@ import sys
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cbdm_core.errors import CbdmError
-from cbdm_core.training import TrainRecord
 from cbdm_core.writing import replacing, told_plainly
+
+if TYPE_CHECKING:  # plans and pages are read without torch
+    from cbdm_core.training import TrainRecord
 
 __all__ = ["Metrics", "environment", "new_folder", "read_records", "write_json", "write_tensors", "write_text"]
 
@@ -50,7 +52,10 @@ def _claim(out: Path) -> Path:
         except (FileExistsError, NotADirectoryError):
             raise CbdmError(f"--out {out} cannot be made: a file stands in the way; choose another folder") from None
         if any(out.iterdir()):
-            raise CbdmError(f"--out {out} is not empty: choose a new folder, or continue with --resume {out}")
+            raise CbdmError(
+                f"--out {out} is not empty: choose a new folder, or continue with cbdm train --resume {out} (a "
+                f"comparison: cbdm compare {out})"
+            )
         if not os.access(out, os.W_OK):
             raise CbdmError(f"--out {out} cannot be written to: choose another folder")
     return out

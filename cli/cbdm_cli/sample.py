@@ -30,6 +30,7 @@ from cbdm_core.writing import replacing
 __all__ = ["Asked", "conditions_of", "labels_of", "sample_run", "with_sampling"]
 
 
+_JUDGING = ("per_class", "intervals", "prd_runs")
 _TRACKING = ("temperature", "top_k", "every")
 
 
@@ -39,7 +40,11 @@ def with_sampling(config: Config, options: dict[str, Any]) -> Config:
     for option, value in options.items():
         if value is None:
             continue
-        sections = {"seed": (), "per_class": ("evaluation",), **dict.fromkeys(_TRACKING, ("sampling", "tracking"))}
+        sections = {
+            "seed": (),
+            **dict.fromkeys(_JUDGING, ("evaluation",)),
+            **dict.fromkeys(_TRACKING, ("sampling", "tracking")),
+        }
         table = {option: value}
         for section in reversed(sections.get(option, ("sampling",))):
             table = {section: table}

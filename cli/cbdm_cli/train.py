@@ -279,7 +279,7 @@ def _finish(experiment: Experiment, state: TrainState, folder: Path) -> None:
     x = drawn_with_bar(config, state.ema.eval(), experiment.schedule, told, tuple(data.shape), state.world.device)
     counts = data.counts()
     picture(folder / "samples.png", experiment.full.is_images, x, labels, data.class_names, counts.tolist())
-    report = judge(config, x, labels, experiment.full, counts, cached_classifier(experiment.full))
+    report = judge(config, x, labels, experiment.full, data, cached_classifier(experiment.full))
     write_json(folder / "evaluation.json", evaluation_facts(config, state.step, report))
     render.report_table(report, report_title(config), report_caption(report))
     render.note(f"run folder: {folder}")
