@@ -59,6 +59,17 @@ SAMPLED: dict[str, tuple[tuple[str, ...], str | None]] = {
     "ddpm, guidance prior uniform": (OMEGAS[1:], "uniform"),
 }
 
+# Further paired differences, each (method, ω) − (method, ω).
+PAIRS: tuple[tuple[tuple[str, str], tuple[str, str]], ...] = (
+    (("cbdm:null", "0.25"), ("ddpm, ω_eff(t)", "implied:0.25")),
+    (("cbdm:null", "0.5"), ("ddpm, ω_eff(t)", "implied:0.5")),
+    (("cbdm:null", "1"), ("ddpm, ω_eff(t)", "implied:1")),
+    (("ddpm, guidance prior uniform", "0.25"), ("ddpm", "0.25")),
+    (("ddpm, guidance prior uniform", "0.5"), ("ddpm", "0.5")),
+    (("ddpm, guidance prior uniform", "1"), ("ddpm", "1")),
+    (("shrink:null, n^−1", "0"), ("ddpm", "0")),
+)
+
 
 def energy_distance(x: Any, y: Any) -> float:
     """2 E|X − Y| − E|X − X'| − E|Y − Y'| with pairs of different points (unbiased), in float64."""
@@ -165,21 +176,31 @@ def summary(records: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
             difference = [value[seed] - plain[group][seed] for seed in value]
             row[group] = {"mean": interval(list(value.values())), "difference": interval(difference)}
         rows.append(row)
+    pairs = []
+    for (one, omega_1), (two, omega_2) in PAIRS:
+        if one not in by_name or two not in by_name:
+            continue
+        pair: dict[str, Any] = {"one": [one, omega_1], "two": [two, omega_2]}
+        for group, classes in GROUPS.items():
+            a, b = at(one, omega_1, classes), at(two, omega_2, classes)
+            pair[group] = interval([a[seed] - b[seed] for seed in a])
+        pairs.append(pair)
     return {
         "steps": records[0][1]["steps"],
         "seeds": list(SEEDS),
         "per_class": PER_CLASS,
         "sampler": f"dpm++2m, {SAMPLER_STEPS} steps",
         "rows": rows,
+        "pairs": pairs,
     }
+
+
+def _cell(value: tuple[float, float], sign: str = "") -> str:
+    return f"{1000 * value[0]:{sign}.1f} ± {1000 * value[1]:.1f}"
 
 
 def page(table: dict[str, Any]) -> str:
     """The summary as a table in Markdown, distances times 1,000."""
-
-    def cell(value: tuple[float, float], sign: str = "") -> str:
-        return f"{1000 * value[0]:{sign}.1f} ± {1000 * value[1]:.1f}"
-
     lines = [
         "| method | best ω | training cost | all | all − ddpm | head − ddpm | rare | rare − ddpm |",
         "|---|---|---|---|---|---|---|---|",
@@ -187,9 +208,19 @@ def page(table: dict[str, Any]) -> str:
     for row in table["rows"]:
         cost = f"{row['cost']:.2f}" if "cost" in row else "1"
         plain = row["method"] == "ddpm"
-        differences = {group: "baseline" if plain else cell(row[group]["difference"], "+") for group in GROUPS}
-        cells = [row["method"], row["omega"], cost, cell(row["all"]["mean"]), differences["all"], differences["head"]]
-        lines.append("| " + " | ".join([*cells, cell(row["rare"]["mean"]), differences["rare"]]) + " |")
+        differences = {group: "baseline" if plain else _cell(row[group]["difference"], "+") for group in GROUPS}
+        cells = [row["method"], row["omega"], cost, _cell(row["all"]["mean"]), differences["all"], differences["head"]]
+        lines.append("| " + " | ".join([*cells, _cell(row["rare"]["mean"]), differences["rare"]]) + " |")
+    return "\n".join(lines)
+
+
+def pairs_page(table: dict[str, Any]) -> str:
+    """The further paired differences as a table in Markdown, times 1,000."""
+    lines = ["| difference | all | head | rare |", "|---|---|---|---|"]
+    for pair in table["pairs"]:
+        (one, omega_1), (two, omega_2) = pair["one"], pair["two"]
+        name = f"{one} at ω {omega_1} − {two} at ω {omega_2}".replace("ω implied:", "ω_eff from ")
+        lines.append("| " + " | ".join([name, *[_cell(pair[group], "+") for group in GROUPS]]) + " |")
     return "\n".join(lines)
 
 
@@ -221,6 +252,7 @@ def main() -> None:
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text(json.dumps(table, indent=1) + "\n")
     print(page(table))
+    print(pairs_page(table))
 
 
 if __name__ == "__main__":

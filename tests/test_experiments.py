@@ -27,9 +27,10 @@ def mixture():
     return module
 
 
-def test_the_page_holds_the_table_of_the_results(mixture):
-    """`python experiments/mixture.py` prints the table for the page."""
-    assert mixture.page(json.loads(RESULTS.read_text())) in PAGE.read_text(encoding="utf-8")
+def test_the_page_holds_the_tables_of_the_results(mixture):
+    """`python experiments/mixture.py` prints the tables for the page."""
+    table, page = json.loads(RESULTS.read_text()), PAGE.read_text(encoding="utf-8")
+    assert mixture.page(table) in page and mixture.pairs_page(table) in page
 
 
 def test_the_results_are_of_the_seeds_and_methods_that_the_experiment_names(mixture):
