@@ -67,7 +67,8 @@ def _cells(scores: Scores) -> list[str]:
 def _table(title: str, columns: Sequence[str], left: int = 1) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", header_style="", box=box.SIMPLE_HEAD)
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i < left else "right", overflow="fold")
+        # A name is found again, and copied, as it is: numbers give way in a narrow terminal.
+        table.add_column(column, justify="left" if i < left else "right", overflow="fold", no_wrap=i == 0)
     return table
 
 
