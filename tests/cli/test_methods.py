@@ -29,8 +29,8 @@ from cbdm_core import (
     train,
 )
 from cbdm_core.checkpoint import latest_checkpoint, load_checkpoint
-from cbdm_core.errors import CbdmError
 from cbdm_core.distributed import World
+from cbdm_core.errors import CbdmError
 from cbdm_core.networks import NETWORKS
 from cbdm_core.networks.experts import experts_off, has_experts
 from cbdm_core.networks.mlp import MLP
