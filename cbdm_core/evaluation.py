@@ -37,7 +37,8 @@ class Scores:
             number, so compare it only between equal `n_samples` and `n_reference`.
         precision: in [0, 1]; needs more than k rows on either side.
         recall: in [0, 1]; needs more than k rows on either side.
-        label_accuracy: the fraction of samples that the classifier takes for the class they were asked for.
+        label_accuracy: the fraction of samples that the classifier takes for the class they were asked for; None for
+            features that know no classes, and so the Inception Score.
         n_samples: samples judged.
         n_reference: reference examples they were held against.
         kid: kernel distance from all rows, unbiased, so that it may be a little below 0; needs 3 rows on either side.
@@ -182,6 +183,7 @@ def evaluate(
     training: Dataset | None = None,
     intervals: int = 0,
     prd_runs: int = 0,
+    known: tuple[Tensor, Tensor] | None = None,
 ) -> Report:
     """Samples against the balanced set: Fréchet and kernel distance, the scores of neighbourhoods, and label accuracy.
 
@@ -202,6 +204,7 @@ def evaluate(
             instance; 0 computes none. They are centred on the figure and tell its spread at these numbers of rows, not
             its bias.
         prd_runs: clusterings to average F8 and F1/8 over, 10 in papers; 0 computes none.
+        known: (features, log-probabilities) of the reference, of `reference_features`; None computes them.
 
     Raises:
         CbdmError: samples that are not finite, no sample, shapes or lengths that disagree, labels out of range, k < 1,
@@ -212,7 +215,8 @@ def evaluate(
     _check(samples, labels, reference, counts, k)
     _check_options(reference, training, intervals, prd_runs)
     fake = _Judged.by(classifier, _as_seen(samples) if reference.is_images else samples.float(), labels)
-    real = _Judged.by(classifier, reference.model_input(), reference.y)
+    said = known or classifier(reference.model_input())
+    real = _Judged.of_said(said, reference.y)
     if training is not None:
         fake = _with_copies(fake, real, reference, _Judged.by(classifier, training.model_input(), training.y), training)
     everyone = tuple(range(reference.num_classes))
@@ -311,8 +315,13 @@ class _Judged:
 
     @classmethod
     def by(cls, classifier: FeatureExtractor, x: Tensor, labels: Tensor) -> _Judged:
-        features, log_probs = (part.cpu() for part in classifier(x))
-        unknown = torch.full((len(x),), torch.nan, dtype=torch.float64)
+        return cls.of_said(classifier(x), labels)
+
+    @classmethod
+    def of_said(cls, said: tuple[Tensor, Tensor], labels: Tensor) -> _Judged:
+        """Of what an extractor has said: features and log-probabilities."""
+        features, log_probs = (part.cpu() for part in said)
+        unknown = torch.full((len(labels),), torch.nan, dtype=torch.float64)
         return cls(features, labels, log_probs, unknown, unknown)
 
     def of(self, chosen: Sequence[int]) -> _Judged:
@@ -349,16 +358,17 @@ def _scores(real: _Judged, fake: _Judged, k: int, prd_runs: int) -> Scores:
     kid, kid_error = kernel_distance(x, y) if fewest >= 3 else (None, None)
     precision, recall, density, coverage = prdc(x, y, k) if fewest > k else (None, None, None, None)
     f8, f1_8 = _prd(real, fake, prd_runs)
+    knows = fake.log_probs.shape[1] > 0  # of classes: features from elsewhere do not
     return Scores(
         fid=frechet_distance(x, y) if fewest >= 2 else None,
         precision=precision,
         recall=recall,
-        label_accuracy=_mean((fake.log_probs.argmax(1) == fake.labels).double().tolist()),
+        label_accuracy=_mean((fake.log_probs.argmax(1) == fake.labels).double().tolist()) if knows else None,
         n_samples=len(fake),
         n_reference=len(real),
         kid=kid,
         kid_error=kid_error,
-        inception_score=inception_score(fake.log_probs).value if len(fake) else None,
+        inception_score=inception_score(fake.log_probs).value if len(fake) and knows else None,
         density=density,
         coverage=coverage,
         f8=f8,

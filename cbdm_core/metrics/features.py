@@ -285,18 +285,18 @@ def _cache_file(folder: Path | str | None, facts: _Facts) -> Path | None:
     """Where the classifier is kept, or None where there is no place for it."""
     digest = hashlib.sha256(facts.to_json().encode()).hexdigest()[:16]
     try:
-        return (Path(folder) if folder else _default_folder()).expanduser() / f"classifier-{digest}.safetensors"
+        return (Path(folder) if folder else default_folder()).expanduser() / f"classifier-{digest}.safetensors"
     except RuntimeError:  # a user without a home
         return None
 
 
-def _default_folder() -> Path:
+def default_folder() -> Path:
     if named := os.environ.get("CBDM_CACHE"):
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "cbdm"
 
 
-def _checksum(weights: dict[str, Tensor]) -> str:
+def checksum(weights: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(weights):
         digest.update(name.encode() + weights[name].contiguous().numpy().tobytes())
@@ -310,7 +310,7 @@ def _read(path: Path, facts: _Facts) -> Classifier | None:
             header = json.loads((file.metadata() or {})["cbdm"])
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
         accuracy = float(header.pop("held_out_accuracy"))
-        if header != {"facts": facts.to_json(), "checksum": _checksum(weights)}:
+        if header != {"facts": facts.to_json(), "checksum": checksum(weights)}:
             return None
         with _own_randomness(0):
             network = _network(facts.shape, facts.num_classes)
@@ -325,7 +325,7 @@ def _write(path: Path, classifier: Classifier, facts: _Facts) -> None:
     weights = {name: value.cpu().contiguous() for name, value in classifier.network.state_dict().items()}
     header = {
         "facts": facts.to_json(),
-        "checksum": _checksum(weights),
+        "checksum": checksum(weights),
         "held_out_accuracy": classifier.held_out_accuracy,
     }
     with suppress(OSError, CbdmError, SafetensorError):

@@ -134,6 +134,10 @@ def evaluate(
     sampler: SamplerName = None,
     steps: SamplerSteps = None,
     n: Annotated[int | None, typer.Option("--n", help="Samples per class. Default: the run's.")] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(help="classifier, pixels, inception:PATH, torchscript:PATH or module:attr. Default: the run's."),
+    ] = None,
     intervals: Annotated[
         int | None, typer.Option(help="Bootstrap resamples for 95 % intervals of FID, precision, recall; 200 do.")
     ] = None,
@@ -144,7 +148,7 @@ def evaluate(
     from cbdm_cli.evaluate import evaluate_runs
 
     options = {"sampler": sampler, "steps": steps, "per_class": n, "guidance_prior": guidance_prior}
-    options |= {"intervals": intervals, "prd_runs": prd_runs}
+    options |= {"intervals": intervals, "prd_runs": prd_runs, "features": features}
     evaluate_runs(runs, omega or [], options, device)
 
 
@@ -239,6 +243,22 @@ def report(
     from cbdm_cli.report import write_report
 
     write_report(paths, out, samples=samples, device=device)
+
+
+@app.command()
+def classify(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    fill: Annotated[
+        int | None, typer.Option(help="Images each class is filled up to. Default: the commonest class's count.")
+    ] = None,
+    omega: Omega = None,
+    seeds: Annotated[int, typer.Option(help="Paired seeds 0, 1, …; 2 at least for an interval.")] = 3,
+    device: Device = "auto",
+) -> None:
+    """Tell whether a run's samples, filling its rare classes, help a classifier of the same data."""
+    from cbdm_cli.classify import classify_run
+
+    classify_run(run, {"omega": omega}, fill, seeds, device)
 
 
 @app.command()

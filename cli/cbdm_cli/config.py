@@ -128,6 +128,7 @@ class Evaluation(_Section):
 
     per_class: Annotated[int, Field(ge=1)] = 200
     k: Annotated[int, Field(ge=1)] = 5
+    features: str = "classifier"
     intervals: Annotated[int, Field(ge=0)] = 0
     prd_runs: Annotated[int, Field(ge=0)] = 0
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from cbdm_cli import render
 from cbdm_cli.assemble import load_data
-from cbdm_cli.config import Config, validated
+from cbdm_cli.config import Config, merged, validated
 from cbdm_cli.judging import balanced_samples, drawn_with_bar, judge
 from cbdm_cli.runs import write_json
 from cbdm_cli.sample import with_sampling
@@ -18,7 +18,8 @@ from cbdm_core.data.dataset import Dataset
 from cbdm_core.errors import CbdmError
 from cbdm_core.evaluation import Report
 from cbdm_core.guidance import parse_omega
-from cbdm_core.metrics.features import FeatureExtractor, cached_classifier
+from cbdm_core.metrics.features import FeatureExtractor
+from cbdm_core.metrics.sources import feature_extractor
 from cbdm_core.run import Run, load_run
 
 __all__ = ["Judged", "evaluate_runs", "omegas_of"]
@@ -48,7 +49,9 @@ def _file_name(config: Config) -> str:
         if sampling.guidance_prior is None
         else "-null-" + sampling.guidance_prior.replace(":", "-").replace(",", "-")
     )
-    return f"evaluation-omega-{omega}{null}-{sampling.sampler}-{sampling.steps}-n{config.evaluation.per_class}.json"
+    kind = config.evaluation.features.partition(":")[0]
+    by = "" if kind == "classifier" else f"-{kind}"
+    return f"evaluation-omega-{omega}{null}{by}-{sampling.sampler}-{sampling.steps}-n{config.evaluation.per_class}.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +75,8 @@ class Judged:
     classifier: FeatureExtractor
 
     @classmethod
-    def of(cls, path: Path, device: str) -> Judged:
-        """The run in `path`.
+    def of(cls, path: Path, device: str, features: str | None = None) -> Judged:
+        """The run in `path`, judged by these features, or the run's own.
 
         Raises:
             CbdmError: no run, or data that are not those of the run.
@@ -83,7 +86,11 @@ class Judged:
         full, data, split = load_data(saved)
         if saved.facts is None or split != saved.facts.split_hash or full.content_hash() != saved.facts.data_hash:
             raise CbdmError(f"{path}: the data are not those the run was trained on; restore them or train anew")
-        return cls(path, run, saved, full, data, cached_classifier(full))
+        if features is not None:
+            saved = validated(merged(saved.model_dump(), {"evaluation": {"features": features}}))
+        where = str(next(run.network.parameters()).device)
+        extractor = feature_extractor(saved.evaluation.features, full, device=where)
+        return cls(path, run, saved, full, data, extractor)
 
     def report(self, options: dict[str, Any], name: str) -> tuple[Config, Report]:
         """Balanced samples drawn with these sampling options, judged; `name` is what the bar is called."""
@@ -102,10 +109,10 @@ class Judged:
 
 def evaluate_runs(paths: Sequence[Path], omegas: Sequence[str], options: dict[str, Any], device: str) -> None:
     """Evaluate each run at each ω; each result is a file in the run folder, named by its options."""
-    asked = omegas_of(omegas)
+    asked, features = omegas_of(omegas), options.pop("features", None)
     rows = []
     for path in paths:
-        judged = Judged.of(path, device)
+        judged = Judged.of(path, device, features)
         for omega in asked or [judged.config.sampling.omega]:
             rows.append((path.name, *judged.write(None, {**options, "omega": omega})))
     _, config, report = rows[-1]

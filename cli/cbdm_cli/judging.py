@@ -18,6 +18,7 @@ from cbdm_core.generation import conditions_for, cyclic_labels, generate
 from cbdm_core.guidance import ClassifierFreeGuidance, Constant, parse_omega
 from cbdm_core.interfaces import LabelPrior, NoiseSchedule, Sampler, ScoreNetwork
 from cbdm_core.laws_by_name import make_law
+from cbdm_core.metrics.reference import reference_features
 from cbdm_priors.laws import Fixed
 from cbdm_priors.posterior import TrackedWeights
 
@@ -138,6 +139,7 @@ def judge(config: Config, x: Tensor, labels: Tensor, full: Dataset, data: Datase
         data.counts(),
         k=asked.k,
         training=data,
+        known=None if asked.features == "classifier" else reference_features(full, classifier),
         intervals=asked.intervals,
         prd_runs=asked.prd_runs,
     )

@@ -22,7 +22,7 @@ from cbdm_core.distributed import World, join, leave
 from cbdm_core.errors import CbdmError
 from cbdm_core.evaluation import rank_groups
 from cbdm_core.interfaces import Condition, Draws
-from cbdm_core.metrics.features import cached_classifier
+from cbdm_core.metrics.sources import feature_extractor
 from cbdm_core.run import LAW_DATA, read_config
 from cbdm_core.training import DivergedError, TrainState, train
 
@@ -279,7 +279,9 @@ def _finish(experiment: Experiment, state: TrainState, folder: Path) -> None:
     x = drawn_with_bar(config, state.ema.eval(), experiment.schedule, told, tuple(data.shape), state.world.device)
     counts = data.counts()
     picture(folder / "samples.png", experiment.full.is_images, x, labels, data.class_names, counts.tolist())
-    report = judge(config, x, labels, experiment.full, data, cached_classifier(experiment.full))
+    report = judge(
+        config, x, labels, experiment.full, data, feature_extractor(config.evaluation.features, experiment.full)
+    )
     write_json(folder / "evaluation.json", evaluation_facts(config, state.step, report))
     render.report_table(report, report_title(config), report_caption(report))
     render.note(f"run folder: {folder}")

@@ -1,5 +1,6 @@
 """The other commands, and every mistake in one clear line."""
 
+import json
 import os
 import subprocess
 import sys
@@ -67,6 +68,22 @@ def test_drawn_samples_are_a_data_set(run, trained):
     code, out, err = run("priors", "--set", "data.source=npz", "--set", "data.options.path=drawn.npz", "--set",
                          "data.imbalance=0.5")  # fmt: skip
     assert code == 0 and "10 classes with images" in out, err
+
+
+def test_evaluate_in_other_features_names_them_and_knows_no_classes(run, trained):
+    """The second time the reference is read from the cache, and says the same."""
+    for _ in range(2):
+        code, out, err = run("evaluate", "r", "--features", "pixels", "--n", 6, "--prd-runs", 1, "--intervals", 5)
+        assert code == 0 and "features: pixels" in out, err
+    (file,) = Path("r").glob("evaluation-*-pixels-*.json")
+    report = json.loads(file.read_text())
+    overall = report["overall"]
+    assert report["features"].startswith("pixels") and overall["label_accuracy"] is None
+    assert overall["inception_score"] is None and overall["fid"] > 0
+    low, high = report["intervals"]["overall"]["fid"]
+    assert low < high
+    code, _, err = run("evaluate", "r", "--features", "pixles")
+    assert code == 2 and "did you mean 'pixels'" in err
 
 
 def test_evaluate_at_one_and_several_omegas(run, trained):
