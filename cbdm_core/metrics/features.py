@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -303,12 +303,22 @@ def checksum(weights: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def read_kept(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """(header, tensors) of a file in the cache.
+
+    Raises:
+        OSError: there is none.
+        SafetensorError, ValueError, KeyError, TypeError: it is no such file.
+    """
+    with safe_open(path, "pt") as file:
+        names = file.keys()
+        return json.loads((file.metadata() or {})["cbdm"]), {name: file.get_tensor(name) for name in names}
+
+
 def _read(path: Path, facts: _Facts) -> Classifier | None:
     """The classifier in the file, or None where there is none that is whole and of these facts."""
     try:
-        with safe_open(path, "pt") as file:
-            header = json.loads((file.metadata() or {})["cbdm"])
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
+        header, weights = read_kept(path)
         accuracy = float(header.pop("held_out_accuracy"))
         if header != {"facts": facts.to_json(), "checksum": checksum(weights)}:
             return None

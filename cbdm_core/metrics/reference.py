@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.errors import CbdmError
-from cbdm_core.metrics.features import FeatureExtractor, checksum, default_folder
+from cbdm_core.metrics.features import FeatureExtractor, checksum, default_folder, read_kept
 from cbdm_core.writing import replacing
 
 __all__ = ["reference_features"]
@@ -86,9 +86,7 @@ def _read(path: Path, facts: _Facts, count: int) -> tuple[Tensor, Tensor] | None
         CbdmError: a file that is not what its name says; files appear whole, so that it was damaged since.
     """
     try:
-        with safe_open(path, "pt") as file:
-            header = json.loads((file.metadata() or {})["cbdm"])
-            parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
+        header, parts = read_kept(path)
         agrees = header == {"facts": facts.to_json(), "checksum": checksum(parts)}
         features, log_probs = parts["features"].double(), parts["log_probs"].double()
     except OSError:

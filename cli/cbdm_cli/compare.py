@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from cbdm_cli import render
 from cbdm_cli.job import READINGS, config_of, run_folder
 from cbdm_cli.plan import FILE, Plan, Variant, extended, load_plan, readings_of, save_plan, variants_of
 from cbdm_cli.runs import new_folder, write_json
+from cbdm_cli.signals import asked_to_stop
 from cbdm_cli.summary import summarise
 from cbdm_core.errors import CbdmError
 
@@ -167,7 +166,7 @@ def _title(plan: Plan) -> str:
 def _run_all(folder: Path, plan: Plan, todo: list[_Job], jobs: int, threads: int, device: str) -> list[_Job]:
     """Run what is not done, `jobs` at a time; returns those that failed."""
     begun, before = time.monotonic(), sum(job.progress() for job in todo)
-    with render.LiveJobs(_title(plan)) as live, _asked_to_stop() as came:
+    with render.LiveJobs(_title(plan)) as live, asked_to_stop() as came:
         try:
             while not came and any(job.state in ("waiting", "running") for job in todo):
                 for job in todo:
@@ -183,20 +182,6 @@ def _run_all(folder: Path, plan: Plan, todo: list[_Job], jobs: int, threads: int
         render.note(f"stopped; what is done is kept, go on with: cbdm compare {folder}")
         raise SystemExit(128 + came[0])
     return [job for job in todo if job.state == "failed"]
-
-
-@contextmanager
-def _asked_to_stop() -> Iterator[list[int]]:
-    """A list that holds the signal once Ctrl-C or SIGTERM came: the jobs must not outlive the comparison."""
-    came: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, lambda signum, frame: came.append(signum))
-    try:
-        yield came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _look(job: _Job, live: render.LiveJobs) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from cbdm_cli.config import Config, merged, overlaid, preset_names, preset_table
 from cbdm_cli.judging import balanced_samples, drawn_with_bar, judge, solver
 from cbdm_cli.parts import format_parts, parse_parts, with_law
 from cbdm_cli.runs import Metrics, environment, new_folder, read_records, write_json, write_tensors, write_text
+from cbdm_cli.signals import asked_to_stop
 from cbdm_core.checkpoint import checkpoints, latest_checkpoint, load_checkpoint, read_tensors, save_checkpoint
 from cbdm_core.distributed import World, join, leave
 from cbdm_core.errors import CbdmError
@@ -211,7 +211,7 @@ def _train(experiment: Experiment, state: TrainState, folder: Path) -> None:
     records = train(state, experiment.batches, steps=training.steps, groups=member, group_names=names)
     metrics = Metrics(folder / "metrics.jsonl", state.step) if leads else None
     try:
-        with _asked_to_stop() as came, render.progress(shown=leads) as bar:
+        with asked_to_stop() as came, render.progress(shown=leads) as bar:
             task = bar.add_task("training", total=training.steps, completed=state.step, facts="")
             for record in _until_divergence(records, folder):
                 if metrics and record.step % training.log_every == 0:
@@ -253,20 +253,6 @@ def _until_divergence(records: Iterator[Any], folder: Path) -> Iterator[Any]:
         saved = checkpoints(folder / "checkpoints")
         good = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint had been written yet"
         raise DivergedError(f"{error}; {good}", error.step, error.labels) from None
-
-
-@contextmanager
-def _asked_to_stop() -> Iterator[list[int]]:
-    """A list that holds the signal once Ctrl-C or SIGTERM came; the handlers before are put back."""
-    came: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, lambda signum, frame: came.append(signum))
-    try:
-        yield came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _finish(experiment: Experiment, state: TrainState, folder: Path) -> None:

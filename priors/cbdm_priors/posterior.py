@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from cbdm_core.process import Process, eps_to_x0
 from cbdm_priors.laws import normalised
 
 __all__ = [
+    "Adjusted",
     "AdjustedNull",
     "LogPosterior",
     "MixtureScore",
@@ -135,11 +137,8 @@ def _support(log_probs: Tensor) -> Tensor:
     return (~log_probs.isneginf()).nonzero()[:, 0]
 
 
-class MixtureScore(ScoreNetwork):
-    """ε^π = Σ_y w_y ε̂_y with w = `log_weights`: unconditional generation under π. One evaluation per class with π > 0.
-
-    The weights depend on x_t. A mean of the class scores with fixed weights is the score of another density, narrower
-    than the mixture.
+class Adjusted(ScoreNetwork, ABC):
+    """A network, the posterior of its classes, and the laws π and q: what adjusting a prediction to π is made from.
 
     Args:
         network: the score network, conditional and not guided.
@@ -166,6 +165,16 @@ class MixtureScore(ScoreNetwork):
         self.network, self.log_posterior, self.law, self.training_law = network, log_posterior, law, training
         self.chunk = chunk
 
+
+class MixtureScore(Adjusted):
+    """ε^π = Σ_y w_y ε̂_y with w = `log_weights`: unconditional generation under π. One evaluation per class with π > 0.
+
+    The weights depend on x_t. A mean of the class scores with fixed weights is the score of another density, narrower
+    than the mixture.
+
+    Built from what `Adjusted` says.
+    """
+
     def forward(self, x_t: Tensor, t: Tensor, c: Condition) -> Tensor:
         """ε^π; the condition `c` is ignored, for π says what is drawn."""
         classes = _support(self.law.log_prob()).to(x_t.device)
@@ -173,37 +182,15 @@ class MixtureScore(ScoreNetwork):
         return _weighted(weights[:, classes], all_predictions(self.network, x_t, t, classes, chunk=self.chunk))
 
 
-class AdjustedNull(ScoreNetwork):
+class AdjustedNull(Adjusted):
     """ε_∅^π = ε_∅ + Σ_y (w^π_y − w^q_y) ε̂_y: the null prediction as if trained under π. ε_∅ itself where π = q.
 
     The network's own null prediction stays, and the classes only say what changes (a control variate), so that an
     error that the class predictions share cancels. One evaluation per class with q > 0, and one for the null. As the
     `null` of `ClassifierFreeGuidance` it gives prior-adjusted guidance.
 
-    Args:
-        network: the score network, not guided.
-        log_posterior: (x_t, t) ↦ (B, K) log q(y|x_t).
-        law: π.
-        training: q.
-        chunk: the most (row, class) pairs of one forward.
-
-    Raises:
-        CbdmError: laws that do not fit each other.
+    Built from what `Adjusted` says.
     """
-
-    def __init__(
-        self,
-        network: ScoreNetwork,
-        log_posterior: LogPosterior,
-        law: LabelPrior,
-        training: LabelPrior,
-        *,
-        chunk: int | None = None,
-    ) -> None:
-        super().__init__()
-        _log_probs(law, training)
-        self.network, self.log_posterior, self.law, self.training_law = network, log_posterior, law, training
-        self.chunk = chunk
 
     def forward(self, x_t: Tensor, t: Tensor, c: Condition) -> Tensor:
         """ε_∅^π for every row, whatever its condition."""

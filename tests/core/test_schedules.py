@@ -263,7 +263,10 @@ def test_a_mixture_is_reached_quantile_by_quantile(schedule, sampler, quantile, 
     100 steps, 400 quantiles, no Monte Carlo: sup |F(x) − u| and the moments to the written tolerances. They hold the
     solver's error and what the start leaves out (p_T is taken as N(0, α_T² + σ_T²)).
     """
-    as_tensor = lambda values: torch.tensor(values)[:, None]  # noqa: E731
+
+    def as_tensor(values):
+        return torch.tensor(values)[:, None]
+
     oracle = GaussianMixtureOracle(
         as_tensor(MEANS), as_tensor(DEVIATIONS**2)[..., None], torch.tensor(SHARES), schedule
     )

@@ -5,13 +5,12 @@ import time
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.errors import CbdmError
 from cbdm_core.metrics import features
-from cbdm_core.metrics.features import cached_classifier, stratified_split, train_classifier
+from cbdm_core.metrics.features import cached_classifier, read_kept, stratified_split, train_classifier
 
 
 def blobs(shape, *, vectors=False, per_class=12, seed=0):
@@ -148,9 +147,7 @@ def test_other_data_seeds_and_versions_are_other_classifiers(small, tmp_path, co
 
 def rewritten(path, change_header=None, change_weights=None):
     """The file with its header or its weights changed, and well-formed still."""
-    with safe_open(path, "pt") as file:
-        header = json.loads(file.metadata()["cbdm"])
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    header, weights = read_kept(path)
     if change_header:
         change_header(header)
     if change_weights:

@@ -4,12 +4,11 @@ import json
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.errors import CbdmError
-from cbdm_core.metrics.features import cached_classifier
+from cbdm_core.metrics.features import cached_classifier, read_kept
 from cbdm_core.metrics.reference import reference_features
 from cbdm_core.metrics.sources import Mapped
 
@@ -88,9 +87,7 @@ def test_an_extractor_that_changed_under_its_name_is_asked_anew(tmp_path):
 
 def rewrite(path, change):
     """The file with its tensors and header as `change` leaves them."""
-    with safe_open(path, "pt") as file:
-        header = json.loads(file.metadata()["cbdm"])
-        parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    header, parts = read_kept(path)
     change(header, parts)
     save_file(parts, path, {"cbdm": json.dumps(header)})
 
