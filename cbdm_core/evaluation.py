@@ -22,7 +22,7 @@ from cbdm_core.metrics.memorisation import memorisation, relative_diversity
 from cbdm_core.metrics.prd import prd
 from cbdm_core.metrics.uncertainty import frechet_interval, precision_recall_intervals
 
-__all__ = ["ClassScores", "Report", "Scores", "count_groups", "evaluate", "rank_groups"]
+__all__ = ["ClassScores", "Copies", "Report", "Scores", "count_groups", "evaluate", "rank_groups"]
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,50 @@ class Report:
             raise CbdmError(f"this is no evaluation report ({error}): evaluate the run again") from error
 
 
+@dataclass(frozen=True, eq=False)
+class Copies:
+    """What copies of training examples are looked for by: that training set, and examples of its law it does not hold.
+
+    Args:
+        trained: (N, D) float64 features of the training set.
+        trained_labels: (N,) long.
+        held_out: (H, D) float64 features of rows that differ from all of the training set's; H may be 0, which leaves
+            `Scores.memorised` unknown.
+        held_out_labels: (H,) long.
+    """
+
+    trained: Tensor
+    trained_labels: Tensor
+    held_out: Tensor
+    held_out_labels: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        training: Dataset,
+        pool: Dataset,
+        extractor: FeatureExtractor,
+        known: tuple[Tensor, Tensor] | None = None,
+    ) -> Copies:
+        """Features of the training set and of those rows of the pool that it does not hold, byte by byte.
+
+        Args:
+            training: what the model was trained on.
+            pool: such as the balanced set that the training set was cut from.
+            extractor: of the features.
+            known: (features, log-probabilities) of the pool; None computes them.
+
+        Raises:
+            CbdmError: sets of different examples or classes.
+        """
+        _check_alike(pool, training)
+        seen = set(_bytes_of_rows(training))
+        rows = torch.tensor([row not in seen for row in _bytes_of_rows(pool)])
+        features, _ = known or extractor(pool.model_input())
+        trained, _ = extractor(training.model_input())
+        return cls(trained.cpu(), training.y, features.cpu()[rows], pool.y[rows])
+
+
 def rank_groups(training_counts: Tensor | Sequence[int]) -> dict[str, tuple[int, ...]]:
     """The classes in thirds by frequency rank: the first ⌊K/3⌋ are "head", up to ⌊2K/3⌋ "medium", the rest "tail".
 
@@ -180,12 +224,12 @@ def evaluate(
     training_counts: Tensor | Sequence[int],
     *,
     k: int = 5,
-    training: Dataset | None = None,
+    training: Dataset | Copies | None = None,
     intervals: int = 0,
     prd_runs: int = 0,
     known: tuple[Tensor, Tensor] | None = None,
 ) -> Report:
-    """Samples against the balanced set: Fréchet and kernel distance, the scores of neighbourhoods, and label accuracy.
+    """Samples against a reference set: Fréchet and kernel distance, the scores of neighbourhoods, and label accuracy.
 
     Images are judged as a viewer sees them, clipped to [−1, 1] and rounded to 8 bits; `Report.features` says so. The
     samples of a group or a class are those that were asked for its labels, and are held against the reference examples
@@ -194,12 +238,14 @@ def evaluate(
     Args:
         samples: (M, *shape) float in the model's range.
         labels: (M,) long, the class each sample was asked for.
-        reference: the balanced full set, not the long-tailed one the model saw.
+        reference: what the samples are held against, such as the balanced full set; figures of different references
+            must not be compared. A class it lacks has no figure of its own, and its samples still count overall.
         classifier: the extractor, of `cached_classifier` or any other.
         training_counts: (K,) examples of each class that the model saw; they rank the classes.
         k: neighbours of precision, recall, density and coverage, ≥ 1.
         training: what the model was trained on, to look for copies of it; the reference rows that differ from all of
-            its rows are the held-out set.
+            its rows are the held-out set. Or `Copies`, made once, where the reference has no such row or there are
+            many evaluations.
         intervals: bootstrap resamples for 95 % intervals of FID, precision and recall, overall and by group, 200 for
             instance; 0 computes none. They are centred on the figure and tell its spread at these numbers of rows, not
             its bias.
@@ -213,12 +259,15 @@ def evaluate(
     counts = torch.as_tensor(training_counts).cpu()
     samples, labels = samples.detach().cpu(), labels.cpu()
     _check(samples, labels, reference, counts, k)
-    _check_options(reference, training, intervals, prd_runs)
+    _check_options(intervals, prd_runs)
+    if isinstance(training, Dataset):
+        _check_alike(reference, training)
     fake = _Judged.by(classifier, _as_seen(samples) if reference.is_images else samples.float(), labels)
     said = known or classifier(reference.model_input())
     real = _Judged.of_said(said, reference.y)
     if training is not None:
-        fake = _with_copies(fake, real, reference, _Judged.by(classifier, training.model_input(), training.y), training)
+        copies = training if isinstance(training, Copies) else Copies.of(training, reference, classifier, said)
+        fake = _with_copies(fake, copies)
     everyone = tuple(range(reference.num_classes))
 
     @cache  # "head" and "many" are often the same classes
@@ -275,13 +324,14 @@ def _check(samples: Tensor, labels: Tensor, reference: Dataset, counts: Tensor, 
         raise CbdmError(f"label {int(wrong[0])} is out of range: {K} classes have labels 0 … {K - 1}")
 
 
-def _check_options(reference: Dataset, training: Dataset | None, intervals: int, prd_runs: int) -> None:
+def _check_options(intervals: int, prd_runs: int) -> None:
     if intervals == 1 or intervals < 0:
         raise CbdmError(f"intervals = {intervals}: give 0 for none, or 2 resamples or more; 200 do for 95 %")
     if prd_runs < 0:
         raise CbdmError(f"prd_runs = {prd_runs}: give 0 for none, or 1 or more; papers average 10")
-    if training is None:
-        return
+
+
+def _check_alike(reference: Dataset, training: Dataset) -> None:
     ours, theirs = ((d.shape, d.x.dtype, d.num_classes) for d in (reference, training))
     if ours != theirs:
         raise CbdmError(
@@ -334,14 +384,13 @@ class _Judged:
         return len(self.features)
 
 
-def _with_copies(fake: _Judged, real: _Judged, reference: Dataset, trained: _Judged, training: Dataset) -> _Judged:
+def _with_copies(fake: _Judged, copies: Copies) -> _Judged:
     """The samples with what is known of their neighbours, class by class: only there are the two sets of one law."""
-    seen = set(_bytes_of_rows(training))
-    held_out = torch.tensor([row not in seen for row in _bytes_of_rows(reference)])
     nearer, expected = fake.nearer.clone(), fake.expected.clone()
     for label in fake.labels.unique().tolist():
         rows = fake.labels == label
-        ours, theirs = trained.features[trained.labels == label], real.features[held_out & (real.labels == label)]
+        ours = copies.trained[copies.trained_labels == label]
+        theirs = copies.held_out[copies.held_out_labels == label]
         if len(ours) and len(theirs):
             found = memorisation(fake.features[rows], ours, theirs)
             nearer[rows], expected[rows] = found.nearer, found.expected

@@ -45,6 +45,7 @@ from cbdm_priors.capacity import CapacityManipulation
 from cbdm_priors.contrast import Alignment, Separation, SupervisedContrast
 from cbdm_priors.shrinkage import Shrinkage
 from cbdm_priors.transfer import OrientedTransfer
+from tests.data.idx_files import fashion_files
 
 CLASSES = 5
 COUNTS = [400, 90, 0, 25, 3]
@@ -156,6 +157,7 @@ EXAMPLES: Mapping[str, Mapping[str, Any]] = {
         "digits": lambda where: DATASETS["digits"](),
         "digits-pose": lambda where: DATASETS["digits-pose"](),
         "digits-attributes": lambda where: DATASETS["digits-attributes"](),
+        "fashion": lambda where: DATASETS["fashion"](root=str(fashion_files(where))),
         "mixture": lambda where: DATASETS["mixture"](num_classes=4, per_class=20, dimension=3),
         "npz": lambda where: DATASETS["npz"](path=a_file(where)),
         "folder": lambda where: DATASETS["folder"](path=a_folder(where)),

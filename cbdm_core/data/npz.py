@@ -6,6 +6,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal, cast
 
@@ -15,7 +16,7 @@ import torch
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.errors import CbdmError, unknown_name
 
-__all__ = ["npz"]
+__all__ = ["npz", "read_arrays"]
 
 Layout = Literal["first", "last", "none"]
 
@@ -71,6 +72,27 @@ def npz(
 
 def _read(path: Path, images: str, labels: str, split: str | None) -> dict[str, np.ndarray]:
     """The arrays under "images", "labels" and, where the file has it, "class_names"."""
+    roles: dict[str, str] = {}
+
+    def wanted(there: list[str]) -> Iterable[str]:
+        roles.update(zip(_DEFAULT, _pair(path, there, images, labels, split)))
+        roles.update({"class_names": "class_names"} if "class_names" in there else {})
+        return roles.values()
+
+    arrays = read_arrays(path, wanted)
+    return {role: arrays[name] for role, name in roles.items()}
+
+
+def read_arrays(path: Path, wanted: Callable[[list[str]], Iterable[str]]) -> dict[str, np.ndarray]:
+    """Arrays of an npz file by name; nothing is unpickled.
+
+    Args:
+        path: of the file.
+        wanted: from the names of all arrays to those that are read.
+
+    Raises:
+        CbdmError: the file is missing, damaged or holds one array without a name, or an array is damaged or pickled.
+    """
     if not path.is_file():
         raise CbdmError(f"{path} is not a file: give the path of an npz file")
     try:
@@ -82,9 +104,7 @@ def _read(path: Path, images: str, labels: str, split: str | None) -> dict[str, 
     if not isinstance(file, np.lib.npyio.NpzFile):
         raise CbdmError(f"{path} holds one array without a name: save examples and labels with numpy.savez")
     with file:
-        pair = _pair(path, file.files, images, labels, split)
-        wanted = dict(zip(_DEFAULT, pair)) | ({"class_names": "class_names"} if "class_names" in file.files else {})
-        return {role: _member(path, file, name) for role, name in wanted.items()}
+        return {name: _member(path, file, name) for name in wanted(file.files)}
 
 
 def _pair(path: Path, there: list[str], images: str, labels: str, split: str | None) -> tuple[str, str]:

@@ -128,7 +128,10 @@ def sample(
 
 @app.command()
 def evaluate(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATHS...", help="Run folders; or, with --data, samples: npz files or class folders."),
+    ],
     omega: Annotated[list[str] | None, typer.Option(help="Guidance; repeat it, or list numbers: 0,0.5,1.")] = None,
     guidance_prior: GuidancePrior = None,
     sampler: SamplerName = None,
@@ -138,18 +141,51 @@ def evaluate(
         str | None,
         typer.Option(help="classifier, pixels, inception:PATH, torchscript:PATH or module:attr. Default: the run's."),
     ] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Held against: balanced, held-out or training. Default: the run's.")
+    ] = None,
     intervals: Annotated[
         int | None, typer.Option(help="Bootstrap resamples for 95 % intervals of FID, precision, recall; 200 do.")
     ] = None,
     prd_runs: Annotated[int | None, typer.Option(help="Runs of PRD's clustering, for F8 and F1/8; 10 do.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(autocompletion=_presets, help="Of samples: the preset, or the run with whose split, to judge by."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of samples: the split's seed. Default: the preset's.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Of samples: data.b=v or evaluation.b=v, laid over the preset.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
-    """Draw balanced samples from runs and evaluate them again, at one ω or several."""
-    from cbdm_cli.evaluate import evaluate_runs
+    """Draw balanced samples from runs and judge them, at one ω or several; or judge samples of any program."""
+    from cbdm_cli.evaluate import evaluate_runs, evaluate_samples
+    from cbdm_core.errors import CbdmError
 
-    options = {"sampler": sampler, "steps": steps, "per_class": n, "guidance_prior": guidance_prior}
-    options |= {"intervals": intervals, "prd_runs": prd_runs, "features": features}
-    evaluate_runs(runs, omega or [], options, device)
+    sampling: dict[str, Any] = {"sampler": sampler, "steps": steps, "per_class": n, "guidance_prior": guidance_prior}
+    judging: dict[str, Any] = {"intervals": intervals, "prd_runs": prd_runs}
+    judging |= {"features": features, "reference": reference}
+    is_run = [(path / "config.toml").is_file() or not (data or path.exists()) for path in paths]
+    samples = [path for path, run in zip(paths, is_run, strict=True) if not run]
+    of_samples = {"--data": data, "--seed": seed, "--set": set_ or None}
+    if not samples:
+        stray = [name for name, value in of_samples.items() if value is not None]
+        if stray:
+            raise CbdmError(f"{stray[0]} is for samples of another program, and {paths[0]} is none: leave it out")
+        evaluate_runs(paths, omega or [], {**sampling, **judging}, device)
+        return
+    if data is None:
+        raise CbdmError(
+            f"{samples[0]} is no run folder (it has no config.toml): of samples say with --data which preset or run "
+            "they are to be judged by"
+        )
+    if len(samples) < len(paths):
+        raise CbdmError(f"{samples[0]} holds samples, and others do not: judge runs and samples in two commands")
+    named = {"--omega": omega or None, "--guidance-prior": guidance_prior, "--sampler": sampler, "--steps": steps}
+    stray = [name for name, value in {**named, "--n": n}.items() if value is not None]
+    if stray:
+        raise CbdmError(f"{stray[0]} says how to draw from a run, and {samples[0]} is drawn already: leave it out")
+    evaluate_samples(paths, data, seed, set_ or [], judging, device)
 
 
 @app.command()

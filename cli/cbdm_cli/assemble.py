@@ -29,6 +29,7 @@ from cbdm_core.networks import NETWORKS
 from cbdm_core.networks.predicts import Predicts
 from cbdm_core.objective import Objective
 from cbdm_core.process import Process
+from cbdm_core.recognition import held_out_rows
 from cbdm_core.registry import Registry
 from cbdm_core.samplers import SAMPLERS
 from cbdm_core.schedules import SCHEDULES
@@ -46,6 +47,7 @@ __all__ = [
     "law_of",
     "law_takers",
     "load_data",
+    "load_reference",
     "settings_of",
 ]
 
@@ -66,7 +68,7 @@ class Experiment:
 
     Args:
         config: with its facts filled in.
-        full: the balanced data set, the reference of every evaluation.
+        full: the balanced data set, which the features of an evaluation are of.
         data: its long-tailed part, which training sees.
         schedule: the noise schedule.
         objective: from a batch to its losses.
@@ -117,6 +119,53 @@ def load_data(config: Config) -> tuple[Dataset, Dataset, str]:
         full, profile=data.profile, imbalance=data.imbalance, n_max=data.n_max, counts=data.counts, seed=config.seed
     )
     return full, tail, split
+
+
+def load_reference(config: Config, full: Dataset, training: Dataset) -> tuple[Dataset, str]:
+    """(what samples are held against, its name in words) by `evaluation.reference`.
+
+    balanced is the full set. held-out is the part "test" of a source that has parts, else those rows of the full set
+    that are, byte by byte, no training row. training is the long-tailed set itself.
+
+    Args:
+        config: with `data` and `evaluation`.
+        full: the balanced set of `load_data`.
+        training: its long-tailed part.
+
+    Raises:
+        CbdmError: nothing is held out, training saw the test part, or that part is of other examples.
+    """
+    kind = config.evaluation.reference
+    if kind == "balanced":
+        return full, "the balanced full set"
+    if kind == "training":
+        return training, "the long-tailed training set"
+    data = config.data
+    if "part" in inspect.signature(DATASETS[data.source]).parameters:
+        return _test_part(config, full), f"the test part of {data.source}"
+    try:
+        rows = held_out_rows(full.x, training.x)
+    except CbdmError:
+        raise CbdmError(
+            "evaluation.reference = 'held-out': training has seen every example of the data; take balanced or "
+            "training, or hold some out with data.imbalance below 1"
+        ) from None
+    return full[rows], "the rows of the full set that training has not seen"
+
+
+def _test_part(config: Config, full: Dataset) -> Dataset:
+    data = config.data
+    if data.options.get("part") == "test":
+        raise CbdmError(
+            "evaluation.reference = 'held-out': data.options.part = 'test' is what training saw; leave it out"
+        )
+    test: Dataset = build(DATASETS, data.source, {**data.options, "part": "test"})
+    if (test.shape, test.class_names) != (full.shape, full.class_names):
+        raise CbdmError(
+            f"the test part of {data.source} has examples {test.shape} in {test.num_classes} classes, the full set "
+            f"{full.shape} in {full.num_classes}: take evaluation.reference = 'balanced'"
+        )
+    return test
 
 
 def law_takers(parts: tuple[Part, ...]) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cbdm_cli import render
 from cbdm_cli.job import READINGS, config_of, run_folder
+from cbdm_cli.locking import held
 from cbdm_cli.plan import FILE, Plan, Variant, extended, load_plan, readings_of, save_plan, variants_of
 from cbdm_cli.runs import new_folder, write_json
 from cbdm_cli.signals import asked_to_stop
@@ -101,16 +102,18 @@ def compare(plan: Plan, out: Path | None, *, jobs: int, threads: int, device: st
     """
     _check(plan, device)
     folder = new_folder(out, f"compare-{plan.preset}")
-    save_plan(folder, plan)
-    _work(folder, plan, jobs, threads, device)
+    with held(folder, "cbdm compare"):
+        save_plan(folder, plan)
+        _work(folder, plan, jobs, threads, device)
 
 
 def extend(folder: Path, add: Sequence[Variant], seeds: int | None, *, jobs: int, threads: int, device: str) -> None:
     """Go on with a comparison, with more variants or seeds if asked."""
-    plan = extended(load_plan(folder), add, seeds)
-    _check(plan, device)
-    save_plan(folder, plan)
-    _work(folder, plan, jobs, threads, device)
+    with held(folder, "cbdm compare"):
+        plan = extended(load_plan(folder), add, seeds)
+        _check(plan, device)
+        save_plan(folder, plan)
+        _work(folder, plan, jobs, threads, device)
 
 
 def _check(plan: Plan, device: str) -> None:

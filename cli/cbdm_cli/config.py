@@ -124,11 +124,12 @@ class Sampling(_Section):
 
 
 class Evaluation(_Section):
-    """How samples are judged: bootstrap resamples for intervals, runs of PRD; 0 leaves either out."""
+    """How samples are judged: against which set, and bootstrap resamples for intervals, runs of PRD; 0 leaves out."""
 
     per_class: Annotated[int, Field(ge=1)] = 200
     k: Annotated[int, Field(ge=1)] = 5
     features: str = "classifier"
+    reference: Literal["balanced", "held-out", "training"] = "balanced"
     intervals: Annotated[int, Field(ge=0)] = 0
     prd_runs: Annotated[int, Field(ge=0)] = 0
 

@@ -1,28 +1,29 @@
-"""`cbdm evaluate`: judge runs again, at one ω or several."""
+"""`cbdm evaluate`: judge runs again, at one ω or several, or samples that any program drew."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cbdm_cli import render
 from cbdm_cli.assemble import load_data
-from cbdm_cli.config import Config, merged, validated
-from cbdm_cli.judging import balanced_samples, drawn_with_bar, judge
+from cbdm_cli.config import Config, load_config, merged, preset_names, setting, validated
+from cbdm_cli.judging import Judge, balanced_samples, counted, drawn_with_bar
 from cbdm_cli.runs import write_json
 from cbdm_cli.sample import with_sampling
+from cbdm_cli.samples import Samples, read_samples
 from cbdm_cli.train import evaluation_facts, report_caption, report_title
 from cbdm_core.data.dataset import Dataset
+from cbdm_core.distributed import pick_device
 from cbdm_core.errors import CbdmError
 from cbdm_core.evaluation import Report
 from cbdm_core.guidance import parse_omega
 from cbdm_core.metrics.features import FeatureExtractor
-from cbdm_core.metrics.sources import feature_extractor
-from cbdm_core.run import Run, load_run
+from cbdm_core.run import Run, load_run, read_config
 
-__all__ = ["Judged", "evaluate_runs", "omegas_of"]
+__all__ = ["Judged", "evaluate_runs", "evaluate_samples", "omegas_of"]
 
 
 def omegas_of(texts: Sequence[str]) -> list[str]:
@@ -40,6 +41,12 @@ def omegas_of(texts: Sequence[str]) -> list[str]:
     return [value.strip() for value in values]
 
 
+def _measure(config: Config) -> str:
+    """What sets a result's name apart where features or reference are not the usual ones."""
+    kind, reference = config.evaluation.features.partition(":")[0].strip(), config.evaluation.reference
+    return ("" if kind == "classifier" else f"-{kind}") + ("" if reference == "balanced" else f"-{reference}")
+
+
 def _file_name(config: Config) -> str:
     """A name that tells every option, so that another evaluation does not take its place."""
     sampling = config.sampling
@@ -49,9 +56,26 @@ def _file_name(config: Config) -> str:
         if sampling.guidance_prior is None
         else "-null-" + sampling.guidance_prior.replace(":", "-").replace(",", "-")
     )
-    kind = config.evaluation.features.partition(":")[0]
-    by = "" if kind == "classifier" else f"-{kind}"
-    return f"evaluation-omega-{omega}{null}{by}-{sampling.sampler}-{sampling.steps}-n{config.evaluation.per_class}.json"
+    how = f"{sampling.sampler}-{sampling.steps}-n{config.evaluation.per_class}"
+    return f"evaluation-omega-{omega}{null}{_measure(config)}-{how}.json"
+
+
+def _judged_by(config: Config, judging: Mapping[str, Any]) -> Config:
+    """The configuration with those of the `evaluation` table's values replaced that are given."""
+    given = {name: value for name, value in judging.items() if value is not None}
+    return validated(merged(config.model_dump(), {"evaluation": given}))
+
+
+def _data_of(path: Path, saved: Config) -> tuple[Dataset, Dataset]:
+    """(the balanced set, its long-tailed part) that the run was trained on.
+
+    Raises:
+        CbdmError: they have changed since.
+    """
+    full, data, split = load_data(saved)
+    if saved.facts is None or split != saved.facts.split_hash or full.content_hash() != saved.facts.data_hash:
+        raise CbdmError(f"{path}: the data are not those the run was trained on; restore them or train anew")
+    return full, data
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,64 +85,198 @@ class Judged:
     Args:
         path: the run folder.
         run: the trained network.
-        config: as the run was trained.
-        full: the balanced set.
-        data: its long-tailed part.
-        classifier: gives the features.
+        config: as the run was trained, judged as asked.
+        judge: holds samples against the reference.
     """
 
     path: Path
     run: Run
     config: Config
-    full: Dataset
-    data: Dataset
-    classifier: FeatureExtractor
+    judge: Judge
 
     @classmethod
-    def of(cls, path: Path, device: str, features: str | None = None) -> Judged:
-        """The run in `path`, judged by these features, or the run's own.
+    def of(cls, path: Path, device: str, features: str | None = None, reference: str | None = None) -> Judged:
+        """The run in `path`, judged in these features and against this reference, or the run's own.
 
         Raises:
-            CbdmError: no run, or data that are not those of the run.
+            CbdmError: no run, data that are not those of the run, or a reference that they do not have.
         """
         run = load_run(path, device=device)
         saved = validated(run.config)
-        full, data, split = load_data(saved)
-        if saved.facts is None or split != saved.facts.split_hash or full.content_hash() != saved.facts.data_hash:
-            raise CbdmError(f"{path}: the data are not those the run was trained on; restore them or train anew")
-        if features is not None:
-            saved = validated(merged(saved.model_dump(), {"evaluation": {"features": features}}))
+        full, data = _data_of(path, saved)
+        config = _judged_by(saved, {"features": features, "reference": reference})
         where = str(next(run.network.parameters()).device)
-        extractor = feature_extractor(saved.evaluation.features, full, device=where)
-        return cls(path, run, saved, full, data, extractor)
+        return cls(path, run, config, Judge.of(config, full, data, where))
 
-    def report(self, options: dict[str, Any], name: str) -> tuple[Config, Report]:
-        """Balanced samples drawn with these sampling options, judged; `name` is what the bar is called."""
+    @property
+    def full(self) -> Dataset:
+        """The balanced set."""
+        return self.judge.full
+
+    @property
+    def data(self) -> Dataset:
+        """Its long-tailed part."""
+        return self.judge.training
+
+    @property
+    def classifier(self) -> FeatureExtractor:
+        """What gives the features."""
+        return self.judge.extractor
+
+    def report(self, options: dict[str, Any], name: str) -> tuple[Config, Report, float]:
+        """Balanced samples drawn with these sampling options, judged, and the NFE; `name` is what the bar is called."""
         config = with_sampling(self.config, options)
         labels, told = balanced_samples(config, self.full)
-        where = next(self.run.network.parameters()).device
-        x = drawn_with_bar(config, self.run.network, self.run.schedule, told, self.run.shape, where, name)
-        return config, judge(config, x, labels, self.full, self.data, self.classifier)
+        network, where = self.run.network, next(self.run.network.parameters()).device
+        with counted(network) as rows:
+            x = drawn_with_bar(config, network, self.run.schedule, told, self.run.shape, where, name)
+        return config, self.judge(config, x, labels), rows.per(len(x))
 
     def write(self, file: Path | None, options: dict[str, Any]) -> tuple[Config, Report]:
         """Judge and write the result; the file is named by the options where none is given."""
-        config, report = self.report(options, f"{self.path.name} ω {options['omega']}")
-        write_json(file or self.path / _file_name(config), evaluation_facts(config, self.run.step, report))
+        config, report, nfe = self.report(options, f"{self.path.name} ω {options['omega']}")
+        measured = {"nfe": nfe, **self.judge.facts(report)}
+        facts = evaluation_facts(config, self.run.step, report, measured)
+        write_json(file or self.path / _file_name(config), facts)
         return config, report
 
 
 def evaluate_runs(paths: Sequence[Path], omegas: Sequence[str], options: dict[str, Any], device: str) -> None:
-    """Evaluate each run at each ω; each result is a file in the run folder, named by its options."""
-    asked, features = omegas_of(omegas), options.pop("features", None)
-    rows = []
+    """Evaluate each run at each ω; each result is a file in the run folder, named by its options.
+
+    Args:
+        paths: run folders.
+        omegas: `--omega`; none for each run's own.
+        options: of sampling and judging, laid over the run's; None where not given.
+        device: to compute on.
+
+    Raises:
+        CbdmError: no run, or an option that it cannot be judged by.
+    """
+    asked = omegas_of(omegas)
+    measure = {name: options.pop(name, None) for name in ("features", "reference")}
+    rows, captions = [], []
     for path in paths:
-        judged = Judged.of(path, device, features)
+        judged = Judged.of(path, device, **measure)
         for omega in asked or [judged.config.sampling.omega]:
-            rows.append((path.name, *judged.write(None, {**options, "omega": omega})))
+            config, report = judged.write(None, {**options, "omega": omega})
+            rows.append((path.name, config, report))
+            captions.append(report_caption(report, judged.judge.told(report)))
     _, config, report = rows[-1]
     if len(rows) == 1:
-        render.report_table(report, report_title(config), report_caption(report))
+        render.report_table(report, report_title(config), captions[0])
         return
     shown = [(name, at.sampling.omega, found) for name, at, found in rows]
-    render.sweep_table(shown, "evaluated against the balanced sets")
-    render.note(report_caption(report))
+    _show_many(shown, captions)
+
+
+def _show_many(rows: Sequence[tuple[str, str, Report]], captions: Sequence[str]) -> None:
+    """One table, and each different caption once."""
+    render.sweep_table(rows, "evaluated, one row a result")
+    for caption in dict.fromkeys(captions):
+        render.note(caption)
+
+
+@dataclass(frozen=True, eq=False)
+class _Yardstick:
+    """The data that samples are judged by.
+
+    Args:
+        name: `--data`.
+        config: with `data`, `seed` of the split, and `evaluation`.
+        full: the balanced set.
+        training: its long-tailed part.
+    """
+
+    name: str
+    config: Config
+    full: Dataset
+    training: Dataset
+
+
+def _yardstick(name: str, seed: int | None, settings: Sequence[str], judging: Mapping[str, Any]) -> _Yardstick:
+    """The data of a preset with the split of `seed`, or of a run with its own split."""
+    if name in preset_names():
+        for text in settings:
+            (section,) = setting(text)
+            if section not in ("data", "evaluation"):
+                raise CbdmError(f"--set {text}: of samples only the tables data and evaluation can be set")
+        table = load_config(name, None, settings)
+        config = _judged_by(validated({**table, "seed": table.get("seed", 0) if seed is None else seed}), judging)
+        full, training, _ = load_data(config)
+        return _Yardstick(name, config, full, training)
+    if not (Path(name) / "config.toml").is_file():
+        raise CbdmError(f"--data {name} is neither a run folder nor a preset: presets are {', '.join(preset_names())}")
+    if seed is not None or settings:
+        given = f"--seed {seed}" if seed is not None else f"--set {settings[0]}"
+        raise CbdmError(f"{given}: the run {name} has its own data and split; leave it out, or name a preset")
+    saved = validated(read_config(Path(name)))
+    full, training = _data_of(Path(name), saved)
+    return _Yardstick(name, _judged_by(saved, judging), full, training)
+
+
+def evaluate_samples(
+    paths: Sequence[Path],
+    data: str,
+    seed: int | None,
+    settings: Sequence[str],
+    judging: dict[str, Any],
+    device: str,
+) -> None:
+    """Judge samples of any program; the result of `s.npz` or of the folder `s` is `s.evaluation.json` beside it.
+
+    Args:
+        paths: npz files and folders of class folders.
+        data: a preset, or a run folder with its split.
+        seed: of a preset's split; the preset's by default.
+        settings: `a.b=v`, laid over a preset's tables data and evaluation.
+        judging: features, reference, intervals, prd_runs; None where not given.
+        device: to compute features on.
+
+    Raises:
+        CbdmError: data that are not there, samples that cannot be read, or two samples with one result file.
+    """
+    by = _yardstick(data, seed, settings, judging)
+    files = [_result_file(path, by.config) for path in paths]
+    twice = [file for i, file in enumerate(files) if file in files[:i]]
+    if twice:
+        raise CbdmError(f"two of the samples would have the result {twice[0]}: name one, or rename it")
+    found = [read_samples(path, by.full) for path in paths]  # all, so that a mistake shows before any work
+    judge = Judge.of(by.config, by.full, by.training, str(pick_device(device)))
+    rows, captions = [], []
+    for path, file, samples in zip(paths, files, found, strict=True):
+        report = judge(by.config, samples.x, samples.labels)
+        write_json(file, _sample_facts(path, by, samples, report, judge))
+        rows.append((path.name, "–", report))
+        unbalanced = "" if samples.balanced else f"; {path.name}: labels {samples.told_labels}"
+        captions.append(report_caption(report, judge.told(report)) + unbalanced)
+    if len(rows) == 1:
+        title = f"{paths[0].name} · data {by.name} · split of seed {by.config.seed}"
+        render.report_table(rows[0][2], title, captions[0])
+    else:
+        _show_many(rows, captions)
+    for file in files:
+        render.note(f"result: {file}")
+
+
+def _result_file(path: Path, config: Config) -> Path:
+    place = path.resolve()  # "." and ".." have a name then
+    name = place.name if place.is_dir() else place.stem
+    return place.parent / f"{name}.evaluation{_measure(config)}.json"
+
+
+def _sample_facts(path: Path, by: _Yardstick, samples: Samples, report: Report, judge: Judge) -> dict[str, Any]:
+    """A result with everything that is known of samples of another program."""
+    data = by.config.data
+    return {
+        "samples": str(path),
+        "drawn_by": "not known here: sampler, NFE, ω, EMA and seed are those of the program that drew the samples",
+        "labels": samples.told_labels,
+        "data": by.name,
+        "source": {"name": data.source, "options": data.options},
+        "split_seed": by.config.seed,
+        "data_hash": by.full.content_hash(),
+        "training_counts": by.training.counts().tolist(),
+        **judge.facts(report),
+        **report.to_dict(),
+    }

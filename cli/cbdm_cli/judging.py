@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cbdm_cli import render
-from cbdm_cli.assemble import build_sampler
+from cbdm_cli.assemble import build_sampler, load_reference
 from cbdm_cli.config import Config
 from cbdm_cli.parts import BATCH_PARTS
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.errors import CbdmError
-from cbdm_core.evaluation import Report, evaluate
+from cbdm_core.evaluation import Copies, Report, evaluate
 from cbdm_core.generation import conditions_for, cyclic_labels, generate
 from cbdm_core.guidance import ClassifierFreeGuidance, Constant, parse_omega
 from cbdm_core.interfaces import LabelPrior, NoiseSchedule, Sampler, ScoreNetwork
 from cbdm_core.laws_by_name import make_law
+from cbdm_core.metrics.features import FeatureExtractor
 from cbdm_core.metrics.reference import reference_features
+from cbdm_core.metrics.sources import feature_extractor
 from cbdm_priors.laws import Fixed
 from cbdm_priors.posterior import TrackedWeights
 
-__all__ = ["balanced_samples", "drawn_with_bar", "judge", "solver"]
+__all__ = ["Judge", "Rows", "balanced_samples", "counted", "drawn_with_bar", "solver"]
 
 
 def drawn_with_bar(
@@ -128,18 +134,115 @@ def balanced_samples(config: Config, full: Dataset) -> tuple[Tensor, Tensor]:
     return labels, labels if full.condition is None else conditions_for(labels, full.condition, full.y)
 
 
-def judge(config: Config, x: Tensor, labels: Tensor, full: Dataset, data: Dataset, classifier: Any) -> Report:
-    """The samples against the balanced set, and how much closer they are to the training set than to the rest of it."""
-    asked = config.evaluation
-    return evaluate(
-        x,
-        labels,
-        full,
-        classifier,
-        data.counts(),
-        k=asked.k,
-        training=data,
-        known=None if asked.features == "classifier" else reference_features(full, classifier),
-        intervals=asked.intervals,
-        prd_runs=asked.prd_runs,
-    )
+@dataclass
+class Rows:
+    """Rows that went through a network."""
+
+    total: int = 0
+
+    def per(self, samples: int) -> float:
+        """The network evaluations (NFE) of one sample; a row under the null condition is one too."""
+        return self.total / samples
+
+
+@contextmanager
+def counted(network: nn.Module) -> Iterator[Rows]:
+    """Counts the rows that go through the network: what the sampler and the guidance ask, not what they should."""
+    rows = Rows()
+
+    def add(_module: nn.Module, _inputs: Any, out: Tensor) -> None:
+        rows.total += len(out)
+
+    hook = network.register_forward_hook(add)
+    try:
+        yield rows
+    finally:
+        hook.remove()
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """What samples are held against and in which features; those of the data are taken once, at the first samples.
+
+    Args:
+        full: the balanced set; the classifier is trained on it.
+        training: its long-tailed part.
+        reference: what samples are held against.
+        name: of the reference, in words.
+        extractor: gives the features.
+        kept: whether the features of the reference are kept on disk.
+    """
+
+    full: Dataset
+    training: Dataset
+    reference: Dataset
+    name: str
+    extractor: FeatureExtractor
+    kept: bool
+
+    @classmethod
+    def of(cls, config: Config, full: Dataset, training: Dataset, device: str = "cpu") -> Judge:
+        """By the configuration's `evaluation` table.
+
+        Raises:
+            CbdmError: a reference or features that these data do not have.
+        """
+        reference, name = load_reference(config, full, training)
+        features = config.evaluation.features
+        extractor = feature_extractor(features, full, device=device)
+        return cls(full, training, reference, name, extractor, features.strip() != "classifier")
+
+    @cached_property
+    def known(self) -> tuple[Tensor, Tensor]:
+        """(features, log-probabilities) of the reference."""
+        if self.kept:
+            return reference_features(self.reference, self.extractor)
+        return self.extractor(self.reference.model_input())
+
+    @cached_property
+    def copies(self) -> Copies:
+        """Held-out rows are those of the reference; the training set has none, and then they are the full set's."""
+        if self.reference is self.training:
+            return Copies.of(self.training, self.full, self.extractor)
+        return Copies.of(self.training, self.reference, self.extractor, self.known)
+
+    def __call__(self, config: Config, x: Tensor, labels: Tensor) -> Report:
+        """The samples against the reference, and how much closer they are to the training set than to held-out rows."""
+        asked = config.evaluation
+        return evaluate(
+            x,
+            labels,
+            self.reference,
+            self.extractor,
+            self.training.counts(),
+            k=asked.k,
+            training=self.copies,
+            known=self.known,
+            intervals=asked.intervals,
+            prd_runs=asked.prd_runs,
+        )
+
+    @property
+    def lacks(self) -> list[str]:
+        """The classes without a reference example."""
+        names, counts = self.reference.class_names, self.reference.counts().tolist()
+        return [name for name, count in zip(names, counts, strict=True) if count == 0]
+
+    def facts(self, report: Report) -> dict[str, Any]:
+        """What a result file says of it."""
+        return {
+            "n_samples": report.overall.n_samples,
+            "reference": self.name,
+            "reference_counts": self.reference.counts().tolist(),
+            "reference_lacks": self.lacks,
+        }
+
+    def told(self, report: Report) -> str:
+        """The reference in a phrase, for captions."""
+        parts, lacks = [f"{self.name} ({report.overall.n_reference:,} examples)"], self.lacks
+        there = [n for n in self.reference.counts().tolist() if n]
+        if max(there) > 2 * min(there):
+            parts.append(f"{min(there)} to {max(there)} a class, a mix that figures over several classes measure too")
+        if lacks:
+            parts.append(f"which lacks {', '.join(lacks)}: no figures of their own, though counted overall")
+        return ", ".join(parts)

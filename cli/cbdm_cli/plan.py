@@ -65,7 +65,7 @@ class Reading(_Frozen):
     """One way to sample a trained model.
 
     Args:
-        kind: "" for constant ω, "ω_eff(t)", or "interval": rows of the table are (variant, kind).
+        kind: "" for constant ω, "aτt + b", "ω_eff(t)", or "interval": rows of the table are (variant, kind).
         omega: as `--omega` takes it.
         interval: of guidance in t.
     """
@@ -104,12 +104,17 @@ class Plan(_Frozen):
 
 def readings_of(plan: Plan, variant: Variant) -> list[Reading]:
     """Every ω; for the plain model also what guidance alone can do: ω_eff(t), and ω within an interval."""
-    readings = [Reading(kind="", omega=omega) for omega in plan.omegas]
+    readings = [Reading(kind=_kind(omega), omega=omega) for omega in sorted(plan.omegas, key=lambda o: ":" in o)]
     if variant.parts == PLAIN:
         numbers = [omega for omega in plan.omegas if ":" not in omega and float(omega) != 0]
         readings += [Reading(kind="ω_eff(t)", omega=f"implied:{omega}") for omega in numbers]
         readings += [Reading(kind="interval", omega=omega, interval=INTERVAL) for omega in numbers]
     return readings
+
+
+def _kind(omega: str) -> str:
+    """What a schedule of ω is called; constants have no name."""
+    return {"linear": "aτt + b", "implied": "ω_eff(t)"}.get(omega.partition(":")[0], "")
 
 
 def variants_of(methods: Sequence[str], priors: Sequence[str], taus: Sequence[float]) -> tuple[Variant, ...]:

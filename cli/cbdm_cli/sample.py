@@ -161,7 +161,7 @@ def sample_run(path: Path, asked: Asked, options: dict[str, Any], format_: str, 
     target = _target(path, out, format_)
     where = next(run.network.parameters()).device
     x = drawn_with_bar(config, run.network, run.schedule, told, run.shape, where, unconditional=asked.prior)
-    _WRITERS[format_](target, x, labels, names, counts)
+    _WRITERS[format_](target, _Drawn(x, labels, told, names, counts))
     under = f"under the law {asked.prior}, without conditions"
     render.note(f"{len(x)} samples {under if asked.prior else f'at ω = {config.sampling.omega}'}: {target}")
 
@@ -193,29 +193,42 @@ def _target(path: Path, out: Path | None, format_: str) -> Path:
     return out
 
 
-def _write_grid(target: Path, x: Tensor, labels: Tensor, names: Sequence[str], counts: Sequence[int | None]) -> None:
-    picture(target, _drawable(tuple(x.shape[1:])), x, labels, names, counts)
+@dataclass(frozen=True, eq=False)
+class _Drawn:
+    """Samples, their labels, what the network was told of each, and the classes' names and training counts."""
+
+    x: Tensor
+    labels: Tensor
+    told: Tensor
+    names: Sequence[str]
+    counts: Sequence[int | None]
 
 
-def _write_npz(target: Path, x: Tensor, labels: Tensor, names: Sequence[str], counts: Sequence[int | None]) -> None:
-    """Arrays that the npz data source reads back."""
-    images = x.ndim > 2
-    values = to_uint8(x).movedim(1, -1).numpy() if images else x.numpy()
+def _write_grid(target: Path, drawn: _Drawn) -> None:
+    picture(target, _drawable(tuple(drawn.x.shape[1:])), drawn.x, drawn.labels, drawn.names, drawn.counts)
+
+
+def _write_npz(target: Path, drawn: _Drawn) -> None:
+    """Arrays that the npz data source reads back; what was told, where that is no label, as `conditions`."""
+    images = drawn.x.ndim > 2
+    values = to_uint8(drawn.x).movedim(1, -1).numpy() if images else drawn.x.numpy()
     if images and values.shape[-1] == 1:
         values = values[..., 0]
+    arrays: dict[str, Any] = {"images": values, "labels": drawn.labels.numpy(), "class_names": np.array(drawn.names)}
+    arrays |= {"conditions": drawn.told.numpy()} if drawn.told.ndim > 1 else {}
     with replacing(target) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, images=values, labels=labels.numpy(), class_names=np.array(names))
+        np.savez_compressed(file, **arrays)
 
 
-def _write_folder(target: Path, x: Tensor, labels: Tensor, names: Sequence[str], counts: Sequence[int | None]) -> None:
+def _write_folder(target: Path, drawn: _Drawn) -> None:
     """A folder per class and a PNG per sample, which the folder data source reads back."""
-    for number, (sample, label) in enumerate(zip(x, labels.tolist(), strict=True)):
-        with replacing(target / str(names[label]) / f"{number:06d}.png") as temporary:
+    for number, (sample, label) in enumerate(zip(drawn.x, drawn.labels.tolist(), strict=True)):
+        with replacing(target / str(drawn.names[label]) / f"{number:06d}.png") as temporary:
             temporary.parent.mkdir(exist_ok=True)
             pictures.as_image(sample).save(temporary, format="PNG")
 
 
-_WRITERS: dict[str, Callable[[Path, Tensor, Tensor, Sequence[str], Sequence[int | None]], None]] = {
+_WRITERS: dict[str, Callable[[Path, _Drawn], None]] = {
     "grid": _write_grid,
     "folder": _write_folder,
     "npz": _write_npz,

@@ -164,7 +164,7 @@ def summarise(folder: Path, plan: Plan, primary: str = "fid") -> Summary | None:
         if row is not None:
             baseline = baseline or row
             rows.append(row)
-    if not rows or (rows[0].variant, rows[0].kind) != (plan.variants[0].name, ""):
+    if not rows or (rows[0].variant, rows[0].kind) != next(iter(table)):
         return None
     return Summary(tuple(rows), _verdict(rows, primary), features)
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from cbdm_cli import pictures, render
-from cbdm_cli.assemble import Experiment, assemble, law_takers
+from cbdm_cli.assemble import Experiment, assemble, law_takers, load_reference
 from cbdm_cli.config import Config, merged, overlaid, preset_names, preset_table, validated
-from cbdm_cli.judging import balanced_samples, drawn_with_bar, judge, solver
+from cbdm_cli.judging import Judge, balanced_samples, counted, drawn_with_bar, solver
 from cbdm_cli.parts import format_parts, parse_parts, with_law
 from cbdm_cli.runs import Metrics, environment, new_folder, read_records, write_json, write_tensors, write_text
 from cbdm_cli.signals import asked_to_stop
@@ -22,7 +22,6 @@ from cbdm_core.distributed import World, join, leave
 from cbdm_core.errors import CbdmError
 from cbdm_core.evaluation import rank_groups
 from cbdm_core.interfaces import Condition, Draws
-from cbdm_core.metrics.sources import feature_extractor
 from cbdm_core.run import LAW_DATA, read_config
 from cbdm_core.training import DivergedError, TrainState, train
 
@@ -82,8 +81,9 @@ def start(config: Config, out: Path | None, device: str, dry_run: bool) -> None:
     world = join(device)
     try:
         experiment = assemble(config)
-        # A mistake in the sampling should show before training, not after.
+        # A mistake in the sampling or the judging should show before training, not after.
         solver(experiment.config, experiment.objective.network, experiment.schedule)
+        load_reference(experiment.config, experiment.full, experiment.data)
         _rehearse(experiment)
         if dry_run:
             _describe(experiment, world)
@@ -262,14 +262,16 @@ def _finish(experiment: Experiment, state: TrainState, folder: Path) -> None:
     pictures.loss_curve(folder / "loss.svg", records)
     pictures.law_curves(folder, records, data.class_names)
     labels, told = balanced_samples(config, experiment.full)
-    x = drawn_with_bar(config, state.ema.eval(), experiment.schedule, told, tuple(data.shape), state.world.device)
+    network = state.ema.eval()
+    with counted(network) as rows:
+        x = drawn_with_bar(config, network, experiment.schedule, told, tuple(data.shape), state.world.device)
     counts = data.counts()
     picture(folder / "samples.png", experiment.full.is_images, x, labels, data.class_names, counts.tolist())
-    report = judge(
-        config, x, labels, experiment.full, data, feature_extractor(config.evaluation.features, experiment.full)
-    )
-    write_json(folder / "evaluation.json", evaluation_facts(config, state.step, report))
-    render.report_table(report, report_title(config), report_caption(report))
+    judge = Judge.of(config, experiment.full, data)
+    report = judge(config, x, labels)
+    measured = {"nfe": rows.per(len(x)), **judge.facts(report)}
+    write_json(folder / "evaluation.json", evaluation_facts(config, state.step, report, measured))
+    render.report_table(report, report_title(config), report_caption(report, judge.told(report)))
     render.note(f"run folder: {folder}")
 
 
@@ -283,8 +285,17 @@ def picture(
         pictures.scatter(path, x.flatten(1), labels, names, counts)
 
 
-def evaluation_facts(config: Config, step: int, report: Any) -> dict[str, Any]:
-    """A result with everything needed to read it."""
+def evaluation_facts(
+    config: Config, step: int, report: Any, measured: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """A result with everything needed to read it.
+
+    Args:
+        config: as it was sampled and judged.
+        step: of training.
+        report: with `to_dict`.
+        measured: what the configuration does not tell: the network evaluations, and what was held against what.
+    """
     return {
         "preset": config.preset,
         "method": config.method.parts,
@@ -293,12 +304,15 @@ def evaluation_facts(config: Config, step: int, report: Any) -> dict[str, Any]:
         "sampler": config.sampling.sampler,
         "sampler_steps": config.sampling.steps,
         "omega": config.sampling.omega,
+        "omega_convention": "eps_c + ω (eps_c − eps_null); 0 is plain conditional",
         "guidance_interval": list(config.sampling.interval),
         "guidance_prior": config.sampling.guidance_prior,
         "tracking": None if config.sampling.guidance_prior is None else config.sampling.tracking.model_dump(),
         "weights": "ema",
+        "ema_decay": config.training.ema_decay,
         "labels": "cyclic, exactly balanced",
         "reference": "the balanced full set",
+        **(measured or {}),
         **report.to_dict(),
     }
 
@@ -313,8 +327,8 @@ def report_title(config: Config) -> str:
     )
 
 
-def report_caption(report: Any) -> str:
-    """Which features were used, and how good the classifier behind them is."""
+def report_caption(report: Any, against: str) -> str:
+    """Which features were used, how good the classifier behind them is, and what the samples were held against."""
     accuracy = report.held_out_accuracy
     known = "" if accuracy is None else f", {accuracy:.1%} right on the stratified 20 % it never saw"
-    return f"features: {report.features}{known}; {report.note}"
+    return f"features: {report.features}{known}; {report.note}; reference: {against}"

@@ -15,6 +15,7 @@ import pytest
 
 import cbdm_cli.compare as command
 from cbdm_cli.job import READINGS, config_of, run_folder
+from cbdm_cli.locking import held
 from cbdm_cli.plan import FILE, Plan, Variant, extended, load_plan, readings_of, save_plan, variants_of
 from cbdm_cli.runs import read_records
 from cbdm_cli.summary import summarise
@@ -180,6 +181,15 @@ def test_a_mistake_in_going_on_changes_nothing(refused, planned, arguments, word
     assert words in refused("compare", "c", *arguments)
     assert [p.name for p in planned.iterdir()] == [FILE] and (planned / FILE).read_bytes() == before
     assert [p.name for p in planned.parent.iterdir()] == ["c"]
+
+
+def test_two_at_once_in_one_folder(refused, planned):
+    """The second is refused in a line while the first is there, also from this process, and not after it has gone."""
+    with held(planned, "cbdm compare"):
+        assert "cbdm compare already runs in c: wait for it" in refused("compare", "c", "--add", "t2h")
+    with held(planned, "cbdm compare"):
+        pass
+    assert [p.name for p in planned.iterdir()] == [FILE]
 
 
 @pytest.mark.parametrize(

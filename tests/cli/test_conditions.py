@@ -93,6 +93,7 @@ def test_cyclic_samples_are_told_training_conditions_of_each_region(run, trained
     assert labels == [0, 1, 2] * 3 and len(names) == 3
     kept = load_file(trained / "law_data.safetensors")
     told = conditions_for(torch.tensor(labels), kept["conditions"], kept["labels"])
+    assert np.array_equal(np.load("s.npz", allow_pickle=False)["conditions"], told.numpy())
     assert abs(images - drawn_by_api(trained, told)).max() <= 1  # a grey level of rounding
 
 

@@ -230,8 +230,6 @@ def test_a_primary_score_that_no_seed_has_makes_no_row(tmp_path):
         (("1", "0.5", "0"), "1", True),  # the order of the options says nothing
         (("0.5", "0", "1"), "0.5", False),
         (("-0.5", "0", "1"), "-0.5", True),
-        (("0", "1", "linear:1,0"), "linear:1,0", False),  # a schedule has no neighbours
-        (("0", "1", "linear:1,0"), "1", True),
         (("1",), "1", False),
     ],
 )
@@ -240,6 +238,19 @@ def test_the_end_of_the_grid_is_told(tmp_path, omegas, best, edge):
     fill(tmp_path, plan, lambda v, reading, seed: result(1 if reading.omega == best else 2))
     (row,) = summarise(tmp_path, plan).rows
     assert (row.omega, row.at_edge) == (best, edge)
+
+
+@pytest.mark.parametrize(("best", "edge"), [("linear:1,0", False), ("1", True)])
+def test_schedules_of_the_grid_are_a_row_of_their_own_after_the_constants(tmp_path, best, edge):
+    """A schedule has no neighbours, so no edge; the baseline is the constant ω, wherever the option stands."""
+    plan = plan_of(A, omegas=("linear:1,0", "0", "1", "linear:2,0.5"))
+    fill(tmp_path, plan, lambda v, reading, seed: result(1 if reading.omega == best else 2))
+    constant, schedule = summarise(tmp_path, plan).rows
+    assert (constant.name, schedule.name) == ("cbdm:null", "cbdm:null, aτt + b")
+    assert [omega for omega, _ in constant.curve] == ["0", "1"] and constant.differences is None
+    assert [omega for omega, _ in schedule.curve] == ["linear:1,0", "linear:2,0.5"]
+    assert (constant if best == "1" else schedule).omega == best
+    assert (constant.at_edge, schedule.at_edge) == (edge, False)
 
 
 def test_the_ways_to_sample_the_plain_model_are_rows_of_its_own_only(tmp_path):

@@ -8,7 +8,7 @@ import torch
 
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.errors import CbdmError
-from cbdm_core.evaluation import Report, Scores, count_groups, evaluate, rank_groups
+from cbdm_core.evaluation import Copies, Report, Scores, count_groups, evaluate, rank_groups
 from cbdm_core.metrics.frechet import frechet_distance
 from cbdm_core.metrics.inception_score import inception_score
 from cbdm_core.metrics.kernel import kernel_distance
@@ -234,7 +234,9 @@ def test_groups_of_both_kinds_are_the_scores_of_their_classes(digits, classifier
     few = evaluate(digits.model_input(rows), digits.y[rows], digits[rows], classifier, COUNTS).overall
     # The same rows in smaller batches of the network: its float32 products round otherwise.
     for name, value in vars(few).items():
-        assert getattr(itself.by_count["few"], name) == (value and pytest.approx(value, rel=1e-3, abs=1e-3)), name
+        assert getattr(itself.by_count["few"], name) == (
+            value if value is None else pytest.approx(value, rel=1e-3, abs=1e-3)
+        ), name
 
 
 def test_the_data_themselves_by_the_further_figures(itself):
@@ -289,6 +291,25 @@ def test_memorised_is_pooled_class_by_class(two_classes):
         above += 25 * (found.fraction - found.expected)
         below += 25 * (1 - found.expected)
     assert report.overall.memorised == pytest.approx(above / below)
+
+
+def test_copies_made_once_say_the_same_and_do_so_against_any_reference(two_classes):
+    """Also where the reference is the training set, which holds nothing out itself."""
+    whole, seen = split(two_classes)
+    samples = torch.randn(50, 3, generator=torch.Generator().manual_seed(5))
+    labels = torch.arange(50) % 2
+
+    def scores(reference, training):
+        return evaluate(samples, labels, reference, Plain(), [20, 20], training=training).overall
+
+    copies = Copies.of(whole[seen], whole, Plain())
+    assert copies.trained.shape == (40, 3) and copies.held_out.shape == (20, 3)
+    assert scores(whole, copies) == scores(whole, whole[seen])
+    assert scores(whole[seen], whole[seen]).memorised is None
+    assert scores(whole[seen], copies).memorised == scores(whole, copies).memorised
+    assert scores(whole[seen], copies).fid == scores(whole[seen], None).fid
+    with pytest.raises(CbdmError, match="the training set has examples of shape"):
+        Copies.of(Dataset(torch.zeros(4, 2), torch.arange(4) % 2, whole.class_names), whole, Plain())
 
 
 def test_a_planted_memoriser_is_flagged_and_held_out_data_are_not(digits, classifier):

@@ -23,7 +23,10 @@ Result = Mapping[str, Any]
 
 _RECORD = ("step", "loss", "terms", "groups")
 # Two results of a run stand in one curve where they differ in ω alone.
-_SAME = ("sampler", "sampler_steps", "guidance_interval", "guidance_prior", "training_step")
+_SAME = (
+    *("sampler", "sampler_steps", "guidance_interval", "guidance_prior", "training_step"),
+    *("features", "reference"),
+)
 
 
 @dataclass(frozen=True, eq=False)

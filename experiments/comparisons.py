@@ -1,0 +1,177 @@
+"""Cells of an experiment, each a comparison with paired seeds: run them all in one pool, gather what they say.
+
+A cell is a `cbdm compare` folder under `--work`, so that an interrupted experiment goes on where it stopped, two
+experiments share the cells they have in common, and `cbdm report WORK/CELL -o page.html` shows one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tables import gathered
+
+from cbdm_cli.job import READINGS, run_folder
+from cbdm_cli.plan import FILE, OMEGAS, Plan, Variant, extended, load_plan, readings_of, save_plan
+from cbdm_cli.runs import write_text
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Variants under the same settings, compared over paired seeds.
+
+    Args:
+        name: of its folder and in the results.
+        variants: name → method parts.
+        settings: `a.b=v` laid over the preset, besides those all cells share.
+        omegas: to judge at.
+        steps: training steps.
+        taus: variant → τ, where it is not the preset's.
+    """
+
+    name: str
+    variants: Mapping[str, str]
+    settings: tuple[str, ...] = ()
+    omegas: tuple[str, ...] = OMEGAS
+    steps: int = 1000
+    taus: Mapping[str, float] = field(default_factory=dict)
+
+    def plan(self, preset: str, shared: Sequence[str], seeds: int) -> Plan:
+        variants = tuple(
+            Variant(name=name, parts=parts, tau=self.taus.get(name)) for name, parts in self.variants.items()
+        )
+        return Plan(
+            preset=preset,
+            settings=(*shared, *self.settings),
+            steps=self.steps,
+            seeds=seeds,
+            omegas=self.omegas,
+            variants=variants,
+        )
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Cells over one preset.
+
+    Args:
+        name: of the result file.
+        preset: of every run.
+        cells: what is compared.
+        shared: settings of every cell.
+        seeds: how many, 0, 1, …
+    """
+
+    name: str
+    preset: str
+    cells: tuple[Cell, ...]
+    shared: tuple[str, ...]
+    seeds: int
+
+    def plans(self, seeds: int) -> dict[str, Plan]:
+        return {cell.name: cell.plan(self.preset, self.shared, seeds) for cell in self.cells}
+
+
+def arguments(text: str | None, seeds: int, *, data_root: bool = False) -> Namespace:
+    """The options that every experiment takes, and where the data are if they are not embedded."""
+    parser = ArgumentParser(description=(text or "").splitlines()[0])
+    parser.add_argument("--work", type=Path, default=Path("runs/experiments"), help="where runs are kept and go on")
+    parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
+    parser.add_argument("--seeds", type=int, default=seeds, help="how many paired seeds")
+    if data_root:
+        parser.add_argument("--data-root", help="folder of the data's files")
+    parser.add_argument("--print", action="store_true", help="only print the tables of the kept result")
+    return parser.parse_args()
+
+
+def main(experiment: Experiment, asked: Namespace, page: Callable[[dict[str, Any]], str]) -> int:
+    """Run what is missing, write the result file, print its tables; the exit code is 1 where a job failed."""
+    file = RESULTS / f"{experiment.name}.json"
+    if not asked.print:
+        failed = run(experiment, asked.work, asked.jobs, asked.seeds)
+        if failed:
+            print(f"{len(failed)} jobs failed: {'; '.join(failed)}", file=sys.stderr)
+            return 1
+        cells = gathered(experiment.plans(asked.seeds), asked.work)
+        write_text(file, json.dumps({"preset": experiment.preset, "cells": cells}, indent=None) + "\n")
+    print(page(json.loads(file.read_text(encoding="utf-8"))))
+    return 0
+
+
+def run(experiment: Experiment, work: Path, jobs: int, seeds: int) -> list[str]:
+    """Run what is missing, seed by seed; returns the jobs that failed."""
+    todo: list[tuple[Path, Variant, int]] = []
+    for name, plan in experiment.plans(seeds).items():
+        folder = work / name
+        folder.mkdir(parents=True, exist_ok=True)
+        save_plan(folder, _joined(folder, plan))
+        pairs = [(variant, seed) for seed in range(plan.seeds) for variant in plan.variants]
+        todo += [(folder, variant, seed) for variant, seed in pairs if _lacks(folder, plan, variant, seed)]
+    todo.sort(key=lambda job: job[2])
+    return _pool(todo, jobs)
+
+
+def _joined(folder: Path, plan: Plan) -> Plan:
+    """The plan, with what the folder's plan has beside it: experiments share cells."""
+    if not (folder / FILE).exists():
+        return plan
+    kept = load_plan(folder)
+    if (kept.settings, kept.steps) != (plan.settings, plan.steps):
+        raise SystemExit(f"{folder} holds runs of other settings: name another folder with --work, or remove it")
+    further = [variant for variant in kept.variants if variant not in plan.variants]
+    omegas = tuple(dict.fromkeys([*plan.omegas, *kept.omegas]))
+    return extended(plan, further, max(plan.seeds, kept.seeds)).model_copy(update={"omegas": omegas})
+
+
+def _lacks(folder: Path, plan: Plan, variant: Variant, seed: int) -> bool:
+    readings = run_folder(folder, variant, seed) / READINGS
+    return not all((readings / reading.file).exists() for reading in readings_of(plan, variant))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A process that trains and judges one variant with one seed."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    started: float
+
+    @classmethod
+    def start(cls, folder: Path, variant: Variant, seed: int) -> _Job:
+        log = run_folder(folder, variant, seed).with_suffix(".log")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+        command = [sys.executable, "-m", "cbdm_cli.job", str(folder), variant.name, str(seed), "cpu"]
+        with log.open("wb") as opened:
+            process = subprocess.Popen(command, env={**os.environ, **threads}, stdout=opened, stderr=opened)
+        return cls(f"{folder.name}, {variant.name}, seed {seed}", process, log, time.monotonic())
+
+    def told(self) -> str:
+        outcome = "done" if self.process.returncode == 0 else f"failed, see {self.log}"
+        return f"{self.name}: {outcome} in {(time.monotonic() - self.started) / 60:.1f} min"
+
+
+def _pool(todo: list[tuple[Path, Variant, int]], jobs: int) -> list[str]:
+    """Run the jobs, some at a time; the names of those that failed."""
+    waiting, running, failed, begun = list(todo), [], [], time.monotonic()
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            running.append(_Job.start(*waiting.pop(0)))
+        time.sleep(0.5)
+        for job in [job for job in running if job.process.poll() is not None]:
+            running.remove(job)
+            failed += [job.name] if job.process.returncode else []
+            left, minutes = len(waiting) + len(running), (time.monotonic() - begun) / 60
+            print(f"{minutes:6.1f} min  {job.told()}; {left} left", flush=True)
+    return failed

@@ -1,0 +1,42 @@
+"""Strategies on long-tailed Fashion-MNIST at 14×14 and 28×28: `python experiments/fashion.py`.
+
+The data are those of the Debian package `dataset-fashion-mnist`, or of `--data-root`. Samples are held against the
+10,000 test images, which no model saw.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from typing import Any
+
+from comparisons import Cell, Experiment, arguments, main
+from tables import methods_table
+
+OMEGAS = ("0", "0.5", "1", "1.5", "2")
+SHARED = ("evaluation.per_class=50", "sampling.steps=20", "training.batch_size=32")
+METHODS = ("ddpm", "cbdm:null", "cbdm:training", "shrink:null", "t2h")
+SMALL = Cell("fashion-14", {name: name for name in METHODS}, omegas=OMEGAS, steps=2000)
+LARGE = Cell(
+    "fashion-28",
+    {name: name for name in ("ddpm", "cbdm:null")},
+    ("data.options.size=28", "evaluation.per_class=30"),
+    omegas=OMEGAS,
+    steps=1000,
+)
+EXPERIMENT = Experiment("fashion", "fashion-lt", (SMALL, LARGE), SHARED, seeds=3)
+
+
+def with_root(root: str | None) -> Experiment:
+    """The experiment, with its data in another folder."""
+    return EXPERIMENT if root is None else replace(EXPERIMENT, shared=(*SHARED, f"data.options.root={root!r}"))
+
+
+def page(result: dict[str, Any]) -> str:
+    """The tables in Markdown, 14×14 first."""
+    return "\n\n".join(methods_table(result["cells"][cell.name]["rows"]) for cell in (SMALL, LARGE))
+
+
+if __name__ == "__main__":
+    asked = arguments(__doc__, EXPERIMENT.seeds, data_root=True)
+    sys.exit(main(with_root(asked.data_root), asked, page))

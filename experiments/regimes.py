@@ -1,0 +1,115 @@
+"""When does the training part of CBDM matter beyond guidance? `python experiments/regimes.py`.
+
+Each cell changes one thing on digits-lt and trains DDPM and CBDM (null law) with paired seeds. DDPM is also sampled
+under ω_eff(t) = (1 + ω)/(1 + τt) − 1, the guidance that CBDM implies: what CBDM has over that comes from training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from ablations import CHANGED
+from comparisons import RESULTS, Cell, Experiment, arguments, main
+from digits import SHARED, STEPS, base
+from tables import Best, differences_table
+
+from cbdm_cli import plan
+
+OMEGAS = (*plan.OMEGAS, "2")
+FIGURE = Path(__file__).parents[1] / "docs" / "_static" / "regimes.svg"
+_FEWER = ("evaluation.per_class=40",)
+
+
+def cell(name: str, *settings: str, steps: int = STEPS, training: bool = False) -> Cell:
+    names = ("ddpm", "cbdm:null", *(("cbdm:training",) if training else ()))
+    fewer = () if any(s.startswith("evaluation.") for s in settings) else _FEWER
+    return Cell(name, {n: n for n in names}, (*settings, *fewer), omegas=OMEGAS, steps=steps)
+
+
+BASE = base("ddpm", "cbdm:null", "cbdm:training", "cbdm:uniform")
+CELLS = {
+    "base: 10 classes, 133 epochs, width 16, imbalance 0.02": BASE,
+    # Three images in the rarest class, as in the base; four hundred samples.
+    "40 classes": cell(
+        "classes-40", "data.options.clusters=4", "data.imbalance=0.07", "evaluation.per_class=10", training=True
+    ),
+    "80 classes": cell("classes-80", "data.options.clusters=8", "data.imbalance=0.145", "evaluation.per_class=5"),
+    "3 times the epochs": cell("steps-3000", steps=3 * STEPS),
+    "width 8": cell("width-8", "network.options.width=8"),
+    "width 24": cell("width-24", "network.options.width=24"),
+    "imbalance 0.1": cell("imbalance-0.1", "data.imbalance=0.1"),
+    "imbalance 0.006": cell("imbalance-0.006", "data.imbalance=0.006"),
+}
+# Of the ablations: what CBDM alone varies is held against DDPM of the base, the rest against DDPM of its own cell.
+SHARED_CELLS = {name: CHANGED[name] for name in ("γ 0", "γ 1", "no dropout", "dropout masks shared")}
+EXPERIMENT = Experiment("regimes", "digits-lt", (*CELLS.values(), *SHARED_CELLS.values()), SHARED, seeds=3)
+
+
+def pairs(result: dict[str, Any], schedule: bool) -> list[tuple[str, Best, Best]]:
+    """(regime, CBDM, DDPM) at their best ω; DDPM under ω_eff(t), or at constant ω."""
+    found = []
+    for name, c in {**CELLS, **SHARED_CELLS}.items():
+        rows = result["cells"][c.name]["rows"]
+        plain = (rows if "ddpm" in c.variants else result["cells"][BASE.name]["rows"])[
+            "ddpm, ω_eff(t)" if schedule else "ddpm"
+        ]
+        for variant in c.variants:
+            law = variant.partition(":")[2]
+            if law:
+                told = name if law == "null" else f"{name.partition(':')[0]}, law {law}"
+                found.append((told, Best.of(rows[variant]), Best.of(plain)))
+    return found
+
+
+def page(result: dict[str, Any]) -> str:
+    """Against the schedule, then against constant ω."""
+    tables = [
+        differences_table(pairs(result, schedule), f"CBDM − DDPM {way}")
+        for schedule, way in ((True, "under ω_eff(t)"), (False, "at constant ω"))
+    ]
+    return "\n\n".join(tables)
+
+
+def digest() -> str:
+    """Of the result file: the figure carries it, so that a test can tell that they belong together."""
+    return hashlib.sha256((RESULTS / "regimes.json").read_bytes()).hexdigest()[:16]
+
+
+def draw(result: dict[str, Any], file: Path = FIGURE) -> None:
+    """The map: for every regime, what CBDM has over DDPM under ω_eff(t), as a share of DDPM's figure."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    found = pairs(result, schedule=True)[::-1]
+    plt.rcParams["svg.hashsalt"] = "regimes"  # and the same identities
+    figure, axes = plt.subplots(1, 3, figsize=(11, 0.36 * len(found) + 1.4), sharey=True, layout="constrained")
+    for axis, score in zip(axes, ("fid", "tail fid", "tail recall")):
+        for place, (_, one, two) in enumerate(found):
+            e = one.minus(two, score)
+            scale = 100 / two.mean(score)
+            color = "#b3261e" if e.excludes_zero else "#5b6670"
+            axis.errorbar(
+                scale * e.mean, place, xerr=scale * e.half_width, fmt="o", color=color, capsize=3, markersize=4
+            )
+        axis.axvline(0, color="black", linewidth=0.8)
+        axis.set_title({"fid": "FID", "tail fid": "FID of the tail", "tail recall": "recall of the tail"}[score])
+        axis.set_xlabel("CBDM − DDPM under ω_eff(t), % of DDPM")
+        axis.grid(axis="x", alpha=0.3)
+    axes[0].set_yticks(range(len(found)), [name for name, _, _ in found])
+    # No date: the same result gives the same file.
+    figure.savefig(file, metadata={"Description": digest(), "Date": None})
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    asked = arguments(__doc__, EXPERIMENT.seeds)
+    code = main(EXPERIMENT, asked, page)
+    if code == 0:
+        draw(json.loads((RESULTS / "regimes.json").read_text(encoding="utf-8")))
+    sys.exit(code)

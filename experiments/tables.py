@@ -1,0 +1,132 @@
+"""From the readings of an experiment to its small result file, and from that to the tables of the docs. No torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cbdm_cli.job import READINGS, run_folder
+from cbdm_cli.plan import Plan, readings_of
+from cbdm_cli.summary import Estimate, estimate
+
+# What a result file keeps of a reading: name → where it stands there.
+KEPT: Mapping[str, tuple[str, ...]] = {
+    "fid": ("overall", "fid"),
+    "precision": ("overall", "precision"),
+    "recall": ("overall", "recall"),
+    "label accuracy": ("overall", "label_accuracy"),
+    "tail fid": ("groups", "tail", "fid"),
+    "tail recall": ("groups", "tail", "recall"),
+    "tail memorised": ("groups", "tail", "memorised"),
+}
+# ω → score → its values by seed.
+ByOmega = Mapping[str, Mapping[str, Sequence[float]]]
+
+
+def gathered(plans: Mapping[str, Plan], work: Path) -> dict[str, Any]:
+    """The kept scores of every cell, row and ω, by seed; a row is a variant and a way to sample it.
+
+    Raises:
+        FileNotFoundError: a reading that is not there yet.
+    """
+    cells = {}
+    for name, plan in plans.items():
+        rows: dict[str, dict[str, Any]] = {}
+        for variant in plan.variants:
+            for reading in readings_of(plan, variant):
+                row = f"{variant.name}, {reading.kind}" if reading.kind else variant.name
+                files = [run_folder(work / name, variant, s) / READINGS / reading.file for s in range(plan.seeds)]
+                found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+                scores = {score: [_value(result, path) for result in found] for score, path in KEPT.items()}
+                rows.setdefault(row, {})[reading.omega] = {
+                    score: values for score, values in scores.items() if None not in values
+                }
+        cells[name] = {"settings": list(plan.settings), "steps": plan.steps, "seeds": plan.seeds, "rows": rows}
+    return cells
+
+
+def _value(result: Mapping[str, Any], path: Sequence[str]) -> float | None:
+    found: Any = result
+    for key in path:
+        found = found.get(key)
+    return None if found is None else float(f"{found:.5g}")
+
+
+@dataclass(frozen=True)
+class Best:
+    """A row at the ω with the least mean FID over seeds.
+
+    Args:
+        omega: that ω.
+        at_edge: it is the largest of its grid, so that a larger one may be better.
+        scores: score → values by seed.
+    """
+
+    omega: str
+    at_edge: bool
+    scores: Mapping[str, Sequence[float]]
+
+    @classmethod
+    def of(cls, by_omega: ByOmega) -> Best:
+        omega = min(by_omega, key=lambda o: math.fsum(by_omega[o]["fid"]))
+        return cls(omega, len(by_omega) > 1 and omega == max(by_omega, key=_last_number), by_omega[omega])
+
+    def mean(self, score: str) -> float:
+        values = self.scores[score]
+        return math.fsum(values) / len(values)
+
+    def minus(self, other: Best, score: str) -> Estimate:
+        """The paired difference, over the seeds that both have."""
+        return estimate([a - b for a, b in zip(self.scores[score], other.scores[score])])
+
+    def told(self) -> str:
+        """ω for a table."""
+        omega = self.omega.replace("implied:", "ω_eff ").replace("linear:", "").replace(",", "τt + ", 1)
+        return f"{omega} (edge)" if self.at_edge else omega
+
+
+def _last_number(omega: str) -> float:
+    return float(omega.partition(":")[2].split(",")[-1] or omega)
+
+
+def told(e: Estimate, digits: int = 2) -> str:
+    """A difference and its interval; bold where the interval excludes 0."""
+    text = f"{e.mean:+.{digits}f} ± {e.half_width:.{digits}f}"
+    return f"**{text}**" if e.excludes_zero else text
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = ["| " + " | ".join(cells) + " |" for cells in (head, *lines)]
+    return "\n".join([rows[0], "|" + "---|" * len(head), *rows[1:]])
+
+
+def methods_table(rows: Mapping[str, ByOmega], baseline: str = "ddpm") -> str:
+    """Every row at its best ω, and its paired differences to the baseline at its own."""
+    plain = Best.of(rows[baseline])
+    head = ("method", "best ω", "FID", "− ddpm", "tail FID", "− ddpm", "precision", "recall", "tail recall", "copies")
+    lines = []
+    for name, by_omega in rows.items():
+        best = Best.of(by_omega)
+        same = name == baseline
+        differences = ["baseline" if same else told(best.minus(plain, score)) for score in ("fid", "tail fid")]
+        shares = [f"{best.mean(score):.3f}" for score in ("precision", "recall", "tail recall")]
+        copies = f"{100 * best.mean('tail memorised'):.1f} %" if "tail memorised" in best.scores else "—"
+        fid, tail = (f"{best.mean(score):.2f}" for score in ("fid", "tail fid"))
+        lines.append([name, best.told(), fid, differences[0], tail, differences[1], *shares, copies])
+    return _table(head, lines)
+
+
+def differences_table(pairs: Sequence[tuple[str, Best, Best]], what: str) -> str:
+    """Named pairs, each at its best ω: first, second and the paired difference in four scores."""
+    head = (what, "FID of both", "FID", "tail FID", "recall", "tail recall")
+    lines = []
+    for name, one, two in pairs:
+        both = f"{one.mean('fid'):.2f} / {two.mean('fid'):.2f}"
+        found = [told(one.minus(two, score), 2 if "fid" in score else 3) for score in ("fid", "tail fid")]
+        found += [told(one.minus(two, score), 3) for score in ("recall", "tail recall")]
+        lines.append([name, both, *found])
+    return _table(head, lines)

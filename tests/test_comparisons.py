@@ -1,0 +1,153 @@
+"""The programs in experiments/: what they keep of readings, what their tables say of it, and that they go on."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from scipy.stats import ttest_rel
+
+from cbdm_cli.job import READINGS, config_of, run_folder
+from cbdm_cli.plan import load_plan, readings_of
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def programs():
+    """Modules of experiments/ by name; they are programs beside each other, not a package."""
+    sys.path.insert(0, str(ROOT / "experiments"))
+    names = ("comparisons", "tables", "digits", "ablations", "regimes", "fashion")
+    yield {name: importlib.import_module(name) for name in names}
+    sys.path.remove(str(ROOT / "experiments"))
+
+
+@pytest.fixture
+def small(programs):
+    c = programs["comparisons"]
+    cell = c.Cell("cell", {"ddpm": "ddpm", "cbdm:null": "cbdm:null"}, ("training.drop=0.2",), ("0", "1", "2"), steps=5)
+    return c.Experiment("small", "mixture-lt", (cell,), ("evaluation.per_class=4",), seeds=3)
+
+
+def write_readings(work, plans, fid):
+    """A reading of every variant, seed and ω, with fid(row, ω, seed)."""
+    for name, plan in plans.items():
+        for variant in plan.variants:
+            for reading in readings_of(plan, variant):
+                for seed in range(plan.seeds):
+                    scores = {"fid": fid(variant.name, reading.kind, reading.omega, seed), "recall": 0.5}
+                    result = {"overall": {**scores, "precision": 0.9, "label_accuracy": 1.0}}
+                    result["groups"] = {"tail": {**scores, "memorised": None}}
+                    file = run_folder(work / name, variant, seed) / READINGS / reading.file
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.write_text(json.dumps(result))
+
+
+def test_every_row_is_kept_by_seed_and_a_missing_reading_is_noticed(programs, small, tmp_path):
+    plans = small.plans(3)
+    write_readings(tmp_path, plans, lambda row, kind, omega, seed: 1.234567 + seed)
+    cells = programs["tables"].gathered(plans, tmp_path)
+    rows = cells["cell"]["rows"]
+    assert set(rows) == {"ddpm", "ddpm, ω_eff(t)", "ddpm, interval", "cbdm:null"}
+    assert rows["ddpm, ω_eff(t)"].keys() == {"implied:1", "implied:2"}
+    assert rows["cbdm:null"]["2"]["fid"] == [1.2346, 2.2346, 3.2346]
+    assert "tail memorised" not in rows["cbdm:null"]["2"]  # it is known for no sample
+    next(run_folder(tmp_path / "cell", plans["cell"].variants[1], 2).rglob("*.json")).unlink()
+    with pytest.raises(FileNotFoundError):
+        programs["tables"].gathered(plans, tmp_path)
+
+
+def test_omega_is_picked_on_the_mean_and_differences_are_paired(programs):
+    Best = programs["tables"].Best
+    a = Best.of({"0": {"fid": [1.0, 5.0, 3.0]}, "1": {"fid": [2.0, 2.0, 4.0]}, "2": {"fid": [9.0, 9.0, 0.0]}})
+    assert (a.omega, a.at_edge) == ("1", False)  # not 2, which one seed likes best
+    b = Best.of({"0": {"fid": [3.0, 3.5, 4.2]}, "implied:2": {"fid": [1.0, 1.5, 3.2]}})
+    assert (b.omega, b.at_edge, b.told()) == ("implied:2", True, "ω_eff 2 (edge)")
+    low, high = ttest_rel(a.scores["fid"], b.scores["fid"]).confidence_interval(0.95)
+    e = a.minus(b, "fid")
+    assert (e.mean - e.half_width, e.mean + e.half_width) == pytest.approx((low, high), rel=1e-12)
+    assert Best.of({"linear:1,0": {"fid": [1.0]}, "linear:1.5,0.5": {"fid": [2.0]}}).told() == "1τt + 0"
+
+
+def test_a_difference_is_bold_only_where_its_interval_excludes_0(programs, small, tmp_path):
+    tables, plans = programs["tables"], small.plans(3)
+    pulled = {0: 2.0, 1: 2.1, 2: 2.2}  # always 1 below plain: no spread in the difference
+    unsure = {0: 1.0, 1: 5.0, 2: 3.0}
+    write_readings(
+        tmp_path,
+        plans,
+        lambda row, kind, omega, seed: (
+            9.0 if omega != "1" and omega != "implied:1"
+            else pulled[seed] if row == "cbdm:null"
+            else unsure[seed] if kind
+            else pulled[seed] + 1
+        ),
+    )  # fmt: skip
+    text = tables.methods_table(tables.gathered(plans, tmp_path)["cell"]["rows"])
+    lines = {line.split("|")[1].strip(): line for line in text.splitlines()}
+    assert "| 1 | 3.10 | baseline | 3.10 | baseline | 0.900 | 0.500 | 0.500 | — |" in lines["ddpm"]
+    assert "| 1 | 2.10 | **-1.00 ± 0.00** |" in lines["cbdm:null"]
+    low, high = ttest_rel([1.0, 5.0, 3.0], [3.0, 3.1, 3.2]).confidence_interval(0.95)
+    assert f"| -0.10 ± {(high - low) / 2:.2f} |" in lines["ddpm, ω_eff(t)"]
+
+
+def test_a_shared_folder_keeps_the_variants_of_both(programs, small, tmp_path, monkeypatch):
+    comparisons = programs["comparisons"]
+    monkeypatch.setattr(comparisons, "_pool", lambda todo, jobs: [])
+    comparisons.run(small, tmp_path, 2, 3)
+    (cell,) = small.cells
+    fewer = replace(small, cells=(replace(cell, variants={"t2h": "t2h", "ddpm": "ddpm"}, omegas=("0", "3")),))
+    comparisons.run(fewer, tmp_path, 2, 2)
+    plan = load_plan(tmp_path / "cell")
+    assert [variant.name for variant in plan.variants] == ["t2h", "ddpm", "cbdm:null"]
+    assert plan.seeds == 3 and set(plan.omegas) == {"0", "1", "2", "3"}
+    with pytest.raises(SystemExit, match=r"holds runs of other settings: name another folder with --work"):
+        comparisons.run(replace(small, shared=()), tmp_path, 2, 2)
+
+
+def test_what_failed_is_named_and_the_rest_goes_on(programs, small, tmp_path, monkeypatch, capfd):
+    """A job that cannot be made (no such folder of data) ends with code 2; its log is named."""
+    comparisons = programs["comparisons"]
+    monkeypatch.setattr(comparisons, "RESULTS", tmp_path / "results")
+    (cell,) = small.cells
+    broken = replace(small, cells=(replace(cell, settings=("data.source='npz'", "data.options={path='no.npz'}")),))
+    asked = comparisons.Namespace(work=tmp_path, jobs=2, seeds=1, print=False)
+    assert comparisons.main(broken, asked, lambda result: "") == 1
+    out, err = capfd.readouterr()
+    assert out.count("failed, see") == 2 and "cbdm:null, seed 0" in err
+    assert "no.npz" in next(tmp_path.rglob("seed-0.log")).read_text()
+
+
+@pytest.mark.parametrize("name", ["digits", "ablations", "regimes", "fashion"])
+def test_every_cell_is_a_configuration(programs, name):
+    """What the cells set is known to the configuration, and lies within its limits."""
+    experiment = programs[name].EXPERIMENT
+    assert experiment.seeds >= 3
+    for cell, plan in experiment.plans(experiment.seeds).items():
+        for variant in plan.variants:
+            config = config_of(plan, variant, 1)
+            assert config.training.steps == plan.steps and config.method.parts == variant.parts, cell
+
+
+@pytest.mark.slow
+def test_an_experiment_runs_and_goes_on(programs, small, tmp_path, monkeypatch):
+    """Two methods and three seeds of five steps, then nothing is left to do and the table is printed again."""
+    comparisons, tables = programs["comparisons"], programs["tables"]
+    monkeypatch.setattr(comparisons, "RESULTS", tmp_path / "results")
+    asked = comparisons.Namespace(work=tmp_path / "work", jobs=2, seeds=3, print=False)
+    pages = []
+
+    def page(result):
+        pages.append(tables.methods_table(result["cells"]["cell"]["rows"]))
+        return pages[-1]
+
+    assert comparisons.main(small, asked, page) == 0
+    monkeypatch.setattr(comparisons._Job, "start", None)  # nothing may be started again
+    assert comparisons.main(small, asked, page) == 0
+    asked.print = True
+    assert comparisons.main(small, asked, page) == 0
+    assert len(set(pages)) == 1 and pages[0].count("\n") == 5
