@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 import torch
 
-from cbdm_cli.assemble import DEFAULT_LAWS, Experiment, assemble, law_takers
+from cbdm_cli.assemble import Experiment, assemble
+from cbdm_cli.choosing import DEFAULT_LAWS, law_takers
 from cbdm_cli.config import load_config, validated
 from cbdm_cli.parts import BATCH_PARTS, PURE, RESAMPLE, parse_parts
 from cbdm_core.guidance import ClassifierFreeGuidance

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from cbdm_cli import render
-from cbdm_cli.assemble import load_data
 from cbdm_cli.config import Config, validated
 from cbdm_cli.judging import drawn_with_bar
+from cbdm_cli.loading import load_data
 from cbdm_cli.runs import write_json
 from cbdm_cli.sample import with_sampling
 from cbdm_cli.summary import Estimate, estimate

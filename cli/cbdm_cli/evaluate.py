@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from cbdm_cli import render
-from cbdm_cli.assemble import load_data
 from cbdm_cli.config import Config, load_config, merged, preset_names, setting, validated
 from cbdm_cli.judging import Judge, balanced_samples, counted, drawn_with_bar
+from cbdm_cli.loading import load_data
 from cbdm_cli.runs import write_json
 from cbdm_cli.sample import with_sampling
 from cbdm_cli.samples import Samples, read_samples

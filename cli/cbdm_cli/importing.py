@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from cbdm_cli import render
-from cbdm_cli.assemble import IMPORTED
 from cbdm_cli.config import Config, Data, Facts, Method, Network, Sampling, Schedule, Training
+from cbdm_cli.loading import IMPORTED
 from cbdm_cli.runs import environment, new_folder, write_json, write_text
 from cbdm_core.checkpoint import save_checkpoint
 from cbdm_core.denoising import DenoisingLoss

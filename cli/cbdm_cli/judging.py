@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from cbdm_cli import render
-from cbdm_cli.assemble import build_sampler, load_reference
+from cbdm_cli.assemble import build_sampler
 from cbdm_cli.config import Config
+from cbdm_cli.loading import load_reference
 from cbdm_cli.parts import BATCH_PARTS
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.errors import CbdmError
@@ -26,7 +27,7 @@ from cbdm_core.metrics.features import FeatureExtractor
 from cbdm_core.metrics.reference import reference_features
 from cbdm_core.metrics.sources import feature_extractor
 from cbdm_priors.laws import Fixed
-from cbdm_priors.posterior import TrackedWeights
+from cbdm_priors.tracking import TrackedWeights
 
 __all__ = ["Judge", "Rows", "balanced_samples", "counted", "drawn_with_bar", "solver"]
 

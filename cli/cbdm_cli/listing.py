@@ -37,7 +37,8 @@ def list_presets(name: str | None) -> None:
 
 def list_priors(preset: str, laws: Sequence[str], settings: Sequence[str]) -> None:
     """A table of laws over a preset's classes, or over the regions of its conditions."""
-    from cbdm_cli.assemble import law_of, load_data
+    from cbdm_cli.choosing import law_of
+    from cbdm_cli.loading import load_data
     from cbdm_core.interfaces import LabelPrior
     from cbdm_priors.laws import Affinity
 

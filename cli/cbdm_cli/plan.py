@@ -123,7 +123,7 @@ def variants_of(methods: Sequence[str], priors: Sequence[str], taus: Sequence[fl
     Raises:
         CbdmError: an unknown part, a prior or τ that no method takes, or a method twice.
     """
-    from cbdm_cli.assemble import law_takers
+    from cbdm_cli.choosing import law_takers
 
     found, used_prior, used_tau = [], False, False
     for method in methods:

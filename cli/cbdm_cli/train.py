@@ -11,9 +11,11 @@ from typing import Any
 import torch
 
 from cbdm_cli import pictures, render
-from cbdm_cli.assemble import Experiment, assemble, law_takers, load_reference
+from cbdm_cli.assemble import Experiment, assemble
+from cbdm_cli.choosing import law_takers
 from cbdm_cli.config import Config, merged, overlaid, preset_names, preset_table, validated
 from cbdm_cli.judging import Judge, balanced_samples, counted, drawn_with_bar, solver
+from cbdm_cli.loading import load_reference
 from cbdm_cli.parts import format_parts, parse_parts, with_law
 from cbdm_cli.runs import Metrics, environment, new_folder, read_records, write_json, write_tensors, write_text
 from cbdm_cli.signals import asked_to_stop

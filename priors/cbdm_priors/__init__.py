@@ -10,9 +10,10 @@ from cbdm_priors.laws import Affinity, Balanced, CountLaw, Fixed, Null, Power, T
 from cbdm_priors.learned import Learned
 from cbdm_priors.optimum import BalancedOptimum
 from cbdm_priors.penalty import Penalty
-from cbdm_priors.posterior import AdjustedNull, MixtureScore, TrackedWeights
+from cbdm_priors.posterior import AdjustedNull, MixtureScore
 from cbdm_priors.reweighting import ClassReweighting
 from cbdm_priors.shrinkage import Shrinkage
+from cbdm_priors.tracking import TrackedWeights
 from cbdm_priors.transfer import OrientedTransfer
 
 __all__ = [

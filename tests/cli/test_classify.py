@@ -10,10 +10,10 @@ from scipy.stats import t
 
 from cbdm_cli import classify
 from cbdm_cli.__main__ import main
-from cbdm_cli.assemble import load_data
 from cbdm_cli.classify import Classified
 from cbdm_cli.config import validated
 from cbdm_cli.judging import balanced_samples, drawn_with_bar
+from cbdm_cli.loading import load_data
 from cbdm_core import load_run
 from cbdm_core.metrics import features
 from cbdm_core.recognition import ARMS, Recognition

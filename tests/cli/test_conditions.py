@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from cbdm_cli.__main__ import main
-from cbdm_cli.assemble import load_data
 from cbdm_cli.config import validated
 from cbdm_cli.judging import solver
+from cbdm_cli.loading import load_data
 from cbdm_core import load_run
 from cbdm_core.conditions import MultiLabel, Vectors
 from cbdm_core.data.dataset import to_uint8

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from cbdm_cli.assemble import load_data, load_reference
 from cbdm_cli.config import load_config, validated
 from cbdm_cli.judging import Judge, counted
+from cbdm_cli.loading import load_data, load_reference
 from cbdm_cli.samples import read_samples
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.data.sources import DATASETS, digits

@@ -18,14 +18,8 @@ from cbdm_core.process import eps_to_x0
 from cbdm_core.samplers import DDIM, Ancestral, DPMSolverPP2M, Heun
 from cbdm_core.schedules import Cosine
 from cbdm_priors.laws import Fixed, Null, Power, Training, Uniform
-from cbdm_priors.posterior import (
-    AdjustedNull,
-    MixtureScore,
-    TrackedWeights,
-    all_predictions,
-    kernel_log_likelihood,
-    log_weights,
-)
+from cbdm_priors.posterior import AdjustedNull, MixtureScore, all_predictions, log_weights
+from cbdm_priors.tracking import TrackedWeights, kernel_log_likelihood
 
 COUNTS = (100, 30, 10, 3)
 SCHEDULE = Cosine()
