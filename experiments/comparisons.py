@@ -13,7 +13,7 @@ import sys
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,7 @@ def arguments(text: str | None, seeds: int, *, data_root: bool = False) -> Names
     parser.add_argument("--seeds", type=int, default=seeds, help="how many paired seeds")
     if data_root:
         parser.add_argument("--data-root", help="folder of the data's files")
+    parser.add_argument("--cells", nargs="+", help="run only these, and write no result")
     parser.add_argument("--print", action="store_true", help="only print the tables of the kept result")
     return parser.parse_args()
 
@@ -98,14 +99,24 @@ def main(experiment: Experiment, asked: Namespace, page: Callable[[dict[str, Any
     """Run what is missing, write the result file, print its tables; the exit code is 1 where a job failed."""
     file = RESULTS / f"{experiment.name}.json"
     if not asked.print:
-        failed = run(experiment, asked.work, asked.jobs, asked.seeds)
+        failed = run(_only(experiment, asked.cells), asked.work, asked.jobs, asked.seeds)
         if failed:
             print(f"{len(failed)} jobs failed: {'; '.join(failed)}", file=sys.stderr)
             return 1
+        if asked.cells:
+            return 0
         cells = gathered(experiment.plans(asked.seeds), asked.work)
         write_text(file, json.dumps({"preset": experiment.preset, "cells": cells}, indent=None) + "\n")
     print(page(json.loads(file.read_text(encoding="utf-8"))))
     return 0
+
+
+def _only(experiment: Experiment, names: Sequence[str] | None) -> Experiment:
+    """The experiment with the named cells."""
+    unknown = sorted({*(names or ())} - {cell.name for cell in experiment.cells})
+    if unknown:
+        raise SystemExit(f"--cells {unknown[0]}: the cells are {', '.join(cell.name for cell in experiment.cells)}")
+    return replace(experiment, cells=tuple(cell for cell in experiment.cells if not names or cell.name in names))
 
 
 def run(experiment: Experiment, work: Path, jobs: int, seeds: int) -> list[str]:

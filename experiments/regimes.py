@@ -39,6 +39,13 @@ CELLS = {
     ),
     "80 classes": cell("classes-80", "data.options.clusters=8", "data.imbalance=0.145", "evaluation.per_class=5"),
     "3 times the epochs": cell("steps-3000", steps=3 * STEPS),
+    "40 classes, 3 times the epochs": cell(
+        "classes-40-steps-3000",
+        "data.options.clusters=4",
+        "data.imbalance=0.07",
+        "evaluation.per_class=10",
+        steps=3 * STEPS,
+    ),
     "width 8": cell("width-8", "network.options.width=8"),
     "width 24": cell("width-24", "network.options.width=24"),
     "imbalance 0.1": cell("imbalance-0.1", "data.imbalance=0.1"),

@@ -109,13 +109,28 @@ def test_a_shared_folder_keeps_the_variants_of_both(programs, small, tmp_path, m
         comparisons.run(replace(small, shared=()), tmp_path, 2, 2)
 
 
+def test_some_cells_alone(programs, small, tmp_path, monkeypatch):
+    """Only these are run, and no result is written, which would lack the others."""
+    comparisons = programs["comparisons"]
+    monkeypatch.setattr(comparisons, "RESULTS", tmp_path / "results")
+    ran = []
+    monkeypatch.setattr(comparisons, "_pool", lambda todo, jobs: ran.extend(folder.name for folder, *_ in todo) or [])
+    two = replace(small, cells=(*small.cells, replace(small.cells[0], name="other")))
+    asked = comparisons.Namespace(work=tmp_path, jobs=2, seeds=1, print=False, cells=["other"])
+    assert comparisons.main(two, asked, lambda result: "") == 0
+    assert set(ran) == {"other"} and not (tmp_path / "results").exists()
+    asked.cells = ["othr"]
+    with pytest.raises(SystemExit, match="--cells othr: the cells are cell, other"):
+        comparisons.main(two, asked, lambda result: "")
+
+
 def test_what_failed_is_named_and_the_rest_goes_on(programs, small, tmp_path, monkeypatch, capfd):
     """A job that cannot be made (no such folder of data) ends with code 2; its log is named."""
     comparisons = programs["comparisons"]
     monkeypatch.setattr(comparisons, "RESULTS", tmp_path / "results")
     (cell,) = small.cells
     broken = replace(small, cells=(replace(cell, settings=("data.source='npz'", "data.options={path='no.npz'}")),))
-    asked = comparisons.Namespace(work=tmp_path, jobs=2, seeds=1, print=False)
+    asked = comparisons.Namespace(work=tmp_path, jobs=2, seeds=1, print=False, cells=None)
     assert comparisons.main(broken, asked, lambda result: "") == 1
     out, err = capfd.readouterr()
     assert out.count("failed, see") == 2 and "cbdm:null, seed 0" in err
@@ -138,7 +153,7 @@ def test_an_experiment_runs_and_goes_on(programs, small, tmp_path, monkeypatch):
     """Two methods and three seeds of five steps, then nothing is left to do and the table is printed again."""
     comparisons, tables = programs["comparisons"], programs["tables"]
     monkeypatch.setattr(comparisons, "RESULTS", tmp_path / "results")
-    asked = comparisons.Namespace(work=tmp_path / "work", jobs=2, seeds=3, print=False)
+    asked = comparisons.Namespace(work=tmp_path / "work", jobs=2, seeds=3, print=False, cells=None)
     pages = []
 
     def page(result):
@@ -151,3 +166,33 @@ def test_an_experiment_runs_and_goes_on(programs, small, tmp_path, monkeypatch):
     asked.print = True
     assert comparisons.main(small, asked, page) == 0
     assert len(set(pages)) == 1 and pages[0].count("\n") == 5
+
+
+# What was measured
+
+PAGES = {
+    "digits": "experiments.md",
+    "ablations": "experiments.md",
+    "fashion": "experiments.md",
+    "regimes": "regimes.md",
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_page_holds_the_tables_of_the_results(programs, name):
+    """`python experiments/NAME.py --print` prints them."""
+    program = programs[name]
+    result = json.loads((programs["comparisons"].RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / PAGES[name]).read_text(encoding="utf-8")
+    assert all(table in page for table in program.page(result).split("\n\n"))
+    assert result["cells"].keys() == {cell.name for cell in program.EXPERIMENT.cells}
+    for cell in program.EXPERIMENT.cells:
+        found = result["cells"][cell.name]
+        assert found["seeds"] >= program.EXPERIMENT.seeds and found["steps"] == cell.steps
+        for row in found["rows"].values():
+            assert all(len(values) == found["seeds"] for scores in row.values() for values in scores.values())
+
+
+def test_the_figure_is_that_of_the_results(programs):
+    regimes = programs["regimes"]
+    assert regimes.digest() in regimes.FIGURE.read_text(encoding="utf-8")

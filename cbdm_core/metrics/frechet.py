@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.linalg import get_lapack_funcs
 from torch import Tensor
 
 from cbdm_core.errors import CbdmError
@@ -20,8 +21,8 @@ def seeded(seed: int, purpose: str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
 
 
-def checked_features(features: Tensor, what: str, least: int) -> Tensor:
-    """(N, D) in float64, finite, with at least `least` rows.
+def checked_features(features: Tensor, what: str, least: int, dtype: torch.dtype | None = torch.float64) -> Tensor:
+    """(N, D) in float64, or in their own precision where `dtype` is None; finite, with at least `least` rows.
 
     Raises:
         CbdmError: another number of axes, too few rows, or rows with NaN or infinite values.
@@ -35,16 +36,18 @@ def checked_features(features: Tensor, what: str, least: int) -> Tensor:
         raise CbdmError(
             f"{bad} of {len(features)} {what} feature rows hold NaN or infinite values: remove or mend them"
         )
-    return features.detach().to(torch.float64)
+    return features.detach().to(dtype or features.dtype)
 
 
-def checked_pair(real: Tensor, fake: Tensor, least: int = 1) -> tuple[Tensor, Tensor]:
+def checked_pair(
+    real: Tensor, fake: Tensor, least: int = 1, dtype: torch.dtype | None = torch.float64
+) -> tuple[Tensor, Tensor]:
     """Both sets as `checked_features` gives them, and of the same D.
 
     Raises:
         CbdmError: what `checked_features` refuses, or different D.
     """
-    real, fake = checked_features(real, "real", least), checked_features(fake, "generated", least)
+    real, fake = checked_features(real, "real", least, dtype), checked_features(fake, "generated", least, dtype)
     if real.shape[1] != fake.shape[1]:
         raise CbdmError(
             f"real features have {real.shape[1]} numbers, generated ones {fake.shape[1]}: use one extractor"
@@ -76,7 +79,7 @@ class Moments:
         x = checked_features(features, what, least=2)
         mean = x.mean(0)
         centred = x - mean
-        return cls(mean, centred.mT @ centred / (len(x) - 1), len(x))
+        return cls(mean, _gram(centred) / (len(x) - 1), len(x))
 
     @classmethod
     def weighted(cls, features: Tensor, counts: Tensor) -> Moments:
@@ -90,15 +93,31 @@ class Moments:
         n = int(counts.sum())
         mean = weights @ features / n
         centred = (features - mean) * weights.sqrt()[:, None]
-        return cls(mean, centred.mT @ centred / (n - 1), n)
+        return cls(mean, _gram(centred) / (n - 1), n)
+
+
+def _panels(D: int) -> list[slice]:
+    """The columns of a (D, D) matrix in four parts: of a triangle, about half of the products are saved."""
+    width = -(-D // 4)
+    return [slice(start, min(start + width, D)) for start in range(0, D, width)]
+
+
+def _gram(x: Tensor) -> Tensor:
+    """(D, D) XᵀX of (N, D) rows: one triangle is multiplied out and mirrored."""
+    product = x.new_empty(x.shape[1], x.shape[1])
+    for columns in _panels(x.shape[1]):
+        part = x[:, columns.start :].mT @ x[:, columns]
+        product[columns.start :, columns] = part
+        product[columns, columns.stop :] = part[columns.stop - columns.start :].mT
+    return product
 
 
 def frechet_distance(real: Tensor | Moments, fake: Tensor | Moments) -> float:
     """The squared Fréchet (2-Wasserstein) distance between two Gaussians with the moments of the features.
 
-    ‖μ₁ − μ₂‖² + tr Σ₁ + tr Σ₂ − 2 tr (Σ₁^½ Σ₂ Σ₁^½)^½, in float64, with two symmetric eigendecompositions and no matrix
-    square root of an unsymmetric product; eigenvalues below 0 are rounding and count as 0, and so does a distance below
-    0. Where a covariance is singular the rounding is about 1e-8 of its trace.
+    ‖μ₁ − μ₂‖² + tr Σ₁ + tr Σ₂ − 2 tr (Σ₁^½ Σ₂ Σ₁^½)^½, in float64, by the eigenvalues of a symmetric matrix and no
+    matrix square root of an unsymmetric product; eigenvalues below 0 are rounding and count as 0, and so does a
+    distance below 0. Where a covariance is singular the rounding is about 1e-8 of its trace.
 
     Args:
         real: (N, D) features, or their moments.
@@ -123,10 +142,23 @@ def frechet_distance(real: Tensor | Moments, fake: Tensor | Moments) -> float:
 
 
 def _trace_of_root(first: Tensor, second: Tensor) -> Tensor:
-    """tr (A^½ B A^½)^½ for symmetric A, B ≥ 0."""
-    values, vectors = torch.linalg.eigh(first)
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.mT
-    return torch.linalg.eigvalsh(root @ second @ root).clamp(min=0).sqrt().sum()
+    """tr (A^½ B A^½)^½ for symmetric A, B ≥ 0: the roots of the eigenvalues of LᵀBL, whatever L with A = LLᵀ."""
+    factor, failed = torch.linalg.cholesky_ex(first)
+    if failed:  # A is singular: A^½ does, at several times the cost
+        values, vectors = torch.linalg.eigh(first)
+        factor = vectors * values.clamp(min=0).sqrt()
+    product = factor.mT @ second @ factor if failed else _lower_of_product(factor, second)
+    return torch.linalg.eigvalsh(product).clamp(min=0).sqrt().sum()  # which reads the lower triangle
+
+
+def _lower_of_product(factor: Tensor, second: Tensor) -> Tensor:
+    """LᵀBL for a lower triangular L and a symmetric B, of which only the lower triangle need be right."""
+    if factor.device.type != "cpu":
+        return factor.mT @ second @ factor
+    # LAPACK makes use of both shapes, at a quarter of the cost.
+    (sygst,) = get_lapack_funcs(("sygst",), (second.numpy(),))
+    product, _ = sygst(second.numpy(), factor.numpy(), itype=2, lower=1)
+    return torch.from_numpy(product)
 
 
 def fid_infinity(real: Tensor | Moments, fake: Tensor, points: int = 15, seed: int = 0) -> float:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from cbdm_core.errors import CbdmError
+from cbdm_core.metrics import bounds
+from cbdm_core.metrics.bounds import Bounds, clouds, distances, nearest_radii
 from cbdm_core.metrics.frechet import checked_pair
 
-__all__ = ["ManifoldScores", "distances", "prdc", "precision_recall", "resampled_precision_recall"]
-
-_CHUNK = 512  # rows of a distance matrix held at once
+__all__ = ["ManifoldScores", "prdc", "precision_recall", "resampled_precision_recall"]
 
 
 class ManifoldScores(NamedTuple):
@@ -48,26 +48,28 @@ def prdc(real: Tensor, fake: Tensor, k: int = 5, *, strict: bool = True) -> Mani
             in its own set has r = 0, and a strict ball of radius 0 holds nothing.
 
     Returns:
-        The four. Memory is O(N + M) times a chunk of 512 rows; distances are float64 differences, exact enough that a
-        point is at distance 0 from its copy.
+        The four, as float64 differences give them: a point is at distance 0 from its copy. A float32 product says
+        within proven bounds which pairs need them, so that few do, unless many distances tie. Memory is O(N + M) times
+        a chunk of 512 rows, and one float32 copy of the features.
 
     Raises:
         CbdmError: k out of range for either set, NaN or infinite values, or different D.
 
     Kynkäänniemi et al. 2019 (arXiv 1904.06991), eq. 1–2; Naeem et al. 2020 (arXiv 2002.09797), eq. 4 and 6.
     """
-    real, fake = _checked(real, fake, k)
-    real_radii, fake_radii = _radii(real, k), _radii(fake, k)
+    real, fake = _checked(real, fake, k, dtype=None)
+    real_cloud, fake_cloud = clouds(real, fake)
+    real_radii, fake_radii = nearest_radii(real_cloud, k), nearest_radii(fake_cloud, k)
     samples_inside, pairs = 0, 0
     recalled = torch.zeros(len(real), dtype=torch.bool, device=real.device)
     covered = torch.zeros_like(recalled)
-    for rows, radii in zip(fake.split(_CHUNK), fake_radii.split(_CHUNK), strict=True):
-        d = distances(rows, real)
-        inside = _within(d, real_radii, strict)
+    for rows in torch.arange(len(fake), device=fake.device).split(bounds.CHUNK):
+        bracket = Bounds.of(fake_cloud, rows, real_cloud)
+        inside = bracket.within(real_radii[None], strict)
         samples_inside += int(inside.any(1).sum())
         pairs += int(inside.sum())
         covered |= inside.any(0)
-        recalled |= _within(d, radii[:, None], strict).any(0)
+        recalled |= bracket.within(fake_radii[rows, None], strict).any(0)
     N, M = len(real), len(fake)
     return ManifoldScores(samples_inside / M, int(recalled.sum()) / N, pairs / (k * M), int(covered.sum()) / N)
 
@@ -101,14 +103,8 @@ def resampled_precision_recall(
     return precision, _resampled_share(real, real_counts, fake, fake_radii)
 
 
-def distances(x: Tensor, y: Tensor) -> Tensor:
-    """(N, M) Euclidean distances of (N, D) and (M, D) rows; exactly 0 between copies."""
-    # The usual ‖x‖² − 2x·y + ‖y‖² cancels: copies would be apart, and ties would fall either way.
-    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
-
-
-def _checked(real: Tensor, fake: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    real, fake = checked_pair(real, fake)
+def _checked(real: Tensor, fake: Tensor, k: int, dtype: torch.dtype | None = torch.float64) -> tuple[Tensor, Tensor]:
+    real, fake = checked_pair(real, fake, dtype=dtype)
     for what, points in (("real", real), ("generated", fake)):
         if not 1 <= k < len(points):
             raise CbdmError(
@@ -118,27 +114,13 @@ def _checked(real: Tensor, fake: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return real, fake
 
 
-def _within(d: Tensor, radii: Tensor, strict: bool) -> Tensor:
-    return d < radii if strict else d <= radii
-
-
-def _radii(points: Tensor, k: int) -> Tensor:
-    """(N,) the distance of each point to its k-th nearest neighbour, itself not counted."""
-    parts = []
-    for rows in torch.arange(len(points), device=points.device).split(_CHUNK):
-        d = distances(points[rows], points)
-        d[torch.arange(len(rows), device=d.device), rows] = torch.inf
-        parts.append(d.topk(k, dim=1, largest=False).values[:, -1])
-    return torch.cat(parts)
-
-
 def _resampled_radii(points: Tensor, k: int, counts: Tensor) -> Tensor:
     """(B, N) the radii in each resample, in which further copies of a point are neighbours at distance 0; −1 if absent.
 
     Of each point's neighbours in order of distance, the radius is that at which the copies reach k.
     """
     parts = []
-    for rows in torch.arange(len(points), device=points.device).split(_CHUNK):
+    for rows in torch.arange(len(points), device=points.device).split(bounds.CHUNK):
         d = distances(points[rows], points)
         d[torch.arange(len(rows), device=d.device), rows] = -1  # the point itself comes first, before its twins
         near = min(len(points), 8 * k + 24)
@@ -164,7 +146,7 @@ def _weighted_radii(at: Tensor, copies: Tensor, k: int) -> Tensor:
 def _resampled_share(queries: Tensor, query_counts: Tensor, points: Tensor, radii: Tensor) -> Tensor:
     """(B,) the fraction of each resample's queries inside at least one (open) ball of that resample."""
     inside = torch.zeros(len(radii), dtype=torch.float64, device=queries.device)
-    for rows, counts in zip(queries.split(_CHUNK), query_counts.split(_CHUNK, dim=1), strict=True):
+    for rows, counts in zip(queries.split(bounds.CHUNK), query_counts.split(bounds.CHUNK, dim=1), strict=True):
         d = distances(rows, points)
         held = torch.stack([(d < r).any(1) for r in radii])
         inside += (held * counts).sum(1)

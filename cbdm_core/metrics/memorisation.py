@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from cbdm_core.errors import CbdmError
+from cbdm_core.metrics.bounds import distances
 from cbdm_core.metrics.frechet import checked_features, checked_pair
-from cbdm_core.metrics.manifold import distances
 
 __all__ = ["Memorisation", "diversity", "memorisation", "relative_diversity"]
 

@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 from torchmetrics.image.fid import _compute_fid
 
 from cbdm_core.errors import CbdmError
-from cbdm_core.metrics.frechet import Moments, fid_infinity, frechet_distance, seeded
+from cbdm_core.metrics.frechet import (
+    Moments,
+    _gram,
+    _lower_of_product,
+    _trace_of_root,
+    fid_infinity,
+    frechet_distance,
+    seeded,
+)
 
 
 def features(seed, n, d):
@@ -54,6 +62,34 @@ def test_against_torchmetrics(seed, d):
     real, fake = features(seed, 5 * d, d), features(seed + 1, 4 * d, d)
     oracle = _compute_fid(real.mean(0), torch.cov(real.mT), fake.mean(0), torch.cov(fake.mT))
     assert frechet_distance(real, fake) == pytest.approx(float(oracle), rel=1e-6, abs=1e-6)
+
+
+@given(seed=st.integers(0, 10**6), d=st.integers(2, 10))
+def test_a_square_root_by_eigenvectors_says_the_same(seed, d):
+    """What singular covariances get, on those that are not: with A = LLᵀ any L will do."""
+    a, b = (Moments.of(features(seed + i, 6 * d, d)).cov for i in range(2))
+    values, vectors = torch.linalg.eigh(a)
+    root = vectors * values.sqrt() @ vectors.mT
+    expected = torch.linalg.eigvalsh(root @ b @ root).sqrt().sum()
+    assert float(_trace_of_root(a, b)) == pytest.approx(float(expected), rel=1e-9)
+
+
+@given(seed=st.integers(0, 10**6), d=st.integers(1, 11))
+def test_half_of_a_symmetric_product_is_half_of_the_whole(seed, d):
+    x, b = features(seed, 7, d), Moments.of(features(seed + 1, 30, d)).cov
+    torch.testing.assert_close(_gram(x), x.mT @ x, rtol=1e-12, atol=1e-12)
+    factor = torch.linalg.cholesky(b)
+    whole = factor.mT @ b @ factor
+    torch.testing.assert_close(_lower_of_product(factor, b).tril(), whole.tril(), rtol=1e-9, atol=1e-12)
+
+
+@given(seed=st.integers(0, 10**6), rank=st.integers(1, 5))
+def test_singular_covariances_have_the_distance_within_their_span(seed, rank):
+    """Rows in `rank` of 9 dimensions have the distance they have in those; 1e-6 of the trace, as documented."""
+    real, fake = features(seed, 40, rank), features(seed + 1, 30, rank)
+    q = orthogonal(seed, 9)[:rank]
+    scale = float(real.var(0).sum() + fake.var(0).sum())
+    assert frechet_distance(real @ q, fake @ q) == pytest.approx(frechet_distance(real, fake), abs=1e-6 * scale)
 
 
 @given(seed=st.integers(0, 10**6))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from prdc import compute_prdc
 
 from cbdm_core.errors import CbdmError
-from cbdm_core.metrics import manifold
+from cbdm_core.metrics import bounds as near
 from cbdm_core.metrics.manifold import prdc, precision_recall, resampled_precision_recall
 
 
@@ -108,7 +108,7 @@ def test_balls_of_radius_zero_are_empty_when_strict():
 def test_the_chunk_changes_nothing(monkeypatch, chunk):
     real, fake = points(0, 61, 3), points(1, 50, 3, spread=1.6)
     expected = precision_recall(real, fake, 4)
-    monkeypatch.setattr(manifold, "_CHUNK", chunk)
+    monkeypatch.setattr(near, "CHUNK", chunk)
     assert precision_recall(real, fake, 4) == expected
     assert 0 < expected[0] < 1  # a case in which something is at stake
 
@@ -206,7 +206,7 @@ def test_the_chunk_changes_none_of_the_four(monkeypatch, chunk):
     real, fake = points(0, 61, 3), points(1, 50, 3, spread=1.6)
     counts = torch.randint(0, 3, (4, 61), generator=torch.Generator().manual_seed(2))
     expected = prdc(real, fake, 4), resampled_precision_recall(real, fake, 4, counts, counts[:, :50])
-    monkeypatch.setattr(manifold, "_CHUNK", chunk)
+    monkeypatch.setattr(near, "CHUNK", chunk)
     found = prdc(real, fake, 4), resampled_precision_recall(real, fake, 4, counts, counts[:, :50])
     assert found[0] == expected[0]
     for ours, theirs in zip(found[1], expected[1], strict=True):
@@ -242,3 +242,83 @@ def test_resamples_in_which_the_nearest_are_absent():
     fake = real + 0.3
     precision, recall = resampled_precision_recall(real, fake, 2, counts, torch.ones(1, 200, dtype=torch.long))
     assert (float(precision), float(recall)) == precision_recall(real[counts[0] > 0], fake, 2)
+
+
+def shaped(kind, seed, n, d):
+    """Rows that try the bounds: of one scale, of scales from 1e-12 to 1 on one offset, copies, or far from the rest."""
+    x = points(seed, n, d)
+    if kind == "offset":
+        return 1e4 + x * 10.0 ** -torch.arange(n, dtype=torch.float64).remainder(13)[:, None]
+    if kind == "copies":
+        return x[torch.arange(n) // 3]
+    if kind == "outlier":
+        x[0] *= 1e6
+    return x
+
+
+@pytest.mark.parametrize("kind", ["plain", "offset", "copies", "outlier"])
+@pytest.mark.parametrize("d", [5, 40])
+@given(seed=st.integers(0, 10**6))
+def test_bounds_hold_the_squared_distances(kind, d, seed):
+    """low ≤ ‖x − y‖²/scale² ≤ low + 2c (‖z‖² + ‖z'‖²), with the distance as a float64 difference has it."""
+    a, b = near.clouds(shaped(kind, seed, 30, d), shaped(kind, seed + 1, 20, d))
+    rows = torch.arange(5, 20)
+    bounds = near.Bounds.of(a, rows, b, 4)
+    squared = (near.distances(a.rows[rows], b.rows[4:]) / a.scale).square()
+    low = bounds.low.double()
+    assert (low <= squared).all()
+    assert (squared <= low + 2 * a.slack * (a.norms[rows, None] + b.norms[4:])).all()
+
+
+@pytest.mark.parametrize("kind", ["plain", "offset", "copies", "outlier"])
+@pytest.mark.parametrize("d", [3, 600])  # all columns, and half of a symmetric product
+@pytest.mark.parametrize("chunk", [7, 512])
+def test_radii_are_those_of_the_full_matrix_to_the_bit(monkeypatch, kind, d, chunk):
+    monkeypatch.setattr(near, "CHUNK", chunk)
+    x = shaped(kind, 3, 50, d)
+    full = near.distances(x, x).fill_diagonal_(torch.inf)
+    for k in (1, 4, 49):
+        found = near.nearest_radii(near.clouds(x)[0], k)
+        assert torch.equal(found, full.kthvalue(k, dim=1).values)
+
+
+@pytest.mark.parametrize("kind", ["plain", "offset", "copies", "outlier"])
+@pytest.mark.parametrize("strict", [True, False])
+def test_membership_is_that_of_the_full_matrix(kind, strict):
+    """Radii that are some of the very distances, so that ties decide."""
+    x, y = shaped(kind, 4, 40, 30), shaped(kind, 5, 35, 30)
+    y[:9] = x[:9]
+    a, b = near.clouds(x, y)
+    d = near.distances(x, y)
+    bounds = near.Bounds.of(a, torch.arange(40), b)
+    for radii in (d[:, 3:4], d[2:3], d[:, :1], d.kthvalue(4, dim=0, keepdim=True).values):
+        assert torch.equal(bounds.within(radii, strict), d < radii if strict else d <= radii)
+
+
+def test_pairs_are_measured_to_the_bit_as_in_a_matrix(monkeypatch):
+    a, b = near.clouds(points(0, 30, 70), points(1, 20, 70))
+    i, j = torch.arange(30), torch.arange(30).remainder(20)
+    expected = near.distances(a.rows, b.rows)[i, j]
+    assert torch.equal(a.exactly(i, b, j), expected)
+    monkeypatch.setattr(near, "_GATHERED", 200)
+    assert torch.equal(a.exactly(i, b, j), expected)
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_a_coarser_product_is_not_trusted(precision):
+    """Where torch may compute float32 products in fewer digits, float64 ones are taken."""
+    before = torch.get_float32_matmul_precision()
+    real, fake = points(0, 61, 40), points(1, 50, 40, spread=1.1)
+    expected = prdc(real, fake, 4)
+    try:
+        torch.set_float32_matmul_precision(precision)
+        dtype = near.clouds(real)[0].copy.dtype
+        assert dtype == (torch.float32 if precision == "highest" else torch.float64)
+        assert prdc(real, fake, 4) == expected
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_float32_features_give_what_their_float64_copies_give():
+    real, fake = points(0, 80, 40).float(), points(1, 70, 40, spread=1.1).float()
+    assert prdc(real, fake, 4) == prdc(real.double(), fake.double(), 4)

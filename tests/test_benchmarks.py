@@ -1,0 +1,89 @@
+"""The benchmarks' page holds what their result file holds, and every route that is timed says the same."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import statistics
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "benchmarks.md"
+RESULTS = ROOT / "benchmarks" / "results" / "metrics.json"
+
+
+@pytest.fixture(scope="module")
+def bench():
+    """The benchmark as a module; it is a program, not part of a package."""
+    spec = importlib.util.spec_from_file_location("metrics_benchmark", ROOT / "benchmarks" / "metrics.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def results():
+    return json.loads(RESULTS.read_text())
+
+
+def test_the_page_holds_the_table_of_the_results(bench, results):
+    """`python benchmarks/metrics.py` prints both for the page."""
+    page = PAGE.read_text(encoding="utf-8")
+    assert bench.page(results) in page and bench.memory_page(results) in page
+
+
+def test_ratios_are_medians_of_the_rounds(results):
+    for row in (row for name in ("fid", "recall", "prd") for row in results[name]):
+        assert len(row["ours_seconds"]) == len(row["theirs_seconds"]) >= 3
+        by_round = [b / a for a, b in zip(row["ours_seconds"], row["theirs_seconds"])]
+        assert row["ratio"] == pytest.approx(statistics.median(by_round), abs=0.01)
+
+
+def test_what_was_measured_agrees(results):
+    """FID to 1e-9; precision and recall to the row; PRD within the spread of clusterings, inertia within 2 %."""
+    assert all(row["difference"] < 1e-9 for row in results["fid"])
+    assert all(row["difference"] < 1.5 / row["n"] for row in results["recall"])
+    assert all(row["difference"] < 0.02 and row["inertia_ratio"] < 1.02 for row in results["prd"])
+
+
+def test_fifty_thousand_rows_fit_in_2_gigabytes(results):
+    row = results["memory"]
+    assert row["n"] == 50_000 and row["bytes"] < 2e9
+
+
+def test_fid_routes_agree(bench):
+    (row,) = bench.fid(n=60, D=8, pairs=1)
+    assert row["ours"] > 0 and row["difference"] < 1e-9
+
+
+@pytest.mark.parametrize(("D", "spread"), [(8, 1.1), (600, 0.97)])  # both ways to find neighbours
+def test_recall_routes_agree(bench, D, spread):
+    rows = bench.recall(n=60, D=D, pairs=1, spread=spread)
+    assert [row["route"] for row in rows] == ["full matrices, float64", "full matrices, float32", "package prdc"]
+    assert 0 < rows[0]["ours"][1] < 1  # a case in which something is at stake
+    assert all(row["difference"] == 0 for row in rows)
+
+
+def test_prd_routes_agree(bench):
+    """60 rows a set in 20 clusters: F of one clustering moves by about 0.03, of 10 by 0.01; held to 0.05."""
+    (row,) = bench.prd(n=60, D=8, pairs=1)
+    assert row["difference"] < 0.05
+    assert row["inertia_ratio"] < 1.05
+
+
+def test_inertia_by_hand(bench):
+    rows = np.array([[0.0], [2.0], [10.0], [10.0], [13.0]])
+    assert bench.inertia(rows, np.array([1, 1, 0, 0, 0])) == pytest.approx(2 + 1 + 1 + 4)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
+def test_memory_is_that_of_a_fresh_process(bench):
+    row = bench.memory(n=60, D=8)
+    assert (row["n"], row["D"]) == (60, 8)
+    assert 0 <= row["bytes"] < 50e6
+    assert all(0 < score < 3 for score in row["scores"])
