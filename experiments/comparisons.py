@@ -106,6 +106,7 @@ def main(experiment: Experiment, asked: Namespace, page: Callable[[dict[str, Any
         if asked.cells:
             return 0
         cells = gathered(experiment.plans(asked.seeds), asked.work)
+        file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, json.dumps({"preset": experiment.preset, "cells": cells}, indent=None) + "\n")
     print(page(json.loads(file.read_text(encoding="utf-8"))))
     return 0

@@ -150,10 +150,10 @@ def test_every_cell_is_a_configuration(programs, name):
 
 @pytest.mark.slow
 def test_an_experiment_runs_and_goes_on(programs, small, tmp_path, monkeypatch):
-    """Two methods and three seeds of five steps, then nothing is left to do and the table is printed again."""
+    """Two methods of five steps, then nothing is left to do and the table is printed again."""
     comparisons, tables = programs["comparisons"], programs["tables"]
     monkeypatch.setattr(comparisons, "RESULTS", tmp_path / "results")
-    asked = comparisons.Namespace(work=tmp_path / "work", jobs=2, seeds=3, print=False, cells=None)
+    asked = comparisons.Namespace(work=tmp_path / "work", jobs=2, seeds=1, print=False, cells=None)
     pages = []
 
     def page(result):
