@@ -39,7 +39,6 @@ CELLS = {
     ),
     "80 classes": cell("classes-80", "data.options.clusters=8", "data.imbalance=0.145", "evaluation.per_class=5"),
     "3 times the epochs": cell("steps-3000", steps=3 * STEPS),
-    "3 times the epochs, no dropout": cell("steps-3000-dropout-none", "network.options.dropout=0.0", steps=3 * STEPS),
     "40 classes, 3 times the epochs": cell(
         "classes-40-steps-3000",
         "data.options.clusters=4",

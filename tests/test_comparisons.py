@@ -170,7 +170,7 @@ def test_an_experiment_runs_and_goes_on(programs, small, tmp_path, monkeypatch):
 
 # What was measured
 
-PAGES = {"ablations": "experiments.md"}
+PAGES = {"ablations": "experiments.md", "regimes": "regimes.md"}
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -186,3 +186,8 @@ def test_the_page_holds_the_tables_of_the_results(programs, name):
         assert found["seeds"] >= program.EXPERIMENT.seeds and found["steps"] == cell.steps
         for row in found["rows"].values():
             assert all(len(values) == found["seeds"] for scores in row.values() for values in scores.values())
+
+
+def test_the_figure_is_that_of_the_results(programs):
+    regimes = programs["regimes"]
+    assert regimes.digest() in regimes.FIGURE.read_text(encoding="utf-8")
