@@ -11,8 +11,8 @@ from torch import Tensor
 
 from cbdm_core.draws import Draws
 from cbdm_core.errors import CbdmError
-from cbdm_core.evaluation import count_groups, rank_groups
 from cbdm_core.metrics import features
+from cbdm_core.report import count_groups, rank_groups
 
 __all__ = [
     "ARMS",

@@ -18,9 +18,9 @@ from cbdm_cli.train import evaluation_facts, report_caption, report_title
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.distributed import pick_device
 from cbdm_core.errors import CbdmError
-from cbdm_core.evaluation import Report
 from cbdm_core.guidance import parse_omega
 from cbdm_core.metrics.features import FeatureExtractor
+from cbdm_core.report import Report
 from cbdm_core.run import Run, load_run, read_config
 
 __all__ = ["Judged", "evaluate_runs", "evaluate_samples", "omegas_of"]

@@ -18,7 +18,7 @@ from cbdm_cli.loading import load_reference
 from cbdm_cli.parts import BATCH_PARTS
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.errors import CbdmError
-from cbdm_core.evaluation import Copies, Report, evaluate
+from cbdm_core.evaluation import Copies, evaluate
 from cbdm_core.generation import conditions_for, cyclic_labels, generate
 from cbdm_core.guidance import ClassifierFreeGuidance, Constant, parse_omega
 from cbdm_core.interfaces import LabelPrior, NoiseSchedule, Sampler, ScoreNetwork
@@ -26,6 +26,7 @@ from cbdm_core.laws_by_name import make_law
 from cbdm_core.metrics.features import FeatureExtractor
 from cbdm_core.metrics.reference import reference_features
 from cbdm_core.metrics.sources import feature_extractor
+from cbdm_core.report import Report
 from cbdm_priors.laws import Fixed
 from cbdm_priors.tracking import TrackedWeights
 

@@ -17,7 +17,7 @@ from rich.table import Table
 if TYPE_CHECKING:  # the help page must not pay for torch
     from cbdm_cli.classify import Classified
     from cbdm_cli.summary import Estimate, Summary
-    from cbdm_core.evaluation import Report, Scores
+    from cbdm_core.report import Report, Scores
 
 __all__ = [
     "LiveJobs",

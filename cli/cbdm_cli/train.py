@@ -22,8 +22,8 @@ from cbdm_cli.signals import asked_to_stop
 from cbdm_core.checkpoint import checkpoints, latest_checkpoint, load_checkpoint, read_tensors, save_checkpoint
 from cbdm_core.distributed import World, join, leave
 from cbdm_core.errors import CbdmError
-from cbdm_core.evaluation import rank_groups
 from cbdm_core.interfaces import Condition, Draws
+from cbdm_core.report import rank_groups
 from cbdm_core.run import LAW_DATA, read_config
 from cbdm_core.training import DivergedError, TrainState, train
 

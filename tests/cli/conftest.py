@@ -1,14 +1,16 @@
 """The command line in this process, in an empty folder, with one cache of classifiers for the whole suite."""
 
+import shutil
+
 import pytest
 
 from cbdm_cli.__main__ import main
+from tests.cli.tiny import TINY, cbdm, shared_classifiers
 
 
 @pytest.fixture
 def cache(tmp_path_factory, monkeypatch):
-    base = tmp_path_factory.getbasetemp()
-    shared = (base.parent if base.name.startswith("popen-") else base) / "classifiers"
+    shared = shared_classifiers(tmp_path_factory.getbasetemp())
     monkeypatch.setenv("CBDM_CACHE", str(shared))
     return shared
 
@@ -42,3 +44,19 @@ def refused(run):
         return lines[0]
 
     return call
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run, with a held-out part in every class, made once."""
+    folder, cache = tmp_path_factory.mktemp("made"), shared_classifiers(tmp_path_factory.getbasetemp())
+    arguments = ["train", "--steps", 2, *TINY, "--set", "data.n_max=150", "--out", "r"]
+    cbdm(*arguments, cwd=folder, check=0, env={"CBDM_CACHE": str(cache)})
+    return folder / "r"
+
+
+@pytest.fixture
+def trained(made, tmp_path):
+    """A copy of the run in the test's own folder, where `run` works."""
+    shutil.copytree(made, tmp_path / "r")
+    return tmp_path / "r"

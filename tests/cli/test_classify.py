@@ -17,7 +17,7 @@ from cbdm_cli.loading import load_data
 from cbdm_core import load_run
 from cbdm_core.metrics import features
 from cbdm_core.recognition import ARMS, Recognition
-from tests.cli.tiny import TINY
+from tests.cli.tiny import TINY, shared_classifiers
 
 # 60 points a class, of which the commonest keeps all unless data.n_max says less.
 MIXTURE = [
@@ -33,8 +33,7 @@ MIXTURE = [
 
 def trained(folder, *options):
     """A run of four steps."""
-    base = folder.parent
-    shared = (base.parent if base.name.startswith("popen-") else base) / "classifiers"
+    shared = shared_classifiers(folder.parent)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CBDM_CACHE", str(shared))
         with pytest.raises(SystemExit) as end:

@@ -20,7 +20,7 @@ from cbdm_cli.plan import FILE, Plan, Variant, extended, load_plan, readings_of,
 from cbdm_cli.runs import read_records
 from cbdm_cli.summary import summarise
 from cbdm_core.errors import CbdmError
-from tests.cli.tiny import TINY, cbdm, fingerprint
+from tests.cli.tiny import TINY, cbdm, fingerprint, shared_classifiers
 
 METHODS = "ddpm,cbdm:uniform"
 SMALL = [*TINY, "--omega", "0,0.5", "--steps", 40]
@@ -277,8 +277,7 @@ def test_a_job_that_cannot_be_started_is_told(run, planned):
 @pytest.fixture(scope="module")
 def classifiers(tmp_path_factory):
     """The suite's cache, as an environment; two threads, for the jobs to make one of."""
-    base = tmp_path_factory.getbasetemp()
-    shared = (base.parent if base.name.startswith("popen-") else base) / "classifiers"
+    shared = shared_classifiers(tmp_path_factory.getbasetemp())
     return {"CBDM_CACHE": str(shared), **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "2")}
 
 

@@ -17,7 +17,7 @@ from cbdm_core.conditions import MultiLabel, Vectors
 from cbdm_core.data.dataset import to_uint8
 from cbdm_core.generation import conditions_for, generate
 from cbdm_core.run import read_config
-from tests.cli.tiny import TINY, fingerprint
+from tests.cli.tiny import TINY, fingerprint, shared_classifiers
 
 PRESETS = {"digits-pose": Vectors(2), "digits-attributes": MultiLabel(4)}
 # Few steps at a high rate, so that the condition shows in 8-bit samples.
@@ -29,8 +29,8 @@ SHOWN = {"digits-pose": ("3,-2", "-3,2"), "digits-attributes": ("1,1,1,1", "0,0,
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """A run of four steps of each preset, trained once for the file."""
-    base, folder = tmp_path_factory.getbasetemp(), tmp_path_factory.mktemp("runs")
-    shared = (base.parent if base.name.startswith("popen-") else base) / "classifiers"
+    folder = tmp_path_factory.mktemp("runs")
+    shared = shared_classifiers(tmp_path_factory.getbasetemp())
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CBDM_CACHE", str(shared))
         for preset in PRESETS:

@@ -28,7 +28,7 @@ from cbdm_cli.report.drawing import COLOURS, ramp, style_of
 from cbdm_cli.report.neighbours import HOW_MANY, nearest_training, tail_labels
 from cbdm_cli.report.page import page
 from cbdm_cli.summary import SCORES, summarise
-from tests.cli.tiny import TINY, cbdm
+from tests.cli.tiny import TINY, cbdm, shared_classifiers
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -509,8 +509,7 @@ def test_many_classes_and_methods_are_drawn_too(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def tiny_run(tmp_path_factory):
     """A real run of four steps, for its network."""
-    base = tmp_path_factory.getbasetemp()
-    shared = (base.parent if base.name.startswith("popen-") else base) / "classifiers"
+    shared = shared_classifiers(tmp_path_factory.getbasetemp())
     folder = tmp_path_factory.mktemp("tiny")
     cbdm(
         "train", "digits-lt", "--steps", "4", *TINY, "--out", "r", cwd=folder, check=0, env={"CBDM_CACHE": str(shared)}

@@ -32,7 +32,7 @@ from cbdm_core.run import read_config
 from cbdm_core.samplers import DDIM
 from cbdm_core.schedules import Cosine
 from cbdm_priors import TrackedWeights, Training, Uniform
-from tests.cli.tiny import TINY
+from tests.cli.tiny import TINY, shared_classifiers
 
 # A high rate, so that the labels show after a few steps.
 OPTIONS = [*TINY, "--set", "evaluation.per_class=2", "--set", "training.learning_rate=1e-2", "--set",
@@ -43,8 +43,8 @@ ONLY_9 = "fixed:0,0,0,0,0,0,0,0,0,1"
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run of six steps, trained once for the file."""
-    base, folder = tmp_path_factory.getbasetemp(), tmp_path_factory.mktemp("runs") / "r"
-    shared = (base.parent if base.name.startswith("popen-") else base) / "classifiers"
+    folder = tmp_path_factory.mktemp("runs") / "r"
+    shared = shared_classifiers(tmp_path_factory.getbasetemp())
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CBDM_CACHE", str(shared))
         with pytest.raises(SystemExit) as end:

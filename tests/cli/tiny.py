@@ -18,6 +18,11 @@ TINY = [
 ]  # fmt: skip
 
 
+def shared_classifiers(base):
+    """The cache of classifiers of the whole suite, the same for all workers; `base` is pytest's base folder."""
+    return (base.parent if base.name.startswith("popen-") else base) / "classifiers"
+
+
 def cbdm(*arguments, cwd, env=None, check=None, before=None):
     """Run the command in a child with one thread; `check` is the exit code it must end with."""
     done = subprocess.run(

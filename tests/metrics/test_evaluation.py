@@ -8,7 +8,7 @@ import torch
 
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.errors import CbdmError
-from cbdm_core.evaluation import Copies, Report, Scores, count_groups, evaluate, rank_groups
+from cbdm_core.evaluation import Copies, evaluate
 from cbdm_core.metrics.frechet import frechet_distance
 from cbdm_core.metrics.inception_score import inception_score
 from cbdm_core.metrics.kernel import kernel_distance
@@ -16,6 +16,7 @@ from cbdm_core.metrics.manifold import prdc
 from cbdm_core.metrics.memorisation import memorisation, relative_diversity
 from cbdm_core.metrics.prd import prd
 from cbdm_core.metrics.uncertainty import frechet_interval, precision_recall_intervals
+from cbdm_core.report import Report, Scores, count_groups, rank_groups
 
 COUNTS = [500, 300, 200, 120, 80, 50, 30, 20, 10, 5]
 

@@ -14,7 +14,7 @@ from cbdm_cli.plan import FILE, Plan, Variant, load_plan, readings_of
 from cbdm_cli.runs import read_records
 from cbdm_cli.summary import SCORES, Row, estimate, summarise
 from cbdm_core.errors import CbdmError
-from cbdm_core.evaluation import Report
+from cbdm_core.report import Report
 from cbdm_core.run import read_config
 
 __all__ = ["Judgement", "Method", "SeedRun", "Story", "collect", "differing", "flat", "score_of"]

@@ -12,7 +12,7 @@ from cbdm_cli.report.collect import Judgement, Story
 from cbdm_cli.report.drawing import Drawing, Style, canvas, finished, ramp, style_of
 from cbdm_cli.report.wording import digits_of, estimate_text, label_of, number
 from cbdm_cli.summary import Estimate
-from cbdm_core.evaluation import rank_groups
+from cbdm_core.report import rank_groups
 
 __all__ = [
     "class_bars",

@@ -15,8 +15,8 @@ from cbdm_cli.report.collect import Story
 from cbdm_cli.sample import with_sampling
 from cbdm_core.checkpoint import checkpoints
 from cbdm_core.data.dataset import to_uint8
-from cbdm_core.evaluation import rank_groups
 from cbdm_core.generation import conditions_for
+from cbdm_core.report import rank_groups
 
 __all__ = ["HOW_MANY", "Neighbours", "Pair", "nearest_training"]
 
