@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -132,12 +131,10 @@ def job(name: str, seed: int, steps: int, work: str) -> dict[str, Any]:
 
 def interval(values: list[float]) -> tuple[float, float]:
     """(mean, half width of the 95 % interval by Student's t)."""
-    import numpy as np
-    from scipy.stats import t
+    from cbdm_cli.summary import estimate
 
-    n = len(values)
-    spread = float(np.std(values, ddof=1)) / math.sqrt(n) * float(t.ppf(0.975, n - 1)) if n > 1 else math.inf
-    return float(np.mean(values)), spread
+    found = estimate(values)
+    return found.mean, found.half_width
 
 
 def summary(records: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from cbdm_cli.job import READINGS, run_folder
 from cbdm_cli.plan import Plan, readings_of
-from cbdm_cli.summary import Estimate, estimate
+from cbdm_cli.summary import Estimate, at_edge, estimate
 
 # What a result file keeps of a reading: name → where it stands there.
 KEPT: Mapping[str, tuple[str, ...]] = {
@@ -62,7 +62,7 @@ class Best:
 
     Args:
         omega: that ω.
-        at_edge: it is the largest of its grid, so that a larger one may be better.
+        at_edge: it ends its grid, so that a better one may lie beyond.
         scores: score → values by seed.
     """
 
@@ -73,7 +73,7 @@ class Best:
     @classmethod
     def of(cls, by_omega: ByOmega) -> Best:
         omega = min(by_omega, key=lambda o: math.fsum(by_omega[o]["fid"]))
-        return cls(omega, len(by_omega) > 1 and omega == max(by_omega, key=_last_number), by_omega[omega])
+        return cls(omega, at_edge(omega, list(by_omega)), by_omega[omega])
 
     def mean(self, score: str) -> float:
         values = self.scores[score]
@@ -87,10 +87,6 @@ class Best:
         """ω for a table."""
         omega = self.omega.replace("implied:", "ω_eff ").replace("linear:", "").replace(",", "τt + ", 1)
         return f"{omega} (edge)" if self.at_edge else omega
-
-
-def _last_number(omega: str) -> float:
-    return float(omega.partition(":")[2].split(",")[-1] or omega)
 
 
 def told(e: Estimate, digits: int = 2) -> str:

@@ -13,7 +13,7 @@ from cbdm_cli.job import READINGS, run_folder
 from cbdm_cli.plan import Plan, readings_of
 from cbdm_core.errors import CbdmError
 
-__all__ = ["SCORES", "Estimate", "Row", "Summary", "estimate", "summarise"]
+__all__ = ["SCORES", "Estimate", "Row", "Summary", "at_edge", "estimate", "summarise"]
 
 # Name → (where it stands in a result, whether less is better).
 SCORES: Mapping[str, tuple[tuple[str, ...], bool]] = {
@@ -205,7 +205,7 @@ def _row(
         variant=variant,
         kind=kind,
         omega=best,
-        at_edge=_at_edge(best, omegas),
+        at_edge=at_edge(best, omegas),
         seeds=seeds,
         scores={score: estimate(list(by_seed.values())) for score, by_seed in found.items()},
         differences=differences,
@@ -214,7 +214,7 @@ def _row(
     )
 
 
-def _at_edge(best: str, omegas: Sequence[str]) -> bool:
+def at_edge(best: str, omegas: Sequence[str]) -> bool:
     """Whether `best` ends the grid of numbers; 0, plain conditional, is where guidance starts and no edge."""
     numbers = {}
     for omega in omegas:
