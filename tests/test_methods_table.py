@@ -40,13 +40,13 @@ COUNTS = [100, 60, 36, 22, 13, 8, 5, 3, 2, 1]
 LOSS_PARTS: Mapping[str, tuple[str, str]] = {
     "cbdm": (
         "pulls the predictions under two conditions together",
-        "tests/test_truth.py::test_cbdm_gradient_is_its_closed_form",
+        "tests/truth/test_regulariser.py::test_cbdm_gradient_is_its_closed_form",
     ),
     "shrink": (
         "pulls each class to the law's mean, each with a strength of its own",
         "tests/priors/test_shrinkage.py::test_training_loss_is_stationary_at_the_closed_form",
     ),
-    "reweight": ("weighs each example by π(y)/q(y)", "tests/test_truth.py::test_reweighting_is_unbiased"),
+    "reweight": ("weighs each example by π(y)/q(y)", "tests/truth/test_laws.py::test_reweighting_is_unbiased"),
     "t2h": (
         "rows learn from images of classes at least as frequent (T2H)",
         "tests/priors/test_transfer.py::test_targets_are_the_published_ones",
@@ -83,7 +83,7 @@ BATCHES: Mapping[str, tuple[str, str]] = {
     ),
     PURE: (
         "batches of one class each, the class drawn from π",
-        "tests/test_truth.py::test_batches_of_one_class_are_unbiased_for_their_law",
+        "tests/truth/test_draws.py::test_batches_of_one_class_are_unbiased_for_their_law",
     ),
 }
 
@@ -113,7 +113,7 @@ SAMPLED = (
         "guidance",
         "`--omega 1`",
         "ε_c + ω(ε_c − ε_∅), for comparison",
-        "tests/test_truth.py::test_guidance_is_its_formula",
+        "tests/truth/test_guidance.py::test_guidance_is_its_formula",
         (ClassifierFreeGuidance,),
         lambda o: (ClassifierFreeGuidance(o, 1.0), DDIM(o.schedule)),
     ),
@@ -145,7 +145,7 @@ SAMPLED = (
         '`TrackedWeights(mode="mixture")`',
         "`cbdm sample RUN --unconditional --prior uniform`",
         "unconditional generation under π; the path itself gives the posterior",
-        "tests/priors/test_posterior.py::test_tracked_weights_are_the_posterior",
+        "tests/priors/test_tracking.py::test_tracked_weights_are_the_posterior",
         (TrackedWeights,),
         lambda o: (o, TrackedWeights(DDIM(o.schedule), *_laws())),
     ),
@@ -153,7 +153,7 @@ SAMPLED = (
         '`TrackedWeights(mode="null")`',
         "`cbdm sample RUN --guidance-prior uniform`",
         "guidance away from the adjusted null; the path itself gives the posterior",
-        "tests/priors/test_posterior.py::test_each_step_is_the_inner_samplers_with_the_weights_at_hand",
+        "tests/priors/test_tracking.py::test_each_step_is_the_inner_samplers_with_the_weights_at_hand",
         (TrackedWeights,),
         lambda o: (o, TrackedWeights(DDIM(o.schedule), *_laws(), mode="null", omega=1.0)),
     ),
