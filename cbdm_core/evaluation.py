@@ -64,9 +64,9 @@ class Copies:
         _check_alike(pool, training)
         seen = set(_bytes_of_rows(training))
         rows = torch.tensor([row not in seen for row in _bytes_of_rows(pool)])
-        features, _ = known or extractor(pool.model_input())
+        features, _ = _of_rows(known or extractor(pool.model_input()), len(pool))
         trained, _ = extractor(training.model_input())
-        return cls(trained.cpu(), training.y, features.cpu()[rows], pool.y[rows])
+        return cls(trained.cpu(), training.y, features[rows], pool.y[rows])
 
 
 def evaluate(
@@ -223,7 +223,7 @@ class _Judged:
     @classmethod
     def of_said(cls, said: tuple[Tensor, Tensor], labels: Tensor) -> _Judged:
         """Of what an extractor has said: features and log-probabilities."""
-        features, log_probs = (part.cpu() for part in said)
+        features, log_probs = _of_rows(said, len(labels))
         unknown = torch.full((len(labels),), torch.nan, dtype=torch.float64)
         return cls(features, labels, log_probs, unknown, unknown)
 
@@ -235,6 +235,17 @@ class _Judged:
 
     def __len__(self) -> int:
         return len(self.features)
+
+
+def _of_rows(said: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
+    """On the CPU what an extractor has said, of so many rows."""
+    features, log_probs = (part.cpu() for part in said)
+    if not len(features) == len(log_probs) == count:
+        raise CbdmError(
+            f"{len(features)} feature rows and {len(log_probs)} of probabilities are known of {count} examples: give "
+            "those of this very set"
+        )
+    return features, log_probs
 
 
 def _with_copies(fake: _Judged, copies: Copies) -> _Judged:

@@ -10,12 +10,8 @@ import sys
 from typing import Any
 
 from comparisons import Cell, Experiment, arguments, main
-from digits import SHARED, STEPS, base
+from digits import OMEGAS, SHARED, STEPS, base
 from tables import Best, differences_table
-
-from cbdm_cli import plan
-
-OMEGAS = (*plan.OMEGAS, "2")
 
 
 def cell(name: str, *settings: str, plain: bool = False) -> Cell:

@@ -13,6 +13,7 @@ import sys
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,11 @@ from typing import Any
 from tables import gathered
 
 from cbdm_cli.job import READINGS, run_folder
+from cbdm_cli.locking import held
 from cbdm_cli.plan import FILE, OMEGAS, Plan, Variant, extended, load_plan, readings_of, save_plan
 from cbdm_cli.runs import write_text
+from cbdm_cli.signals import asked_to_stop
+from cbdm_core.errors import CbdmError
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -96,19 +100,29 @@ def arguments(text: str | None, seeds: int, *, data_root: bool = False) -> Names
 
 
 def main(experiment: Experiment, asked: Namespace, page: Callable[[dict[str, Any]], str]) -> int:
-    """Run what is missing, write the result file, print its tables; the exit code is 1 where a job failed."""
+    """Run what is missing, write the result file, print its tables; the exit code is 1 where a job failed.
+
+    With fewer seeds than the experiment has the tables are printed and no file is written: it would take the place of
+    a better one.
+    """
     file = RESULTS / f"{experiment.name}.json"
-    if not asked.print:
+    if asked.print:
+        print(page(json.loads(file.read_text(encoding="utf-8"))))
+        return 0
+    try:
         failed = run(_only(experiment, asked.cells), asked.work, asked.jobs, asked.seeds)
-        if failed:
-            print(f"{len(failed)} jobs failed: {'; '.join(failed)}", file=sys.stderr)
-            return 1
-        if asked.cells:
-            return 0
-        cells = gathered(experiment.plans(asked.seeds), asked.work)
+    except CbdmError as error:
+        raise SystemExit(str(error)) from None
+    if failed:
+        print(f"{len(failed)} jobs failed: {'; '.join(failed)}", file=sys.stderr)
+        return 1
+    if asked.cells:
+        return 0
+    result = {"preset": experiment.preset, "cells": gathered(experiment.plans(asked.seeds), asked.work)}
+    if asked.seeds >= experiment.seeds:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(file, json.dumps({"preset": experiment.preset, "cells": cells}, indent=None) + "\n")
-    print(page(json.loads(file.read_text(encoding="utf-8"))))
+        write_text(file, json.dumps(result) + "\n")
+    print(page(result))
     return 0
 
 
@@ -121,16 +135,22 @@ def _only(experiment: Experiment, names: Sequence[str] | None) -> Experiment:
 
 
 def run(experiment: Experiment, work: Path, jobs: int, seeds: int) -> list[str]:
-    """Run what is missing, seed by seed; returns the jobs that failed."""
+    """Run what is missing, seed by seed; returns the jobs that failed.
+
+    Raises:
+        CbdmError: a cell in which another process works, or which holds runs of other settings.
+    """
     todo: list[tuple[Path, Variant, int]] = []
-    for name, plan in experiment.plans(seeds).items():
-        folder = work / name
-        folder.mkdir(parents=True, exist_ok=True)
-        save_plan(folder, _joined(folder, plan))
-        pairs = [(variant, seed) for seed in range(plan.seeds) for variant in plan.variants]
-        todo += [(folder, variant, seed) for variant, seed in pairs if _lacks(folder, plan, variant, seed)]
-    todo.sort(key=lambda job: job[2])
-    return _pool(todo, jobs)
+    with ExitStack() as cells:
+        for name, plan in experiment.plans(seeds).items():
+            folder = work / name
+            folder.mkdir(parents=True, exist_ok=True)
+            cells.enter_context(held(folder, "an experiment or cbdm compare"))
+            save_plan(folder, _joined(folder, plan))
+            pairs = [(variant, seed) for seed in range(plan.seeds) for variant in plan.variants]
+            todo += [(folder, variant, seed) for variant, seed in pairs if _lacks(folder, plan, variant, seed)]
+        todo.sort(key=lambda job: job[2])
+        return _pool(todo, jobs)
 
 
 def _joined(folder: Path, plan: Plan) -> Plan:
@@ -138,8 +158,8 @@ def _joined(folder: Path, plan: Plan) -> Plan:
     if not (folder / FILE).exists():
         return plan
     kept = load_plan(folder)
-    if (kept.settings, kept.steps) != (plan.settings, plan.steps):
-        raise SystemExit(f"{folder} holds runs of other settings: name another folder with --work, or remove it")
+    if (kept.preset, kept.settings, kept.steps) != (plan.preset, plan.settings, plan.steps):
+        raise CbdmError(f"{folder} holds runs of other settings: name another folder with --work, or remove it")
     further = [variant for variant in kept.variants if variant not in plan.variants]
     omegas = tuple(dict.fromkeys([*plan.omegas, *kept.omegas]))
     return extended(plan, further, max(plan.seeds, kept.seeds)).model_copy(update={"omegas": omegas})
@@ -175,15 +195,24 @@ class _Job:
 
 
 def _pool(todo: list[tuple[Path, Variant, int]], jobs: int) -> list[str]:
-    """Run the jobs, some at a time; the names of those that failed."""
+    """Run the jobs, some at a time; the names of those that failed. Ctrl-C and SIGTERM end the jobs too."""
     waiting, running, failed, begun = list(todo), [], [], time.monotonic()
-    while waiting or running:
-        while waiting and len(running) < jobs:
-            running.append(_Job.start(*waiting.pop(0)))
-        time.sleep(0.5)
-        for job in [job for job in running if job.process.poll() is not None]:
-            running.remove(job)
-            failed += [job.name] if job.process.returncode else []
-            left, minutes = len(waiting) + len(running), (time.monotonic() - begun) / 60
-            print(f"{minutes:6.1f} min  {job.told()}; {left} left", flush=True)
+    with asked_to_stop() as came:
+        try:
+            while not came and (waiting or running):
+                while waiting and len(running) < jobs:
+                    running.append(_Job.start(*waiting.pop(0)))
+                time.sleep(0.5)
+                for job in [job for job in running if job.process.poll() is not None]:
+                    running.remove(job)
+                    failed += [job.name] if job.process.returncode else []
+                    left, minutes = len(waiting) + len(running), (time.monotonic() - begun) / 60
+                    print(f"{minutes:6.1f} min  {job.told()}; {left} left", flush=True)
+        finally:
+            for job in running:  # each saves where it stands
+                job.process.terminate()
+            for job in running:
+                job.process.wait()
+    if came:
+        raise SystemExit(128 + came[0])
     return failed

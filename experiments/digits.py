@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from comparisons import Cell, Experiment, arguments, main
-from tables import methods_table
+from tables import Best, differences_table, methods_table
 
 from cbdm_cli import plan
 
@@ -43,12 +43,24 @@ def base(*names: str) -> Cell:
     return replace(BASE, variants={name: BASE.variants[name] for name in names})
 
 
+# What CBDM has over guidance; what schedules and intervals do; what is bought by memorising.
+PAIRS = (
+    *((f"cbdm:{law}", "ddpm, ω_eff(t)") for law in ("null", "training", "uniform")),
+    ("cbdm:null", "ddpm, interval"),
+    ("ddpm, ω_eff(t)", "ddpm"),
+    ("ddpm, interval", "ddpm"),
+    ("cbdm:null, aτt + b", "cbdm:null"),
+    ("resample:uniform", "ddpm"),
+    ("reweight:uniform", "ddpm"),
+)
 EXPERIMENT = Experiment("digits", "digits-lt", (BASE,), SHARED, seeds=5)
 
 
 def page(result: dict[str, Any]) -> str:
-    """The table in Markdown."""
-    return methods_table(result["cells"]["digits"]["rows"])
+    """Every method against DDPM at constant ω; then further pairs."""
+    rows = result["cells"]["digits"]["rows"]
+    pairs = [(f"{one} − {two}", Best.of(rows[one]), Best.of(rows[two])) for one, two in PAIRS]
+    return "\n\n".join([methods_table(rows), differences_table(pairs, "difference")])
 
 
 if __name__ == "__main__":

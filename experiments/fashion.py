@@ -13,7 +13,7 @@ from typing import Any
 from comparisons import Cell, Experiment, arguments, main
 from tables import methods_table
 
-OMEGAS = ("0", "0.5", "1", "1.5", "2")
+OMEGAS = ("0", "0.25", "0.5", "0.75", "1", "1.5", "2")
 SHARED = ("evaluation.per_class=50", "sampling.steps=20", "training.batch_size=32")
 METHODS = ("ddpm", "cbdm:null", "cbdm:training", "shrink:null", "t2h")
 SMALL = Cell("fashion-14", {name: name for name in METHODS}, omegas=OMEGAS, steps=2000)

@@ -90,6 +90,7 @@ def job(name: str, seed: int, steps: int, work: str) -> dict[str, Any]:
     from cbdm_cli.assemble import assemble
     from cbdm_cli.config import load_config, merged, validated
     from cbdm_cli.judging import balanced_samples, solver
+    from cbdm_cli.runs import write_text
     from cbdm_core.data.sources import mixture
     from cbdm_core.distributed import World
     from cbdm_core.generation import generate
@@ -125,7 +126,7 @@ def job(name: str, seed: int, steps: int, work: str) -> dict[str, Any]:
         found |= {n: {omega: judged(omega, prior) for omega in omegas} for n, (omegas, prior) in SAMPLED.items()}
     record = {"seed": seed, "steps": steps, "seconds": seconds, "distance": found}
     path = Path(work) / f"{list(METHODS).index(name):02d}-{seed}.json"
-    path.write_text(json.dumps(record))
+    write_text(path, json.dumps(record))
     return record
 
 
@@ -184,7 +185,7 @@ def summary(records: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
         pairs.append(pair)
     return {
         "steps": records[0][1]["steps"],
-        "seeds": list(SEEDS),
+        "seeds": sorted({record["seed"] for _, record in records}),
         "per_class": PER_CLASS,
         "sampler": f"dpm++2m, {SAMPLER_STEPS} steps",
         "rows": rows,
@@ -230,6 +231,8 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=list(METHODS), help="only these")
     parser.add_argument("--out", type=Path, default=RESULTS, help="the summary")
     asked = parser.parse_args()
+    if "ddpm" not in asked.methods:
+        parser.error("--methods: ddpm must be among them, the others are compared with it")
     asked.work.mkdir(parents=True, exist_ok=True)
     wanted = [(name, seed) for seed in range(asked.seeds) for name in asked.methods]
     records: list[tuple[str, dict[str, Any]]] = []
@@ -246,6 +249,10 @@ def main() -> None:
             records.append((waiting[future], future.result()))
             print(f"{done}/{len(waiting)} {waiting[future]} {records[-1][1]['seconds']:.0f} s", flush=True)
     table = summary(records)
+    whole = len(table["seeds"]) >= len(SEEDS) and asked.methods == list(METHODS) and asked.steps == STEPS
+    if not whole and asked.out == RESULTS:
+        print(page(table), pairs_page(table), sep="\n")
+        return  # a part would take the place of the whole
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text(json.dumps(table, indent=1) + "\n")
     print(page(table))

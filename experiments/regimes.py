@@ -14,12 +14,9 @@ from typing import Any
 
 from ablations import CHANGED
 from comparisons import RESULTS, Cell, Experiment, arguments, main
-from digits import SHARED, STEPS, base
-from tables import Best, differences_table
+from digits import OMEGAS, SHARED, STEPS, base
+from tables import Best, differences_table, table
 
-from cbdm_cli import plan
-
-OMEGAS = (*plan.OMEGAS, "2")
 FIGURE = Path(__file__).parents[1] / "docs" / "_static" / "regimes.svg"
 _FEWER = ("evaluation.per_class=40",)
 
@@ -72,13 +69,34 @@ def pairs(result: dict[str, Any], schedule: bool) -> list[tuple[str, Best, Best]
     return found
 
 
+def schedules(result: dict[str, Any]) -> list[tuple[str, Best, Best]]:
+    """(regime, DDPM under ω_eff(t), DDPM at constant ω) where DDPM was trained."""
+    found = []
+    for name, c in {**CELLS, **SHARED_CELLS}.items():
+        if "ddpm" in c.variants:
+            rows = result["cells"][c.name]["rows"]
+            found.append((name, Best.of(rows["ddpm, ω_eff(t)"]), Best.of(rows["ddpm"])))
+    return found
+
+
+def data_table(result: dict[str, Any]) -> str:
+    """What a regime of other data changes beside what it is called by."""
+    found = {name: result["cells"][c.name] for name, c in CELLS.items()}
+    lines = []
+    for name, cell in found.items():
+        counts = cell["counts"]
+        lines.append([name, len(counts), sum(counts), f"{max(counts)} … {min(counts)}", cell["epochs"]])
+    return table(("regime", "classes", "images", "a class", "epochs"), [[str(x) for x in line] for line in lines])
+
+
 def page(result: dict[str, Any]) -> str:
-    """Against the schedule, then against constant ω."""
+    """The data; CBDM against the schedule, then against constant ω; the schedule against constant ω."""
     tables = [
         differences_table(pairs(result, schedule), f"CBDM − DDPM {way}")
         for schedule, way in ((True, "under ω_eff(t)"), (False, "at constant ω"))
     ]
-    return "\n\n".join(tables)
+    tables.append(differences_table(schedules(result), "DDPM: ω_eff(t) − constant ω"))
+    return "\n\n".join([data_table(result), *tables])
 
 
 def digest() -> str:
@@ -119,6 +137,6 @@ def draw(result: dict[str, Any], file: Path = FIGURE) -> None:
 if __name__ == "__main__":
     asked = arguments(__doc__, EXPERIMENT.seeds)
     code = main(EXPERIMENT, asked, page)
-    if code == 0 and not asked.cells:
+    if code == 0 and not asked.cells and asked.seeds >= EXPERIMENT.seeds:
         draw(json.loads((RESULTS / "regimes.json").read_text(encoding="utf-8")))
     sys.exit(code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ ByOmega = Mapping[str, Mapping[str, Sequence[float]]]
 
 
 def gathered(plans: Mapping[str, Plan], work: Path) -> dict[str, Any]:
-    """The kept scores of every cell, row and ω, by seed; a row is a variant and a way to sample it.
+    """The kept scores of every cell, row and ω, by seed, and its data; a row is a variant and a way to sample it.
 
     Raises:
         FileNotFoundError: a reading that is not there yet.
@@ -45,14 +46,22 @@ def gathered(plans: Mapping[str, Plan], work: Path) -> dict[str, Any]:
                 rows.setdefault(row, {})[reading.omega] = {
                     score: values for score, values in scores.items() if None not in values
                 }
-        cells[name] = {"settings": list(plan.settings), "steps": plan.steps, "seeds": plan.seeds, "rows": rows}
+        told = {"settings": list(plan.settings), "steps": plan.steps, "seeds": plan.seeds}
+        cells[name] = {**told, **_data(run_folder(work / name, plan.variants[0], 0)), "rows": rows}
     return cells
+
+
+def _data(run: Path) -> dict[str, Any]:
+    """Training images of each class, and how often a run of the cell saw each."""
+    config = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
+    counts, training = config["facts"]["counts"], config["training"]
+    return {"counts": counts, "epochs": round(training["steps"] * training["batch_size"] / sum(counts))}
 
 
 def _value(result: Mapping[str, Any], path: Sequence[str]) -> float | None:
     found: Any = result
     for key in path:
-        found = found.get(key)
+        found = found.get(key) if isinstance(found, Mapping) else None
     return None if found is None else float(f"{found:.5g}")
 
 
@@ -73,7 +82,9 @@ class Best:
     @classmethod
     def of(cls, by_omega: ByOmega) -> Best:
         omega = min(by_omega, key=lambda o: math.fsum(by_omega[o]["fid"]))
-        return cls(omega, at_edge(omega, list(by_omega)), by_omega[omega])
+        last = omega == list(by_omega)[-1]
+        edge = last if omega.startswith("linear:") else at_edge(omega, list(by_omega))
+        return cls(omega, edge and len(by_omega) > 1, by_omega[omega])
 
     def mean(self, score: str) -> float:
         values = self.scores[score]
@@ -95,7 +106,8 @@ def told(e: Estimate, digits: int = 2) -> str:
     return f"**{text}**" if e.excludes_zero else text
 
 
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
     rows = ["| " + " | ".join(cells) + " |" for cells in (head, *lines)]
     return "\n".join([rows[0], "|" + "---|" * len(head), *rows[1:]])
 
@@ -113,16 +125,16 @@ def methods_table(rows: Mapping[str, ByOmega], baseline: str = "ddpm") -> str:
         copies = f"{100 * best.mean('tail memorised'):.1f} %" if "tail memorised" in best.scores else "—"
         fid, tail = (f"{best.mean(score):.2f}" for score in ("fid", "tail fid"))
         lines.append([name, best.told(), fid, differences[0], tail, differences[1], *shares, copies])
-    return _table(head, lines)
+    return table(head, lines)
 
 
 def differences_table(pairs: Sequence[tuple[str, Best, Best]], what: str) -> str:
-    """Named pairs, each at its best ω: first, second and the paired difference in four scores."""
-    head = (what, "FID of both", "FID", "tail FID", "recall", "tail recall")
+    """Named pairs, each at its best ω: first, second and the paired difference in five scores."""
+    scores = {"fid": 2, "tail fid": 2, "precision": 3, "recall": 3, "tail recall": 3}
+    head = (what, "ω of both", "FID of both", "FID", "tail FID", "precision", "recall", "tail recall")
     lines = []
     for name, one, two in pairs:
         both = f"{one.mean('fid'):.2f} / {two.mean('fid'):.2f}"
-        found = [told(one.minus(two, score), 2 if "fid" in score else 3) for score in ("fid", "tail fid")]
-        found += [told(one.minus(two, score), 3) for score in ("recall", "tail recall")]
-        lines.append([name, both, *found])
-    return _table(head, lines)
+        found = [told(one.minus(two, score), digits) for score, digits in scores.items()]
+        lines.append([name, f"{one.told()} / {two.told()}", both, *found])
+    return table(head, lines)

@@ -35,6 +35,8 @@ def test_the_page_holds_the_table_of_the_results(bench, results):
     """`python benchmarks/metrics.py` prints both for the page."""
     page = PAGE.read_text(encoding="utf-8")
     assert bench.page(results) in page and bench.memory_page(results) in page
+    told = [f"{row['inertia_ratio']:.3f}" for row in results["prd"]]
+    assert f"is {told[0]}, {told[1]} and {told[2]} of theirs" in " ".join(page.split())
 
 
 def test_ratios_are_medians_of_the_rounds(results):

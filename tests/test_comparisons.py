@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,9 @@ import pytest
 from scipy.stats import ttest_rel
 
 from cbdm_cli.job import READINGS, config_of, run_folder
+from cbdm_cli.locking import held
 from cbdm_cli.plan import load_plan, readings_of
+from cbdm_core.errors import CbdmError
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,6 +41,10 @@ def write_readings(work, plans, fid):
     """A reading of every variant, seed and ω, with fid(row, ω, seed)."""
     for name, plan in plans.items():
         for variant in plan.variants:
+            for seed in range(plan.seeds):
+                run = run_folder(work / name, variant, seed)
+                run.mkdir(parents=True)
+                (run / "config.toml").write_text("[facts]\ncounts = [9, 1]\n[training]\nsteps = 5\nbatch_size = 4\n")
             for reading in readings_of(plan, variant):
                 for seed in range(plan.seeds):
                     scores = {"fid": fid(variant.name, reading.kind, reading.omega, seed), "recall": 0.5}
@@ -52,6 +60,7 @@ def test_every_row_is_kept_by_seed_and_a_missing_reading_is_noticed(programs, sm
     write_readings(tmp_path, plans, lambda row, kind, omega, seed: 1.234567 + seed)
     cells = programs["tables"].gathered(plans, tmp_path)
     rows = cells["cell"]["rows"]
+    assert (cells["cell"]["counts"], cells["cell"]["epochs"]) == ([9, 1], 2)
     assert set(rows) == {"ddpm", "ddpm, ω_eff(t)", "ddpm, interval", "cbdm:null"}
     assert rows["ddpm, ω_eff(t)"].keys() == {"implied:1", "implied:2"}
     assert rows["cbdm:null"]["2"]["fid"] == [1.2346, 2.2346, 3.2346]
@@ -63,14 +72,22 @@ def test_every_row_is_kept_by_seed_and_a_missing_reading_is_noticed(programs, sm
 
 def test_omega_is_picked_on_the_mean_and_differences_are_paired(programs):
     Best = programs["tables"].Best
-    a = Best.of({"0": {"fid": [1.0, 5.0, 3.0]}, "1": {"fid": [2.0, 2.0, 4.0]}, "2": {"fid": [9.0, 9.0, 0.0]}})
+
+    def row(**fids):
+        scores = ("fid", "tail fid", "precision", "recall", "tail recall")
+        return {omega.replace("_", ":").lstrip("w"): dict.fromkeys(scores, values) for omega, values in fids.items()}
+
+    a = Best.of(row(w0=[1.0, 5.0, 3.0], w1=[2.0, 2.0, 4.0], w2=[9.0, 9.0, 0.0]))
     assert (a.omega, a.at_edge) == ("1", False)  # not 2, which one seed likes best
-    b = Best.of({"0": {"fid": [3.0, 3.5, 4.2]}, "implied:2": {"fid": [1.0, 1.5, 3.2]}})
+    b = Best.of(row(w0=[3.0, 3.5, 4.2], implied_2=[1.0, 1.5, 3.2]))
     assert (b.omega, b.at_edge, b.told()) == ("implied:2", True, "ω_eff 2 (edge)")
     low, high = ttest_rel(a.scores["fid"], b.scores["fid"]).confidence_interval(0.95)
     e = a.minus(b, "fid")
     assert (e.mean - e.half_width, e.mean + e.half_width) == pytest.approx((low, high), rel=1e-12)
     assert Best.of({"linear:1,0": {"fid": [1.0]}, "linear:1.5,0.5": {"fid": [2.0]}}).told() == "1τt + 0"
+    assert Best.of({"linear:1,0": {"fid": [2.0]}, "linear:1.5,0.5": {"fid": [1.0]}}).told() == "1.5τt + 0.5 (edge)"
+    (line,) = programs["tables"].differences_table([("one", a, b)], "what").splitlines()[2:]
+    assert line.startswith("| one | 1 / ω_eff 2 (edge) | 2.67 / 1.90 | **+0.77 ±")
 
 
 def test_a_difference_is_bold_only_where_its_interval_excludes_0(programs, small, tmp_path):
@@ -105,8 +122,9 @@ def test_a_shared_folder_keeps_the_variants_of_both(programs, small, tmp_path, m
     plan = load_plan(tmp_path / "cell")
     assert [variant.name for variant in plan.variants] == ["t2h", "ddpm", "cbdm:null"]
     assert plan.seeds == 3 and set(plan.omegas) == {"0", "1", "2", "3"}
-    with pytest.raises(SystemExit, match=r"holds runs of other settings: name another folder with --work"):
-        comparisons.run(replace(small, shared=()), tmp_path, 2, 2)
+    for other in (replace(small, shared=()), replace(small, preset="digits-lt")):
+        with pytest.raises(CbdmError, match=r"holds runs of other settings: name another folder with --work"):
+            comparisons.run(other, tmp_path, 2, 2)
 
 
 def test_some_cells_alone(programs, small, tmp_path, monkeypatch):
@@ -124,17 +142,78 @@ def test_some_cells_alone(programs, small, tmp_path, monkeypatch):
         comparisons.main(two, asked, lambda result: "")
 
 
-def test_what_failed_is_named_and_the_rest_goes_on(programs, small, tmp_path, monkeypatch, capfd):
-    """A job that cannot be made (no such folder of data) ends with code 2; its log is named."""
+class Started:
+    """A job that stands in for a process: it ends at the second look, with its code."""
+
+    def __init__(self, code):
+        self.returncode, self.looks, self.ended = code, 0, False
+
+    def poll(self):
+        self.looks += 1
+        return self.returncode if self.looks > 1 else None
+
+    def terminate(self):
+        self.ended = True
+
+    def wait(self):
+        self.waited = True
+
+
+@pytest.fixture
+def started(programs, monkeypatch, tmp_path):
+    """Jobs by name, in the order they were started; those named ddpm fail."""
+    comparisons, found = programs["comparisons"], {}
+
+    def start(folder, variant, seed):
+        name = f"{variant.name}, seed {seed}"
+        found[name] = Started(1 if variant.name == "ddpm" else 0)
+        return comparisons._Job(name, found[name], tmp_path / "log", 0.0)
+
+    monkeypatch.setattr(comparisons._Job, "start", start)
+    monkeypatch.setattr(comparisons.time, "sleep", lambda seconds: None)
+    return found
+
+
+def test_what_failed_is_named_and_the_rest_goes_on(programs, small, tmp_path, started, capfd):
+    """One job at a time, the first broken: the second is started all the same, and the end is code 1."""
     comparisons = programs["comparisons"]
-    monkeypatch.setattr(comparisons, "RESULTS", tmp_path / "results")
-    (cell,) = small.cells
-    broken = replace(small, cells=(replace(cell, settings=("data.source='npz'", "data.options={path='no.npz'}")),))
-    asked = comparisons.Namespace(work=tmp_path, jobs=2, seeds=1, print=False, cells=None)
-    assert comparisons.main(broken, asked, lambda result: "") == 1
-    out, err = capfd.readouterr()
-    assert out.count("failed, see") == 2 and "cbdm:null, seed 0" in err
-    assert "no.npz" in next(tmp_path.rglob("seed-0.log")).read_text()
+    asked = comparisons.Namespace(work=tmp_path, jobs=1, seeds=2, print=False, cells=None)
+    assert comparisons.main(small, asked, lambda result: "") == 1
+    assert list(started) == ["ddpm, seed 0", "cbdm:null, seed 0", "ddpm, seed 1", "cbdm:null, seed 1"]
+    assert "2 jobs failed: ddpm, seed 0; ddpm, seed 1" in capfd.readouterr().err
+
+
+def test_a_signal_ends_the_jobs_too(programs, small, tmp_path, started, monkeypatch):
+    """SIGTERM to the program: no further job is started, those that run are told to end and waited for."""
+    comparisons = programs["comparisons"]
+    monkeypatch.setattr(Started, "poll", lambda self: None)
+    monkeypatch.setattr(comparisons.time, "sleep", lambda seconds: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit) as end:
+        comparisons.run(small, tmp_path, 2, 3)
+    assert end.value.code == 128 + signal.SIGTERM
+    assert len(started) == 2 and all(job.ended and job.waited for job in started.values())
+
+
+def test_two_in_one_cell_are_refused(programs, small, tmp_path):
+    comparisons = programs["comparisons"]
+    (tmp_path / "cell").mkdir()
+    asked = comparisons.Namespace(work=tmp_path, jobs=1, seeds=1, print=False, cells=None)
+    with held(tmp_path / "cell", "a test"), pytest.raises(SystemExit, match=r"already runs in .*cell"):
+        comparisons.main(small, asked, lambda result: "")
+
+
+def test_fewer_seeds_do_not_take_the_place_of_the_result(programs, small, tmp_path, monkeypatch, capfd):
+    comparisons = programs["comparisons"]
+    monkeypatch.setattr(comparisons, "RESULTS", tmp_path)
+    monkeypatch.setattr(comparisons, "run", lambda *arguments: [])
+    monkeypatch.setattr(comparisons, "gathered", lambda plans, work: {"seeds": plans["cell"].seeds})
+    (tmp_path / "small.json").write_text("the whole")
+    asked = comparisons.Namespace(work=tmp_path, jobs=1, seeds=2, print=False, cells=None)
+    assert comparisons.main(small, asked, lambda result: f"{result['cells']['seeds']} seeds") == 0
+    assert "2 seeds" in capfd.readouterr().out and (tmp_path / "small.json").read_text() == "the whole"
+    asked.seeds = 3
+    assert comparisons.main(small, asked, lambda result: "") == 0
+    assert json.loads((tmp_path / "small.json").read_text())["cells"] == {"seeds": 3}
 
 
 @pytest.mark.parametrize("name", ["digits", "ablations", "regimes", "fashion"])
@@ -170,7 +249,7 @@ def test_an_experiment_runs_and_goes_on(programs, small, tmp_path, monkeypatch):
 
 # What was measured
 
-PAGES = {"ablations": "experiments.md", "regimes": "regimes.md"}
+PAGES = {"digits": "experiments.md", "ablations": "experiments.md", "regimes": "regimes.md"}
 
 
 @pytest.mark.parametrize("name", PAGES)

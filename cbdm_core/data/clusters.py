@@ -29,8 +29,8 @@ def split_classes(dataset: Dataset, clusters: int, *, features: Tensor | None = 
     Raises:
         CbdmError: M < 1, a class with fewer than M examples, a set that is told conditions, or features of other rows.
     """
-    if clusters < 1:
-        raise CbdmError(f"clusters = {clusters}: it must be 1 or more")
+    if not isinstance(clusters, int) or clusters < 1:
+        raise CbdmError(f"clusters = {clusters!r}: it must be a whole number of 1 or more")
     if clusters == 1:
         return dataset
     if dataset.condition is not None:
@@ -38,6 +38,8 @@ def split_classes(dataset: Dataset, clusters: int, *, features: Tensor | None = 
     z = _components(dataset.model_input().flatten(1).double()) if features is None else features.double()
     if z.ndim != 2 or len(z) != len(dataset):
         raise CbdmError(f"features of shape {tuple(z.shape)} for {len(dataset)} examples: give one row for each")
+    if not bool(torch.isfinite(z).all()):
+        raise CbdmError("the features hold NaN or infinite values: remove or mend them")
     K, y = dataset.num_classes, torch.empty_like(dataset.y)
     for label, name in enumerate(dataset.class_names):
         rows = (dataset.y == label).nonzero()[:, 0]

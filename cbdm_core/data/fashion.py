@@ -22,6 +22,7 @@ SIZES = (28, 14, 7)
 _PARTS = {"train": "train", "test": "t10k"}
 # Where the Debian package dataset-fashion-mnist puts the files.
 _SYSTEM = Path("/usr/share/datasets/fashion-mnist")
+_MOST_AXES = 4
 _UNSIGNED_BYTE = 8  # the type code of idx files of bytes
 
 
@@ -39,8 +40,8 @@ def fashion(*, size: int = 14, part: str = "train", root: str | None = None) -> 
 
     Source: Xiao, Rasul & Vollgraf 2017 (arXiv 1708.07747); MIT licence.
     """
-    if size not in SIZES:
-        raise CbdmError(f"size {size}: Fashion-MNIST comes with 28, 14 or 7 pixels a side")
+    if not isinstance(size, int) or size not in SIZES:
+        raise CbdmError(f"size {size!r}: Fashion-MNIST comes with 28, 14 or 7 pixels a side")
     if part not in _PARTS:
         raise unknown_name("part of Fashion-MNIST", part, tuple(_PARTS))
     folder, name = _folder(root), _PARTS[part]
@@ -94,6 +95,8 @@ def read_idx(path: Path) -> np.ndarray:
     axes, start = raw[3], 4 + 4 * raw[3]
     shape = struct.unpack(f">{axes}I", raw[4:start]) if len(raw) >= start else ()
     expected = start + int(np.prod(shape, dtype=object)) if shape else start
+    if not 1 <= axes <= _MOST_AXES or 0 in shape:
+        raise CbdmError(f"{path} has the shape {shape}: 1 to {_MOST_AXES} axes, none of them empty; fetch it again")
     if not shape or len(raw) != expected:
         raise CbdmError(f"{path} has {len(raw)} bytes, and its head asks for {expected}: fetch it again")
     return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)

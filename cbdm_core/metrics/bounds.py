@@ -24,7 +24,8 @@ def distances(x: Tensor, y: Tensor) -> Tensor:
 def _matmul_dtype(device: torch.device) -> torch.dtype:
     """float32 where its products are sure to be computed in it, or else float64."""
     try:
-        exact = device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
+        asked = torch.get_float32_matmul_precision() == "highest" and not torch.is_autocast_enabled(device.type)
+        exact = device.type == "cpu" and asked
     except RuntimeError:  # set in more than one of the ways that torch has
         exact = False
     return torch.float32 if exact else torch.float64

@@ -29,6 +29,8 @@ def checked_features(features: Tensor, what: str, least: int, dtype: torch.dtype
     """
     if features.ndim != 2:
         raise CbdmError(f"{what} features must be (N, D), got {tuple(features.shape)}: flatten each row")
+    if features.shape[1] == 0:
+        raise CbdmError(f"{what} features of shape {tuple(features.shape)} hold no number: give one or more a row")
     if len(features) < least:
         raise CbdmError(f"{len(features)} {what} feature rows are too few: give {least} or more")
     bad = int((~torch.isfinite(features).all(1)).sum())
@@ -144,7 +146,7 @@ def frechet_distance(real: Tensor | Moments, fake: Tensor | Moments) -> float:
 def _trace_of_root(first: Tensor, second: Tensor) -> Tensor:
     """tr (A^½ B A^½)^½ for symmetric A, B ≥ 0: the roots of the eigenvalues of LᵀBL, whatever L with A = LLᵀ."""
     factor, failed = torch.linalg.cholesky_ex(first)
-    if failed:  # A is singular: A^½ does, at several times the cost
+    if failed:  # A is singular: A^½ does, which costs more
         values, vectors = torch.linalg.eigh(first)
         factor = vectors * values.clamp(min=0).sqrt()
     product = factor.mT @ second @ factor if failed else _lower_of_product(factor, second)

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from cbdm_core.errors import CbdmError
+from cbdm_core.metrics.bounds import CHUNK, distances
 from cbdm_core.metrics.frechet import checked_pair, seeded
 
 __all__ = ["PrdScores", "f_beta", "prd", "prd_curve"]
 
-_CHUNK = 512  # rows held in float64 at once
 _RANK = 64  # leading directions, at most
 _STEPS, _FULL_STEPS = 20, 2  # of k-means, at most, in the leading directions and then in all
 
@@ -46,7 +46,8 @@ def prd(
 
     Returns:
         The two scores. With few rows to a cluster both are too low, for the histograms of equal laws differ by chance:
-        have several rows for each cluster.
+        have several rows for each cluster. One row a million times farther out than the rest leaves float32 too few
+        digits for them: remove it first.
 
     Raises:
         CbdmError: no row, NaN or infinite values, different D, or numbers out of range.
@@ -58,7 +59,10 @@ def prd(
         raise CbdmError(f"num_classes = {num_classes}, runs = {runs}: both must be 1 or more")
     rng = seeded(seed, "prd")
     n = min(len(real), len(fake))
-    found = [_scores(x, n, 20 * num_classes, angles, rng) for x in _unions(*_about_the_middle(real, fake), runs, rng)]
+    with torch.autocast("cpu", enabled=False):  # clusters of half precision would be others
+        found = [
+            _scores(x, n, 20 * num_classes, angles, rng) for x in _unions(*_about_the_middle(real, fake), runs, rng)
+        ]
     return PrdScores(*np.mean(found, axis=0).tolist())
 
 
@@ -103,7 +107,7 @@ def _about_the_middle(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
 
     On the CPU, where the same seed gives the same sums to the bit.
     """
-    sets = [rows.split(_CHUNK) for rows in (real, fake)]
+    sets = [rows.split(CHUNK) for rows in (real, fake)]
     means = [torch.stack([rows.double().sum(0) for rows in part]).sum(0) / sum(map(len, part)) for part in sets]
     middle = (means[0] + means[1]) / 2
     scale = max(float((rows.double() - middle).abs().max()) for part in sets for rows in part) or 1.0
@@ -193,4 +197,4 @@ def _starts(x: Tensor, clusters: int, rng: np.random.Generator) -> Tensor:
 
 def _squared(x: Tensor, centre: Tensor) -> Tensor:
     """(N,) squared distances of the rows from a (1, D) centre, 0 from a copy of it."""
-    return torch.cdist(x, centre, compute_mode="donot_use_mm_for_euclid_dist")[:, 0].square()
+    return distances(x, centre)[:, 0].square()

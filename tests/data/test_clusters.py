@@ -72,6 +72,11 @@ def test_what_cannot_be_split_is_refused():
         split_classes(data, 0)
     with pytest.raises(CbdmError, match=r"features of shape \(2, 1\) for 3"):
         split_classes(data, 2, features=torch.zeros(2, 1))
+    for wrong in (2.5, "4"):
+        with pytest.raises(CbdmError, match=r"clusters = .* whole number"):
+            split_classes(data, wrong)
+    with pytest.raises(CbdmError, match=r"NaN or infinite"):
+        split_classes(data, 1 + 1, features=torch.full((3, 1), torch.nan))
     told = Dataset(torch.zeros(2, 2), torch.tensor([0, 0]), ("a",), condition=torch.zeros(2, 1))
     with pytest.raises(CbdmError, match=r"conditions .* leave clusters at 1"):
         split_classes(told, 2)

@@ -49,6 +49,8 @@ def test_the_environment_names_the_folder(folder, monkeypatch):
         (lambda raw: raw[:7], r"has 7 bytes"),
         (lambda raw: gzip.compress(raw)[:-9], r"cannot be read"),
         (lambda raw: b"\0\0\x08\x03" + b"\xff" * 12, r"asks for 79228162458924105385300197391"),
+        (lambda raw: b"\0\0\x08\x41" + b"\0\0\0\x01" * 65 + b"0", r"1 to 4 axes"),
+        (lambda raw: b"\0\0\x08\x03" + b"\0" * 4 + b"\xff" * 8, r"none of them empty"),
     ],
 )
 def test_a_damaged_file_is_refused(tmp_path, damage, line):
@@ -59,8 +61,9 @@ def test_a_damaged_file_is_refused(tmp_path, damage, line):
 
 
 def test_what_is_asked_for_must_exist(folder, tmp_path):
-    with pytest.raises(CbdmError, match=r"size 13: .*28, 14 or 7"):
-        fashion(size=13, root=str(folder))
+    for size in (13, 14.0):
+        with pytest.raises(CbdmError, match=rf"size {size}: .*28, 14 or 7"):
+            fashion(size=size, root=str(folder))
     with pytest.raises(CbdmError, match=r"part of Fashion-MNIST 'tests'.*test"):
         fashion(part="tests", root=str(folder))
     with pytest.raises(CbdmError, match=r"no train-images-idx3-ubyte.gz: install .*dataset-fashion-mnist"):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cbdm_core.data.dataset import Dataset
+from cbdm_core.data.sources import digits
 from cbdm_core.errors import CbdmError
 from cbdm_core.evaluation import Copies, evaluate
 from cbdm_core.metrics.frechet import frechet_distance
@@ -408,3 +409,12 @@ def test_refused(two_classes, case, words):
     samples, labels, counts, k = case
     with pytest.raises(CbdmError, match=words):
         evaluate(samples, labels, two_classes, Plain(), counts, k=k)
+
+
+@pytest.mark.parametrize("rows", [3, 400])
+def test_known_features_must_be_of_the_reference(rows):
+    """Those of another set would be taken for its rows."""
+    data = digits()[torch.arange(40)]
+    known = (torch.zeros(rows, 2, dtype=torch.float64), torch.zeros(rows, 10, dtype=torch.float64))
+    with pytest.raises(CbdmError, match=rf"{rows} feature rows and {rows} of probabilities are known of 40 examples"):
+        evaluate(data.model_input(), data.y, data, lambda x: known, data.counts(), known=known)

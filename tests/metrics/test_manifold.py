@@ -319,6 +319,14 @@ def test_a_coarser_product_is_not_trusted(precision):
         torch.set_float32_matmul_precision(before)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_changes_nothing(dtype):
+    real, fake = points(0, 400, 64).float(), points(1, 400, 64, spread=1.05).float()
+    expected = prdc(real, fake, 5)
+    with torch.autocast("cpu", dtype):
+        assert prdc(real, fake, 5) == expected
+
+
 def test_float32_features_give_what_their_float64_copies_give():
     real, fake = points(0, 80, 40).float(), points(1, 70, 40, spread=1.1).float()
     assert prdc(real, fake, 4) == prdc(real.double(), fake.double(), 4)
