@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cbdm_core.draws import Draws
 from cbdm_core.errors import CbdmError
-from cbdm_core.metrics import features
+from cbdm_core.metrics.features import network_outputs, train_network
 from cbdm_core.report import count_groups, rank_groups
 
 __all__ = [
@@ -110,10 +110,12 @@ def filling_labels(counts: Tensor, fill: int | None = None) -> Tensor:
         fill: N ≥ 1; by default the count of the commonest class.
 
     Raises:
-        CbdmError: N below 1, or no class that has fewer.
+        CbdmError: N below 1, no class with an example, or none that has fewer.
     """
     if fill is not None and fill < 1:
         raise CbdmError(f"fill = {fill}: it is the number of examples a class is filled up to, 1 or more")
+    if not (counts > 0).any():
+        raise CbdmError(f"{len(counts)} classes, none with a training example: fill a training set that has 1 or more")
     goal, counts = int(counts.max()) if fill is None else fill, counts.cpu()
     lacking = torch.where(counts > 0, (goal - counts).clamp(min=0), 0)
     if not lacking.any():
@@ -138,8 +140,11 @@ def training_sets(
         seed: of the choice of copies; each example of a class is copied as often as any other, or once more.
 
     Raises:
-        CbdmError: examples of another shape, lengths that disagree, or a label without a training example.
+        CbdmError: no training example, examples of another shape, lengths that disagree, or a label without a training
+            example.
     """
+    if len(x) == 0 or len(y) != len(x):
+        raise CbdmError(f"{len(x)} training examples with {len(y)} labels: give 1 or more, and one label each")
     if generated.shape[1:] != x.shape[1:] or len(generated) != len(labels):
         raise CbdmError(
             f"{len(generated)} generated examples of shape {tuple(generated.shape[1:])} with {len(labels)} labels, for "
@@ -199,7 +204,5 @@ def predict_held_out(
         raise CbdmError(
             f"labels go from {int(y.min())} to {int(y.max())}: {num_classes} classes have 0 … {num_classes - 1}"
         )
-    with features._own_randomness(seed) as generator, torch.enable_grad():
-        network = features._network(shape, num_classes).to(device)
-        features._fit(network, x.to(device, torch.float32), y.to(device), generator)
-    return features.Classifier(network, shape, num_classes, "", 0.0).predict(test_x).cpu()
+    network = train_network(x, y, num_classes, torch.Generator().manual_seed(seed), device)
+    return network_outputs(network, test_x)[1].argmax(1).cpu()

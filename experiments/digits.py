@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from comparisons import Cell, Experiment, arguments, main
-from tables import Best, differences_table, methods_table
+from tables import methods_table, pairs_table
 
 from cbdm_cli import plan
 
@@ -59,8 +59,7 @@ EXPERIMENT = Experiment("digits", "digits-lt", (BASE,), SHARED, seeds=5)
 def page(result: dict[str, Any]) -> str:
     """Every method against DDPM at constant ω; then further pairs."""
     rows = result["cells"]["digits"]["rows"]
-    pairs = [(f"{one} − {two}", Best.of(rows[one]), Best.of(rows[two])) for one, two in PAIRS]
-    return "\n\n".join([methods_table(rows), differences_table(pairs, "difference")])
+    return "\n\n".join([methods_table(rows), pairs_table(rows, PAIRS)])
 
 
 if __name__ == "__main__":

@@ -82,9 +82,7 @@ class Best:
     @classmethod
     def of(cls, by_omega: ByOmega) -> Best:
         omega = min(by_omega, key=lambda o: math.fsum(by_omega[o]["fid"]))
-        last = omega == list(by_omega)[-1]
-        edge = last if omega.startswith("linear:") else at_edge(omega, list(by_omega))
-        return cls(omega, edge and len(by_omega) > 1, by_omega[omega])
+        return cls(omega, at_edge(omega, list(by_omega)), by_omega[omega])
 
     def mean(self, score: str) -> float:
         values = self.scores[score]
@@ -138,3 +136,8 @@ def differences_table(pairs: Sequence[tuple[str, Best, Best]], what: str) -> str
         found = [told(one.minus(two, score), digits) for score, digits in scores.items()]
         lines.append([name, f"{one.told()} / {two.told()}", both, *found])
     return table(head, lines)
+
+
+def pairs_table(rows: Mapping[str, ByOmega], pairs: Sequence[tuple[str, str]]) -> str:
+    """Differences of named rows."""
+    return differences_table([(f"{a} − {b}", Best.of(rows[a]), Best.of(rows[b])) for a, b in pairs], "difference")

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.errors import CbdmError
-from cbdm_core.writing import replacing
+from cbdm_core.metrics.kept import DamagedError, Facts, kept_path, read_kept, write_kept
 
-__all__ = ["Classifier", "FeatureExtractor", "cached_classifier", "stratified_split", "train_classifier"]
+__all__ = [
+    "Classifier",
+    "FeatureExtractor",
+    "cached_classifier",
+    "network_outputs",
+    "stratified_split",
+    "train_classifier",
+    "train_network",
+]
 
 VERSION = 1  # of the network and its training: raise it with any change to them, so that old caches are not read
 
@@ -82,7 +84,6 @@ class Classifier:
         """The name of these features: "classifier/" and eight digits of the data's hash."""
         return f"classifier/{self.data_hash[:8]}"
 
-    @torch.no_grad()
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, *shape) float32 in the model's range → (N, D) float64 features, (N, K) float64 log-probabilities.
 
@@ -96,10 +97,7 @@ class Classifier:
             )
         if len(x) == 0:
             return x.new_empty(0, _FEATURES, dtype=torch.float64), x.new_empty(0, self.num_classes, dtype=torch.float64)
-        device = next(self.network.parameters()).device
-        parts = [self.network(rows) for rows in x.to(device, torch.float32).split(512)]
-        features, logits = (torch.cat(column).double() for column in zip(*parts, strict=True))
-        return features, logits.log_softmax(1)
+        return network_outputs(self.network, x)
 
     def features(self, x: Tensor) -> Tensor:
         """(N, *shape) → (N, D) float64 features."""
@@ -169,13 +167,6 @@ def _network(shape: tuple[int, ...], num_classes: int) -> nn.Module:
     return net.float()
 
 
-@contextmanager
-def _own_randomness(seed: int) -> Iterator[torch.Generator]:
-    """The CPU's default generator seeded within the block and put back after it; a GPU's is left alone."""
-    with torch.random.fork_rng(devices=[]):
-        yield torch.default_generator.manual_seed(seed)
-
-
 def stratified_split(y: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """(kept, held out) row numbers: `share` of each class held out, at least one where it has two or more.
 
@@ -207,16 +198,54 @@ def train_classifier(dataset: Dataset, *, seed: int = 0) -> Classifier:
     Raises:
         CbdmError: examples of more than 3 spatial axes, or no class of 2 examples or more to hold one out.
     """
-    with _own_randomness(seed) as generator, torch.enable_grad():
-        kept, held = stratified_split(dataset.y, _HELD_OUT, generator)
-        if len(held) == 0:
-            raise CbdmError("every class has 1 example: a classifier to judge with needs a class of 2 or more")
-        network = _network(dataset.shape, dataset.num_classes)
-        _fit(network, dataset.model_input(kept), dataset.y[kept], generator)
+    generator = torch.Generator().manual_seed(seed)
+    kept, held = stratified_split(dataset.y, _HELD_OUT, generator)
+    if len(held) == 0:
+        raise CbdmError("every class has 1 example: a classifier to judge with needs a class of 2 or more")
+    network = train_network(dataset.model_input(kept), dataset.y[kept], dataset.num_classes, generator)
     classifier = Classifier(network, dataset.shape, dataset.num_classes, dataset.content_hash(), 0.0)
     right = classifier.predict(dataset.model_input(held)) == dataset.y[held]
     classifier.held_out_accuracy = float(right.double().mean())
     return classifier
+
+
+def train_network(
+    x: Tensor, y: Tensor, num_classes: int, generator: torch.Generator, device: torch.device | str = "cpu"
+) -> nn.Module:
+    """The network of `train_classifier`, trained on all of these rows, in eval mode; `network_outputs` applies it.
+
+    Initial weights and batches are functions of the generator's state, which stays as it is, as does the global one.
+
+    Args:
+        x: (n, …) float in the model's range, n ≥ 1.
+        y: (n,) long in [0, K).
+        num_classes: K.
+        generator: on the CPU.
+        device: to train on.
+
+    Raises:
+        CbdmError: examples of more than 3 spatial axes.
+    """
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        ours = torch.default_generator
+        ours.set_state(generator.get_state())  # initial weights come from the default generator
+        network = _network(tuple(x.shape[1:]), num_classes).to(device)
+        _fit(network, x.to(device, torch.float32), y.to(device), ours)
+    return network.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def network_outputs(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, D) float64 features and (N, K) float64 log-probabilities of a network of `train_network`, on its device.
+
+    Args:
+        network: in eval mode.
+        x: (N, …) float in the model's range, N ≥ 1; examples of the shape it was trained on.
+    """
+    device = next(network.parameters()).device
+    parts = [network(rows) for rows in x.to(device, torch.float32).split(512)]
+    features, logits = (torch.cat(column).double() for column in zip(*parts, strict=True))
+    return features, logits.log_softmax(1)
 
 
 def _fit(network: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> None:
@@ -246,17 +275,12 @@ def _rows_of_batches(count: int, steps: int, generator: torch.Generator) -> Iter
 
 
 @dataclass(frozen=True)
-class _Facts:
-    """What a kept classifier depends on: any difference makes it another one."""
+class _Facts(Facts):
+    """What a kept classifier depends on."""
 
-    version: int
-    data_hash: str
     seed: int
     shape: tuple[int, ...]
     num_classes: int
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
 
 
 def cached_classifier(dataset: Dataset, *, cache_dir: Path | str | None = None, seed: int = 0) -> Classifier:
@@ -271,7 +295,7 @@ def cached_classifier(dataset: Dataset, *, cache_dir: Path | str | None = None, 
         seed: as of `train_classifier`.
     """
     facts = _Facts(VERSION, dataset.content_hash(), seed, dataset.shape, dataset.num_classes)
-    path = _cache_file(cache_dir, facts)
+    path = kept_path(cache_dir, "classifier", facts)
     found = path and _read(path, facts)
     if found:
         return found
@@ -281,64 +305,21 @@ def cached_classifier(dataset: Dataset, *, cache_dir: Path | str | None = None, 
     return classifier
 
 
-def _cache_file(folder: Path | str | None, facts: _Facts) -> Path | None:
-    """Where the classifier is kept, or None where there is no place for it."""
-    digest = hashlib.sha256(facts.to_json().encode()).hexdigest()[:16]
-    try:
-        return (Path(folder) if folder else default_folder()).expanduser() / f"classifier-{digest}.safetensors"
-    except RuntimeError:  # a user without a home
-        return None
-
-
-def default_folder() -> Path:
-    if named := os.environ.get("CBDM_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "cbdm"
-
-
-def checksum(weights: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        digest.update(name.encode() + weights[name].contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def read_kept(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """(header, tensors) of a file in the cache.
-
-    Raises:
-        OSError: there is none.
-        SafetensorError, ValueError, KeyError, TypeError: it is no such file.
-    """
-    with safe_open(path, "pt") as file:
-        names = file.keys()
-        return json.loads((file.metadata() or {})["cbdm"]), {name: file.get_tensor(name) for name in names}
-
-
 def _read(path: Path, facts: _Facts) -> Classifier | None:
     """The classifier in the file, or None where there is none that is whole and of these facts."""
     try:
-        header, weights = read_kept(path)
-        accuracy = float(header.pop("held_out_accuracy"))
-        if header != {"facts": facts.to_json(), "checksum": checksum(weights)}:
+        found = read_kept(path, facts)
+        if not found or found[1].keys() != {"held_out_accuracy"}:
             return None
-        with _own_randomness(0):
+        weights, accuracy = found[0], float(found[1]["held_out_accuracy"])
+        with torch.random.fork_rng(devices=[]):
             network = _network(facts.shape, facts.num_classes)
         network.load_state_dict(weights)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):
+    except (DamagedError, ValueError, TypeError, RuntimeError):
         return None
     return Classifier(network, facts.shape, facts.num_classes, facts.data_hash, accuracy)
 
 
 def _write(path: Path, classifier: Classifier, facts: _Facts) -> None:
-    """Keep the classifier; a cache that can't be written is no reason to stop."""
     weights = {name: value.cpu().contiguous() for name, value in classifier.network.state_dict().items()}
-    header = {
-        "facts": facts.to_json(),
-        "checksum": checksum(weights),
-        "held_out_accuracy": classifier.held_out_accuracy,
-    }
-    with suppress(OSError, CbdmError, SafetensorError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            save_file(weights, temporary, {"cbdm": json.dumps(header)})
+    write_kept(path, facts, weights, {"held_out_accuracy": classifier.held_out_accuracy})

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from cbdm_core.errors import CbdmError, closest
 
-__all__ = ["PUBLISHED", "Inception", "load_inception", "state_of"]
+__all__ = ["PUBLISHED", "Inception", "load_inception", "read_file", "read_weights", "state_of"]
 
 PUBLISHED = "6726825d"  # the SHA-256 of pt_inception-2015-12-05-6726825d.pth begins so
 
@@ -198,6 +198,37 @@ class Inception(nn.Module):
         return self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x))).mean((2, 3))
 
 
+def read_file(path: Path, what: str, mend: str, count: int = -1) -> bytes:
+    """What the file holds; "~" at the start of its path is a home folder.
+
+    Args:
+        path: of the file.
+        what: the file's part in the error's sentence, such as "the weights".
+        mend: the end of that sentence.
+        count: bytes to read, all for −1; 0 only tries whether it opens.
+
+    Raises:
+        CbdmError: a path that can't be, or a file that can't be read.
+    """
+    try:
+        with path.expanduser().open("rb") as file:
+            return file.read(count)
+    except (OSError, ValueError, RuntimeError) as error:  # ValueError: a NUL byte; RuntimeError: a user without a home
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).rstrip(".")
+        raise CbdmError(f"{what} {_printable(path)} cannot be read: {reason}; {mend}") from error
+
+
+def _printable(path: Path) -> str:
+    """The path as it is, or in quotes and escaped where it would break a line."""
+    return str(path) if str(path).isprintable() else repr(str(path))
+
+
+def read_weights(path: Path, count: int = -1) -> bytes:
+    """`read_file` of Inception's weights."""
+    mend = f"give the path of pt_inception-2015-12-05-{PUBLISHED}.pth, as pytorch-fid publishes it"
+    return read_file(path, "the Inception weights", mend, count)
+
+
 def load_inception(path: Path) -> tuple[Inception, str]:
     """(the network in eval mode on the CPU, the first 8 hex digits of the file's SHA-256), read without running code.
 
@@ -205,13 +236,7 @@ def load_inception(path: Path) -> tuple[Inception, str]:
         CbdmError: a file that is missing or holds anything but tensors, keys that are missing or unexpected, shapes or
             values that do not fit.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CbdmError(
-            f"the Inception weights {path} cannot be read: {error.strerror or error}; give the path of "
-            f"pt_inception-2015-12-05-{PUBLISHED}.pth, as pytorch-fid publishes it"
-        ) from error
+    content = read_weights(path)
     try:
         saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what its archive reader, its unpickler or its maps happen to raise

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.errors import CbdmError
-from cbdm_core.metrics.features import FeatureExtractor, checksum, default_folder, read_kept
-from cbdm_core.writing import replacing
+from cbdm_core.metrics.features import FeatureExtractor
+from cbdm_core.metrics.kept import DamagedError, Facts, kept_path, read_kept, write_kept
 
 __all__ = ["reference_features"]
 
@@ -26,16 +22,11 @@ _PROBES, _TOLERANCE = 16, 0.01  # rows taken anew, and how far they may lie off:
 
 
 @dataclass(frozen=True)
-class _Facts:
-    """What kept features depend on: any difference makes them others."""
+class _Facts(Facts):
+    """What kept features depend on."""
 
-    version: int
-    data_hash: str
     features: str
     pixels: str
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
 
 
 def reference_features(
@@ -60,46 +51,35 @@ def reference_features(
     """
     pixels = "uint8 / 127.5 - 1" if dataset.is_images else "vectors as they are"
     facts = _Facts(VERSION, dataset.content_hash(), extractor.convention, pixels)
-    path = _cache_file(cache_dir, facts)
+    path = kept_path(cache_dir, "reference", facts)
     kept = path and _read(path, facts, len(dataset))
     if kept and _still_so(kept, dataset, extractor):
         return kept
     features, log_probs = (part.cpu().double() for part in extractor(dataset.model_input()))
     if path:
-        _write(path, features, log_probs, facts)
+        write_kept(path, facts, {"features": _compact(features), "log_probs": _compact(log_probs)})
     return features, log_probs
-
-
-def _cache_file(folder: Path | str | None, facts: _Facts) -> Path | None:
-    """Where the features are kept, or None where there is no place for them."""
-    digest = hashlib.sha256(facts.to_json().encode()).hexdigest()[:16]
-    try:
-        return (Path(folder) if folder else default_folder()).expanduser() / f"reference-{digest}.safetensors"
-    except RuntimeError:  # a user without a home
-        return None
 
 
 def _read(path: Path, facts: _Facts, count: int) -> tuple[Tensor, Tensor] | None:
     """What the file holds, or None where there is none to read.
 
     Raises:
-        CbdmError: a file that is not what its name says; files appear whole, so that it was damaged since.
+        CbdmError: a file that is not what its name says.
     """
     try:
-        header, parts = read_kept(path)
-        agrees = header == {"facts": facts.to_json(), "checksum": checksum(parts)}
-        features, log_probs = parts["features"].double(), parts["log_probs"].double()
-    except OSError:
-        return None
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(path) from error
-    if not agrees or len(features) != count or len(log_probs) != count:
-        raise _damaged(path)
-    return features, log_probs
+        kept = read_kept(path, facts)
+        return kept and _features_of(*kept, count)
+    except DamagedError as error:
+        raise CbdmError(
+            f"the kept reference features {path} are damaged: delete the file, and they are taken anew"
+        ) from error
 
 
-def _damaged(path: Path) -> CbdmError:
-    return CbdmError(f"the kept reference features {path} are damaged: delete the file, and they are taken anew")
+def _features_of(parts: Mapping[str, Tensor], notes: Mapping[str, object], count: int) -> tuple[Tensor, Tensor]:
+    if notes or parts.keys() != {"features", "log_probs"} or {len(part) for part in parts.values()} != {count}:
+        raise DamagedError("other parts than were kept")
+    return parts["features"].double(), parts["log_probs"].double()
 
 
 def _still_so(kept: tuple[Tensor, Tensor], dataset: Dataset, extractor: FeatureExtractor) -> bool:
@@ -111,16 +91,6 @@ def _still_so(kept: tuple[Tensor, Tensor], dataset: Dataset, extractor: FeatureE
 
 def _close(old: Tensor, new: Tensor) -> bool:
     return old.shape == new.shape and bool((old - new).norm() <= _TOLERANCE * new.norm())
-
-
-def _write(path: Path, features: Tensor, log_probs: Tensor, facts: _Facts) -> None:
-    """Keep the features; a cache that can't be written is no reason to stop."""
-    parts = {"features": _compact(features), "log_probs": _compact(log_probs)}
-    header = {"facts": facts.to_json(), "checksum": checksum(parts)}
-    with suppress(OSError, CbdmError, SafetensorError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            save_file(parts, temporary, {"cbdm": json.dumps(header)})
 
 
 def _compact(x: Tensor) -> Tensor:

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.errors import CbdmError, closest
 from cbdm_core.metrics.features import FeatureExtractor, cached_classifier
-from cbdm_core.metrics.inception import PUBLISHED, Inception, load_inception
+from cbdm_core.metrics.inception import PUBLISHED, Inception, load_inception, read_file, read_weights
 
-__all__ = ["Mapped", "feature_extractor"]
+__all__ = ["Mapped", "check_features", "feature_extractor"]
 
 _SOURCES = "classifier, pixels, inception:PATH, torchscript:PATH, or module:attr"
 
@@ -64,7 +64,15 @@ class Mapped:
         return features, features.new_empty(len(x), 0)
 
     def _checked(self, x: Tensor) -> Tensor:
-        found = self.map(x)
+        try:
+            found = self.map(x)
+        except CbdmError:
+            raise
+        except Exception as error:  # the map is anybody's code
+            raise CbdmError(
+                f"the features {self.convention} fail on examples of shape {self.shape}: {_one_line(error)}; their map "
+                "must take (B, *shape) float32, images in [-1, 1]"
+            ) from error
         if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(x) or 0 in found.shape:
             form = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"type {type(found).__name__}"
             raise CbdmError(
@@ -101,28 +109,59 @@ def feature_extractor(
     Raises:
         CbdmError: another name, a file that is missing or of another kind, or a data set that the extractor can't take.
     """
-    kind, colon, rest = text.strip().partition(":")
-    if (kind, colon) == ("classifier", ""):
+    kind, rest = _parsed(text)
+    if (kind, rest) == ("classifier", ""):
         return cached_classifier(dataset, cache_dir=cache_dir)
-    if (kind, colon) == ("pixels", ""):
+    if (kind, rest) == ("pixels", ""):
         return Mapped(lambda x: x.flatten(1), dataset.shape, "pixels", "raw pixels, not comparable with papers")
-    if not colon or not rest:
-        near = closest(kind, ("classifier", "pixels", "inception", "torchscript"))
-        hint = f" did you mean {near!r}?" if near else ""
-        raise CbdmError(f"unknown features {text!r}:{hint} allowed: {_SOURCES}")
     if kind == "inception":
-        return _inception(Path(rest).expanduser(), dataset, device)
+        return _inception(Path(rest), dataset, device)
     if kind == "torchscript":
-        return _torchscript(Path(rest).expanduser(), dataset, device)
+        return _torchscript(Path(rest), dataset, device)
     return _importable(kind, rest, dataset, device)
 
 
-def _inception(path: Path, dataset: Dataset, device: torch.device | str) -> Mapped:
+def check_features(text: str, dataset: Dataset) -> None:
+    """Refuse early what `feature_extractor` can't find: no network is built, no file is read, but a module is imported.
+
+    Args:
+        text: as of `feature_extractor`.
+        dataset: whose examples are to be judged.
+
+    Raises:
+        CbdmError: another name, a file that can't be opened, a module or attribute that can't be imported, or a data
+            set that is known not to fit.
+    """
+    kind, rest = _parsed(text)
+    if kind == "inception":
+        _check_images(dataset)
+        read_weights(Path(rest), 0)
+    elif kind == "torchscript":
+        _read_program(Path(rest), 0)
+    elif rest:
+        _imported(kind, rest)
+
+
+def _parsed(text: str) -> tuple[str, str]:
+    """("classifier" or "pixels", ""), or what is before and after the colon, neither checked further."""
+    kind, colon, rest = text.strip().partition(":")
+    if (not colon and kind in ("classifier", "pixels")) or rest:
+        return kind, rest
+    near = closest(kind, ("classifier", "pixels", "inception", "torchscript"))
+    hint = f" did you mean {near!r}?" if near else ""
+    raise CbdmError(f"unknown features {text!r}:{hint} allowed: {_SOURCES}")
+
+
+def _check_images(dataset: Dataset) -> None:
     if not dataset.is_images or len(dataset.shape) != 3 or dataset.shape[0] not in (1, 3):
         raise CbdmError(
             f"Inception takes images of 1 or 3 channels, the examples have shape {dataset.shape}: use classifier, "
             "pixels, or a map of your own as module:attr"
         )
+
+
+def _inception(path: Path, dataset: Dataset, device: torch.device | str) -> Mapped:
+    _check_images(dataset)
     network, digits = load_inception(path)
     name = "pt_inception-2015-12-05" if digits == PUBLISHED else path.stem
     note = "FID's published weights, resized as pytorch-fid does"
@@ -133,60 +172,59 @@ def _inception(path: Path, dataset: Dataset, device: torch.device | str) -> Mapp
 
 
 def _torchscript(path: Path, dataset: Dataset, device: torch.device | str) -> Mapped:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CbdmError(
-            f"the TorchScript file {path} cannot be read: {error.strerror or error}; give the path of a file saved by "
-            "torch.jit.save"
-        ) from error
+    content = _read_program(path)
     try:
         program = torch.jit.load(io.BytesIO(content), map_location=device).eval()
     except RuntimeError as error:
         raise CbdmError(f"{path} is no TorchScript program: save it with torch.jit.save") from error
-
-    def run(x: Tensor) -> Any:
-        try:
-            return program(x)
-        except RuntimeError as error:  # many lines of its own trace, the cause last
-            raise CbdmError(
-                f"the program {path} fails on examples of shape {dataset.shape}: {_last_line(error)}; it must take "
-                "(B, *shape) float32, images in [-1, 1]"
-            ) from error
-
     digits = hashlib.sha256(content).hexdigest()[:8]
     note = f"features of the TorchScript program {path.name}, which runs its own code"
-    return Mapped(run, dataset.shape, f"torchscript/{path.stem}/{digits}, input [-1, 1]", note, device)
+    return Mapped(program, dataset.shape, f"torchscript/{path.stem}/{digits}, input [-1, 1]", note, device)
 
 
-def _last_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__
+def _read_program(path: Path, count: int = -1) -> bytes:
+    return read_file(path, "the TorchScript file", "give the path of a file saved by torch.jit.save", count)
+
+
+def _one_line(error: BaseException) -> str:
+    """Its kind and the last line of its text, which is where torch's traces name the cause."""
+    kind, lines = type(error).__name__, str(error).strip().splitlines()
+    last = lines[-1].strip() if lines else ""
+    return last if last.startswith(kind) else f"{kind}: {last}".removesuffix(": ")
 
 
 def _importable(module: str, attribute: str, dataset: Dataset, device: torch.device | str) -> Mapped:
     name = f"{module}:{attribute}"
-    try:
-        owner = import_module(module)
-        found = attrgetter(attribute)(owner)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        near = closest(module, ("inception", "torchscript"))
-        hint = (
-            f"did you mean {near}:PATH? allowed"
-            if near
-            else "install the module or add its folder to PYTHONPATH; allowed"
-        )
-        raise CbdmError(f"the features {name!r} cannot be imported: {error}; {hint}: {_SOURCES}") from error
-    if isinstance(found, type) or not callable(found):
-        raise CbdmError(
-            f"the features {name!r} are {'a class' if isinstance(found, type) else f'of type {type(found).__name__}'}: "
-            "name a function or an instance that maps (B, *shape) to (B, D)"
-        )
+    owner, found = _imported(module, attribute)
     if isinstance(found, nn.Module):
         found = found.to(device).eval()
     convention = f"module/{name}{_digits_of(owner)}, input [-1, 1]"
     note = f"features of {name}; their name tells the code of that file, not what it imports or loads"
     return Mapped(found, dataset.shape, convention, note, device)
+
+
+def _imported(module: str, attribute: str) -> tuple[Any, Callable[[Tensor], Any]]:
+    """(the module, what it has under that name), which can be called."""
+    name = f"{module}:{attribute}"
+    try:
+        owner = import_module(module)
+        found = attrgetter(attribute)(owner)
+    except (Exception, SystemExit) as error:  # the module is anybody's code, a script that ends itself among it
+        near = closest(module, ("inception", "torchscript"))
+        hint = f"did you mean {near}:PATH? allowed" if near else f"{_mend(error)}; allowed"
+        raise CbdmError(f"the features {name!r} cannot be imported: {_one_line(error)}; {hint}: {_SOURCES}") from error
+    if isinstance(found, type) or not callable(found):
+        raise CbdmError(
+            f"the features {name!r} are {'a class' if isinstance(found, type) else f'of type {type(found).__name__}'}: "
+            "name a function or an instance that maps (B, *shape) to (B, D)"
+        )
+    return owner, found
+
+
+def _mend(error: BaseException) -> str:
+    if isinstance(error, ImportError):
+        return "install the module or add its folder to PYTHONPATH"
+    return "mend the module or the name"
 
 
 def _digits_of(module: Any) -> str:

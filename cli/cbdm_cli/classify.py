@@ -12,8 +12,9 @@ from torch import Tensor
 
 from cbdm_cli import render
 from cbdm_cli.config import Config, validated
-from cbdm_cli.judging import drawn_with_bar
-from cbdm_cli.loading import load_data
+from cbdm_cli.judging import counted, drawn_with_bar
+from cbdm_cli.loading import load_own_data
+from cbdm_cli.naming import file_words
 from cbdm_cli.runs import write_json
 from cbdm_cli.sample import with_sampling
 from cbdm_cli.summary import Estimate, estimate
@@ -147,10 +148,11 @@ def classify_run(path: Path, options: dict[str, Any], fill: int | None, seeds: i
     test = full[held_out_rows(full.x, data.x)]
     labels = filling_labels(data.counts(), fill)
     values: dict[str, list[Recognition]] = {arm: [] for arm in ARMS}
-    for seed in range(seeds):
-        generated = _generated(run, config, full, labels, seed)
-        for arm, found in _recognised(data, test, generated, labels, seed, run).items():
-            values[arm].append(found)
+    with counted(run.network) as rows:
+        for seed in range(seeds):
+            generated = _generated(run, config, full, labels, seed)
+            for arm, found in _recognised(data, test, generated, labels, seed, run).items():
+                values[arm].append(found)
     counts = data.counts()
     result = Classified(
         class_names=full.class_names,
@@ -161,7 +163,7 @@ def classify_run(path: Path, options: dict[str, Any], fill: int | None, seeds: i
         values=values,
     )
     file = path / _file_name(config, result.fill, seeds)
-    write_json(file, evaluation_facts(config, run.step, result))
+    write_json(file, evaluation_facts(config, run.step, result, {"nfe": rows.per(seeds * len(labels))}))
     render.recognition_table(result, f"{report_title(config)} · filled up to {result.fill}")
     for line in (*_left_out(result), result.verdict(), f"result: {file}"):
         render.note(line)
@@ -172,10 +174,8 @@ def _read(path: Path, options: dict[str, Any], device: str) -> tuple[Run, Config
     run = load_run(path, device=device)
     saved = validated(run.config)
     config = with_sampling(saved, options)
-    full, data, split = load_data(saved)
-    if saved.facts is None or split != saved.facts.split_hash or full.content_hash() != saved.facts.data_hash:
-        raise CbdmError(f"{path}: the data are not those the run was trained on; restore them or train anew")
-    if saved.facts.condition is not None:
+    full, data = load_own_data(path, saved)
+    if saved.facts is not None and saved.facts.condition is not None:
         kind = saved.facts.condition["kind"]
         raise CbdmError(f"{path}: this run is told {kind}, and a classifier needs classes; take a run told labels")
     return run, config, full, data
@@ -224,5 +224,6 @@ def _classes(names: list[str]) -> str:
 def _file_name(config: Config, fill: int, seeds: int) -> str:
     """A name that tells every option, so that another result does not take its place."""
     sampling = config.sampling
-    omega = sampling.omega.replace(":", "-").replace(",", "-")
-    return f"classify-omega-{omega}-{sampling.sampler}-{sampling.steps}-fill{fill}-seeds{seeds}.json"
+    return (
+        f"classify-omega-{file_words(sampling.omega)}-{sampling.sampler}-{sampling.steps}-fill{fill}-seeds{seeds}.json"
+    )

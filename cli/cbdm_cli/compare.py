@@ -117,9 +117,9 @@ def extend(folder: Path, add: Sequence[Variant], seeds: int | None, *, jobs: int
 
 
 def _check(plan: Plan, device: str) -> None:
-    """Assemble each variant and its sampler once: a mistake should show before hours of training."""
+    """Assemble each variant and its sampler once, and find what judges them: a mistake should show before training."""
     from cbdm_cli.assemble import assemble
-    from cbdm_cli.judging import solver
+    from cbdm_cli.judging import check_judging, solver
     from cbdm_core.distributed import pick_device
     from cbdm_core.guidance import parse_omega
 
@@ -129,6 +129,7 @@ def _check(plan: Plan, device: str) -> None:
     for variant in plan.variants:
         made = assemble(config_of(plan, variant, 0))
         solver(made.config, made.objective.network, made.schedule)
+        check_judging(made.config, made.full, made.data)
 
 
 def _work(folder: Path, plan: Plan, jobs: int, threads: int, device: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 from cbdm_cli import render
 from cbdm_cli.config import Config, load_config, merged, preset_names, setting, validated
 from cbdm_cli.judging import Judge, balanced_samples, counted, drawn_with_bar
-from cbdm_cli.loading import load_data
+from cbdm_cli.loading import load_data, load_own_data
+from cbdm_cli.naming import file_tag, file_words
 from cbdm_cli.runs import write_json
 from cbdm_cli.sample import with_sampling
 from cbdm_cli.samples import Samples, read_samples
 from cbdm_cli.train import evaluation_facts, report_caption, report_title
+from cbdm_cli.trust import quoted, refuse_code
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.distributed import pick_device
 from cbdm_core.errors import CbdmError
@@ -43,39 +46,35 @@ def omegas_of(texts: Sequence[str]) -> list[str]:
 
 def _measure(config: Config) -> str:
     """What sets a result's name apart where features or reference are not the usual ones."""
-    kind, reference = config.evaluation.features.partition(":")[0].strip(), config.evaluation.reference
-    return ("" if kind == "classifier" else f"-{kind}") + ("" if reference == "balanced" else f"-{reference}")
+    features, reference = config.evaluation.features.strip(), config.evaluation.reference
+    measure = "" if features == "classifier" else f"-{file_tag(features)}"
+    return measure + ("" if reference == "balanced" else f"-{reference}")
 
 
 def _file_name(config: Config) -> str:
     """A name that tells every option, so that another evaluation does not take its place."""
     sampling = config.sampling
-    omega = sampling.omega.replace(":", "-").replace(",", "-")
-    null = (
-        ""
-        if sampling.guidance_prior is None
-        else "-null-" + sampling.guidance_prior.replace(":", "-").replace(",", "-")
-    )
+    omega = file_words(sampling.omega)
+    null = "" if sampling.guidance_prior is None else f"-null-{file_words(sampling.guidance_prior)}"
     how = f"{sampling.sampler}-{sampling.steps}-n{config.evaluation.per_class}"
     return f"evaluation-omega-{omega}{null}{_measure(config)}-{how}.json"
 
 
-def _judged_by(config: Config, judging: Mapping[str, Any]) -> Config:
-    """The configuration with those of the `evaluation` table's values replaced that are given."""
-    given = {name: value for name, value in judging.items() if value is not None}
-    return validated(merged(config.model_dump(), {"evaluation": given}))
+def _judged_by(config: Config, judging: Mapping[str, Any], saved: Path | None = None) -> Config:
+    """The configuration with those of the `evaluation` table's values replaced that are given.
 
-
-def _data_of(path: Path, saved: Config) -> tuple[Dataset, Dataset]:
-    """(the balanced set, its long-tailed part) that the run was trained on.
+    Args:
+        config: with `evaluation`.
+        judging: its values, None where not given.
+        saved: the run whose configuration it is, if one's.
 
     Raises:
-        CbdmError: they have changed since.
+        CbdmError: a value out of range, or features that run code and that only the run names.
     """
-    full, data, split = load_data(saved)
-    if saved.facts is None or split != saved.facts.split_hash or full.content_hash() != saved.facts.data_hash:
-        raise CbdmError(f"{path}: the data are not those the run was trained on; restore them or train anew")
-    return full, data
+    if saved is not None and judging.get("features") is None:
+        refuse_code(saved / "config.toml", config, f"--features {quoted(config.evaluation.features)}")
+    given = {name: value for name, value in judging.items() if value is not None}
+    return validated(merged(config.model_dump(), {"evaluation": given}))
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,12 +98,13 @@ class Judged:
         """The run in `path`, judged in these features and against this reference, or the run's own.
 
         Raises:
-            CbdmError: no run, data that are not those of the run, or a reference that they do not have.
+            CbdmError: no run, data that are not those of the run, a reference that they do not have, or features that
+                run code and that only the run names.
         """
         run = load_run(path, device=device)
         saved = validated(run.config)
-        full, data = _data_of(path, saved)
-        config = _judged_by(saved, {"features": features, "reference": reference})
+        config = _judged_by(saved, {"features": features, "reference": reference}, path)
+        full, data = load_own_data(path, saved)
         where = str(next(run.network.parameters()).device)
         return cls(path, run, config, Judge.of(config, full, data, where))
 
@@ -186,12 +186,19 @@ class _Yardstick:
         config: with `data`, `seed` of the split, and `evaluation`.
         full: the balanced set.
         training: its long-tailed part.
+        told: settings and seed that differ from the preset's, for the name of a result.
     """
 
     name: str
     config: Config
     full: Dataset
     training: Dataset
+    told: str = ""
+
+    def facts(self) -> dict[str, Any]:
+        """What tells the data and their split from others."""
+        counts = self.training.counts().tolist()
+        return {"split_seed": self.config.seed, "data_hash": self.full.content_hash(), "training_counts": counts}
 
 
 def _yardstick(name: str, seed: int | None, settings: Sequence[str], judging: Mapping[str, Any]) -> _Yardstick:
@@ -201,18 +208,21 @@ def _yardstick(name: str, seed: int | None, settings: Sequence[str], judging: Ma
             (section,) = setting(text)
             if section not in ("data", "evaluation"):
                 raise CbdmError(f"--set {text}: of samples only the tables data and evaluation can be set")
-        table = load_config(name, None, settings)
-        config = _judged_by(validated({**table, "seed": table.get("seed", 0) if seed is None else seed}), judging)
+        preset = validated(load_config(name, None, settings))
+        config = _judged_by(preset if seed is None else validated({**preset.model_dump(), "seed": seed}), judging)
         full, training, _ = load_data(config)
-        return _Yardstick(name, config, full, training)
+        changed = ",".join(sorted(text for text in settings if "data" in setting(text)))
+        told = f"-{file_tag(changed)}" if changed else ""
+        told += "" if config.seed == preset.seed else f"-seed-{seed}"
+        return _Yardstick(name, config, full, training, told)
     if not (Path(name) / "config.toml").is_file():
         raise CbdmError(f"--data {name} is neither a run folder nor a preset: presets are {', '.join(preset_names())}")
     if seed is not None or settings:
         given = f"--seed {seed}" if seed is not None else f"--set {settings[0]}"
         raise CbdmError(f"{given}: the run {name} has its own data and split; leave it out, or name a preset")
     saved = validated(read_config(Path(name)))
-    full, training = _data_of(Path(name), saved)
-    return _Yardstick(name, _judged_by(saved, judging), full, training)
+    config = _judged_by(saved, judging, Path(name))
+    return _Yardstick(name, config, *load_own_data(Path(name), saved))
 
 
 def evaluate_samples(
@@ -224,6 +234,9 @@ def evaluate_samples(
     device: str,
 ) -> None:
     """Judge samples of any program; the result of `s.npz` or of the folder `s` is `s.evaluation.json` beside it.
+
+    Its name also tells what is not the usual: a preset's other split, features, reference, and the data where that
+    file is one by other data.
 
     Args:
         paths: npz files and folders of class folders.
@@ -237,7 +250,7 @@ def evaluate_samples(
         CbdmError: data that are not there, samples that cannot be read, or two samples with one result file.
     """
     by = _yardstick(data, seed, settings, judging)
-    files = [_result_file(path, by.config) for path in paths]
+    files = [_result_file(path, by) for path in paths]
     twice = [file for i, file in enumerate(files) if file in files[:i]]
     if twice:
         raise CbdmError(f"two of the samples would have the result {twice[0]}: name one, or rename it")
@@ -259,10 +272,20 @@ def evaluate_samples(
         render.note(f"result: {file}")
 
 
-def _result_file(path: Path, config: Config) -> Path:
-    place = path.resolve()  # "." and ".." have a name then
-    name = place.name if place.is_dir() else place.stem
-    return place.parent / f"{name}.evaluation{_measure(config)}.json"
+def _result_file(path: Path, by: _Yardstick) -> Path:
+    place, words = path.resolve(), by.told + _measure(by.config)  # "." and ".." have a name then
+    start = f"{place.name if place.is_dir() else place.stem}.evaluation"
+    plain = place.parent / f"{start}{words}.json"
+    return place.parent / f"{start}-{file_tag(by.name)}{words}.json" if _of_other_data(plain, by) else plain
+
+
+def _of_other_data(file: Path, by: _Yardstick) -> bool:
+    """Whether a result is there already that was judged by other data, or by another split of them."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return not isinstance(found, dict) or any(found.get(name) != value for name, value in by.facts().items())
 
 
 def _sample_facts(path: Path, by: _Yardstick, samples: Samples, report: Report, judge: Judge) -> dict[str, Any]:
@@ -274,9 +297,7 @@ def _sample_facts(path: Path, by: _Yardstick, samples: Samples, report: Report, 
         "labels": samples.told_labels,
         "data": by.name,
         "source": {"name": data.source, "options": data.options},
-        "split_seed": by.config.seed,
-        "data_hash": by.full.content_hash(),
-        "training_counts": by.training.counts().tolist(),
+        **by.facts(),
         **judge.facts(report),
         **report.to_dict(),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -47,17 +48,18 @@ def run_job(folder: Path, plan: Plan, variant: Variant, seed: int, device: str) 
         start(config, path, device, dry_run=False)
     elif not (path / "evaluation.json").exists():
         options: dict[str, Any] = dict.fromkeys(["method", "prior", "tau", "gamma", "steps", "seed"])
-        resume(path, None, None, (), options, device)
+        features = json.dumps(config.evaluation.features, ensure_ascii=False)  # a string of TOML too
+        resume(path, None, None, (f"evaluation.features={features}",), options, device)
     missing = [r for r in readings_of(plan, variant) if not (path / READINGS / r.file).exists()]
     if missing:
-        judge_readings(path, missing, device)
+        judge_readings(path, missing, config.evaluation.features, device)
 
 
-def judge_readings(path: Path, readings: list[Reading], device: str) -> None:
-    """Sample and evaluate the run at each reading."""
+def judge_readings(path: Path, readings: list[Reading], features: str, device: str) -> None:
+    """Sample and evaluate the run at each reading, in the features of the plan."""
     from cbdm_cli.evaluate import Judged
 
-    judged = Judged.of(path, device)
+    judged = Judged.of(path, device, features)
     (path / READINGS).mkdir(exist_ok=True)
     for reading in readings:
         judged.write(path / READINGS / reading.file, {"omega": reading.omega, "interval": reading.interval})

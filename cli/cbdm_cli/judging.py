@@ -25,12 +25,12 @@ from cbdm_core.interfaces import LabelPrior, NoiseSchedule, Sampler, ScoreNetwor
 from cbdm_core.laws_by_name import make_law
 from cbdm_core.metrics.features import FeatureExtractor
 from cbdm_core.metrics.reference import reference_features
-from cbdm_core.metrics.sources import feature_extractor
+from cbdm_core.metrics.sources import check_features, feature_extractor
 from cbdm_core.report import Report
 from cbdm_priors.laws import Fixed
 from cbdm_priors.tracking import TrackedWeights
 
-__all__ = ["Judge", "Rows", "balanced_samples", "counted", "drawn_with_bar", "solver"]
+__all__ = ["Judge", "Rows", "balanced_samples", "check_judging", "counted", "drawn_with_bar", "solver"]
 
 
 def drawn_with_bar(
@@ -160,6 +160,12 @@ def counted(network: nn.Module) -> Iterator[Rows]:
         yield rows
     finally:
         hook.remove()
+
+
+def check_judging(config: Config, full: Dataset, training: Dataset) -> None:
+    """Refuse before any work a reference that these data do not have, and features that cannot be found."""
+    load_reference(config, full, training)
+    check_features(config.evaluation.features, full)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 
 from cbdm_cli.building import build
 from cbdm_cli.config import Config
@@ -12,7 +13,7 @@ from cbdm_core.data.sources import DATASETS
 from cbdm_core.errors import CbdmError
 from cbdm_core.recognition import held_out_rows
 
-__all__ = ["IMPORTED", "load_data", "load_reference"]
+__all__ = ["IMPORTED", "load_data", "load_own_data", "load_reference"]
 
 IMPORTED = "none"  # the data source of a run that came from a checkpoint
 
@@ -27,6 +28,18 @@ def load_data(config: Config) -> tuple[Dataset, Dataset, str]:
         full, profile=data.profile, imbalance=data.imbalance, n_max=data.n_max, counts=data.counts, seed=config.seed
     )
     return full, tail, split
+
+
+def load_own_data(path: Path, saved: Config) -> tuple[Dataset, Dataset]:
+    """(the balanced set, its long-tailed part) that the run in `path` was trained on.
+
+    Raises:
+        CbdmError: they have changed since.
+    """
+    full, data, split = load_data(saved)
+    if saved.facts is None or split != saved.facts.split_hash or full.content_hash() != saved.facts.data_hash:
+        raise CbdmError(f"{path}: the data are not those the run was trained on; restore them or train anew")
+    return full, data
 
 
 def load_reference(config: Config, full: Dataset, training: Dataset) -> tuple[Dataset, str]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from cbdm_cli.naming import file_words
 from cbdm_cli.parts import PLAIN, Part, format_parts, parse_parts, with_law
 from cbdm_cli.runs import write_text
 from cbdm_core.errors import CbdmError
@@ -77,8 +78,7 @@ class Reading(_Frozen):
     @property
     def file(self) -> str:
         """The name of its result."""
-        omega = self.omega.replace(":", "-").replace(",", "-")
-        low, high = self.interval
+        omega, (low, high) = file_words(self.omega), self.interval
         return f"omega-{omega}.json" if (low, high) == (0, 1) else f"omega-{omega}-in-{low:g}-{high:g}.json"
 
 

@@ -102,7 +102,7 @@ def _beside(report: Report) -> str:
         if scores is None:
             continue
         if scores.memorised is not None:
-            parts.append(f"{what}copies of training images {scores.memorised:.1%}")
+            parts.append(f"{what}copies of training images {_beyond_chance(scores.memorised)}")
         if scores.diversity is not None:
             parts.append(f"{what}variety within a class {scores.diversity:.2f} of the reference's")
     overall = report.overall
@@ -113,13 +113,18 @@ def _beside(report: Report) -> str:
     return " · ".join(parts) or "nothing further could be measured"
 
 
+def _beyond_chance(share: float) -> str:
+    """The excess over what held-out images give, which by chance may be below 0 and is no share then."""
+    return f"{share:.1%} beyond chance" if share >= 0.0005 else "none beyond what held-out images give"
+
+
 def sweep_table(rows: Iterable[tuple[str, str, Report]], title: str) -> None:
-    """One row for each (run, ω): overall scores, then the tail's FID and recall."""
-    columns = ["run", "ω", *_HEADS, "tail FID", "tail recall"]
+    """One row for each (run, ω): overall scores, then the tail's FID, recall and copies."""
+    columns = ["run", "ω", *_HEADS, "tail FID", "tail recall", "tail copies"]
     table = _table(title, columns, left=2)
     for run, omega, report in rows:
         tail = report.groups.get("tail", report.overall)
-        extra = [_number(tail.fid, 2), _number(tail.recall, 3)]
+        extra = [_number(tail.fid, 2), _number(tail.recall, 3), _number(tail.memorised, 3)]
         table.add_row(run, omega, *_cells(report.overall), *extra)
     _console.print(table)
 
@@ -160,9 +165,9 @@ def _estimate(e: Estimate | None, digits: int, sign: bool = False) -> str:
 
 def comparison_table(summary: Summary, title: str) -> None:
     """Each method at its best ω: mean over seeds with 95 % intervals, and the paired difference to the baseline."""
-    columns = ["method", "best ω", "FID", "− baseline", "precision", "recall", "tail FID", "tail recall"]
+    columns = ["method", "best ω", "FID", "− baseline", "precision", "recall", "tail FID", "tail recall", "tail copies"]
     table = _table(title, columns, left=2)
-    others = {"precision": 3, "recall": 3, "tail fid": 2, "tail recall": 3}
+    others = {"precision": 3, "recall": 3, "tail fid": 2, "tail recall": 3, "tail copies": 3}
     for row in summary.rows:
         means = {score: e.mean for score, e in row.scores.items()}
         against = _estimate((row.differences or {}).get("fid"), 2, sign=True) if row.differences else "baseline"
@@ -172,7 +177,8 @@ def comparison_table(summary: Summary, title: str) -> None:
     _console.print(table)
     note(
         "± half width of the 95 % interval over seeds (Student's t); differences are paired by seed; ω is picked for "
-        "each method on the mean over these seeds; edge: the best ω ends the grid, a better one may lie outside"
+        "each method on the mean over these seeds; edge: the best ω ends the grid, a better one may lie outside; "
+        "tail copies: the share of tail samples that copy training images, beyond chance"
     )
     note(f"features: {summary.features}")
     note(summary.verdict)

@@ -21,6 +21,7 @@ __all__ = ["Samples", "read_samples"]
 _EXAMPLES = ("x", "samples", "images", "arr_0")
 _LABELS = ("y", "labels", "arr_1")
 _NAMES = "class_names"
+_LARGEST = float(np.finfo(np.float32).max) ** 0.5  # its square is finite in float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +193,15 @@ def _vectors(path: Path, x: np.ndarray, data: Dataset) -> Tensor:
     if x.dtype.kind != "f" or x.shape[1:] != data.shape:
         raise CbdmError(f"{path}: samples are {x.dtype} of shape {x.shape}: the data are float vectors {data.shape}")
     _refuse_unfinite(path, x)
-    return torch.from_numpy(x.astype(np.float32))
+    with np.errstate(over="ignore"):
+        found = x.astype(np.float32)
+    size = np.abs(found).reshape(-1)
+    if size.max() > _LARGEST:
+        raise CbdmError(
+            f"{path}: a sample holds {x.reshape(-1)[size.argmax()]:g}, whose square overflows float32: numbers must be "
+            f"within ±{_LARGEST:.1e}; draw them again"
+        )
+    return torch.from_numpy(found)
 
 
 def _refuse_unfinite(path: Path, x: np.ndarray) -> None:

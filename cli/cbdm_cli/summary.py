@@ -22,6 +22,7 @@ SCORES: Mapping[str, tuple[tuple[str, ...], bool]] = {
     "recall": (("overall", "recall"), False),
     "tail fid": (("groups", "tail", "fid"), True),
     "tail recall": (("groups", "tail", "recall"), False),
+    "tail copies": (("groups", "tail", "memorised"), True),
 }
 
 
@@ -215,15 +216,17 @@ def _row(
 
 
 def at_edge(best: str, omegas: Sequence[str]) -> bool:
-    """Whether `best` ends the grid of numbers; 0, plain conditional, is where guidance starts and no edge."""
-    numbers = {}
-    for omega in omegas:
-        try:
-            numbers[omega] = float(omega.removeprefix("implied:"))
-        except ValueError:  # a schedule of several numbers stands beside the grid
-            continue
-    ends = (min(numbers.values(), default=0.0), max(numbers.values(), default=0.0))
-    return len(set(numbers.values())) > 1 and numbers.get(best, 0.0) != 0 and numbers[best] in ends
+    """Whether `best` ends the grid of its kind; where it guides by 0, plain conditional, guidance starts: no edge."""
+    place = _place(best)
+    grid = {other for omega in omegas if len(other := _place(omega)) == len(place)}
+    return len(grid) > 1 and place[-1:] != (0.0,) and place in (min(grid), max(grid))
+
+
+def _place(omega: str) -> tuple[float, ...]:
+    """ω, or a and b of aτt + b; () for a schedule that stands beside the grid."""
+    kind, _, text = omega.rpartition(":")
+    numbers = text.split(",")
+    return tuple(map(float, numbers)) if len(numbers) == {"linear": 2}.get(kind, 1) else ()
 
 
 def _paired(row: Row, baseline: Row, primary: str) -> int:
@@ -252,6 +255,7 @@ def _verdict(rows: Sequence[Row], primary: str) -> str:
     parts = []
     if told:
         parts.append(f"Better than {at} in {name}: {'; '.join(told)}.")
+        parts += _copies([row for row, _ in better], baseline)
     if lost:
         parts.append(f"Worse than {at} in {name}: {'; '.join(lost)}.")
     rest = len(others) - len(told) - len(lost)
@@ -259,3 +263,16 @@ def _verdict(rows: Sequence[Row], primary: str) -> str:
         which = "No method" if rest == len(others) else f"Of the other {rest}, none"
         parts.append(f"{which} is shown to differ from {at} in {name}: the 95 % interval holds 0.")
     return " ".join(parts)
+
+
+def _copies(better: Sequence[Row], baseline: Row) -> list[str]:
+    """The sentence on methods that are better and copy more: the reference may hold the images they copy."""
+    found = []
+    for row in better:
+        d = (row.differences or {}).get("tail copies")
+        if d is not None and d.excludes_zero and d.mean > 0:
+            found.append(f"{row.name} {row.scores['tail copies'].mean:.0%}")
+    if not found:
+        return []
+    plain = f"{baseline.name} {max(baseline.scores['tail copies'].mean, 0.0):.0%}"
+    return [f"Of these, more tail samples are copies of training images: {'; '.join(found)}; against {plain}."]

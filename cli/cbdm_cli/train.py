@@ -14,11 +14,11 @@ from cbdm_cli import pictures, render
 from cbdm_cli.assemble import Experiment, assemble
 from cbdm_cli.choosing import law_takers
 from cbdm_cli.config import Config, merged, overlaid, preset_names, preset_table, validated
-from cbdm_cli.judging import Judge, balanced_samples, counted, drawn_with_bar, solver
-from cbdm_cli.loading import load_reference
+from cbdm_cli.judging import Judge, balanced_samples, check_judging, counted, drawn_with_bar, solver
 from cbdm_cli.parts import format_parts, parse_parts, with_law
 from cbdm_cli.runs import Metrics, environment, new_folder, read_records, write_json, write_tensors, write_text
 from cbdm_cli.signals import asked_to_stop
+from cbdm_cli.trust import quoted, refuse_code, runs_code
 from cbdm_core.checkpoint import checkpoints, latest_checkpoint, load_checkpoint, read_tensors, save_checkpoint
 from cbdm_core.distributed import World, join, leave
 from cbdm_core.errors import CbdmError
@@ -85,7 +85,7 @@ def start(config: Config, out: Path | None, device: str, dry_run: bool) -> None:
         experiment = assemble(config)
         # A mistake in the sampling or the judging should show before training, not after.
         solver(experiment.config, experiment.objective.network, experiment.schedule)
-        load_reference(experiment.config, experiment.full, experiment.data)
+        check_judging(experiment.config, experiment.full, experiment.data)
         _rehearse(experiment)
         if dry_run:
             _describe(experiment, world)
@@ -110,17 +110,20 @@ def resume(
         folder: the run.
         preset: a preset named besides; like `file`, `settings` and `options` it must agree with the run.
         file: a configuration named besides.
-        settings: `a.b=v` named besides.
+        settings: `a.b=v` named besides; features that run code must be.
         options: the named options; only `steps` may differ from the run's, to extend it.
         device: to compute on.
 
     Raises:
-        CbdmError: another configuration, other data than at the start, or fewer steps than are done.
+        CbdmError: another configuration, other data than at the start, fewer steps than are done, or features that are
+            not there or that run code and are named by the run alone.
     """
     saved = validated(read_config(folder))
     base = saved.model_dump(exclude={"facts"}) if preset is None else preset_table(preset)
     asked = resolved(overlaid(base, file, settings), {**options, "steps": None})
     _refuse_difference(folder, saved, asked, but=("training.steps",) if preset and options["steps"] else ())
+    if "features" not in overlaid({}, file, settings).get("evaluation", {}):
+        refuse_code(folder / "config.toml", saved, _setting_of(saved))
     config = saved
     if options["steps"] is not None:
         config = validated(merged(saved.model_dump(), {"training": {"steps": options["steps"]}}))
@@ -129,6 +132,7 @@ def resume(
         experiment = assemble(config.model_copy(update={"facts": None}))
         _refuse_difference(folder, config, experiment.config)
         _refuse_other_laws(folder, experiment)
+        check_judging(experiment.config, experiment.full, experiment.data)
         state = load_checkpoint(latest_checkpoint(folder / "checkpoints"), experiment.start(world))
         if config.training.steps < state.step:
             raise CbdmError(
@@ -139,6 +143,11 @@ def resume(
         _run(experiment, state, folder)
     finally:
         leave()
+
+
+def _setting_of(config: Config) -> str:
+    """What names the features on the command line."""
+    return f"--set {quoted(f'evaluation.features={config.evaluation.features}')}"
 
 
 def _refuse_difference(folder: Path, saved: Config, asked: Config, but: Sequence[str] = ()) -> None:
@@ -224,7 +233,7 @@ def _train(experiment: Experiment, state: TrainState, folder: Path) -> None:
                 if (record.step % training.checkpoint_every == 0 or last or stopping) and leads:
                     save_checkpoint(folder / "checkpoints", state, keep=training.keep)
                 if stopping:
-                    raise _stopped(folder, record.step, stopping, state.world)
+                    raise _stopped(folder, experiment.config, record.step, stopping, state.world)
     finally:
         if metrics:
             metrics.close()
@@ -240,9 +249,10 @@ def _signal_on_any_rank(came: list[int], world: World) -> int:
     return int(box)
 
 
-def _stopped(folder: Path, step: int, number: int, world: World) -> Stopped:
+def _stopped(folder: Path, config: Config, step: int, number: int, world: World) -> Stopped:
     if world.leads:
-        name, mend = signal.Signals(number).name, f"cbdm train --resume {folder}"
+        trusted = f" {_setting_of(config)}" if runs_code(config.evaluation.features) else ""
+        name, mend = signal.Signals(number).name, f"cbdm train --resume {folder}{trusted}"
         print(f"cbdm: stopped by {name}, saved at step {step}; continue with: {mend}", file=sys.stderr)
     return Stopped(128 + number)
 

@@ -1,6 +1,7 @@
 """`cbdm classify` on small runs: its result file, its sentence, the samples it takes, and what it refuses."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,7 @@ def test_the_result_and_the_table(run, mixture_run):
     assert result["generated"] == int((50 - counts).sum()) and result["test_counts"] == (60 - counts).tolist()
     assert result["reference"].startswith("images of the balanced set that are not in the training set")
     assert (result["omega"], result["fill"], result["seeds"]) == ("0.75", 50, 3)
+    assert result["nfe"] == 2 * 3  # guidance doubles the rows of heun's 2 · 2 − 1 forwards
     for group in ("overall", "head", "medium", "tail", "medium-shot", "few"):
         filled, alone = (np.array(result["values"][arm][group]) for arm in ("filled", "alone"))
         told = result["differences"]["filled - alone"][group]
@@ -173,6 +175,15 @@ def test_what_is_refused(refused, mixture_run, tmp_path):
 def test_a_run_on_everything_leaves_nothing_to_test_on(refused, tmp_path):
     folder = trained(tmp_path, *MIXTURE, "--set", "data.profile='none'")
     assert "no test image is left" in refused("classify", folder)
+
+
+def test_a_run_whose_data_have_changed_is_refused(refused, mixture_run, tmp_path):
+    """By what classifies it and by what evaluates it, in the same words."""
+    shutil.copytree(mixture_run, tmp_path / "r")
+    text = (tmp_path / "r" / "config.toml").read_text()
+    (tmp_path / "r" / "config.toml").write_text(text.replace("per_class = 60", "per_class = 61"))
+    for command in ("classify", "evaluate"):
+        assert "r: the data are not those the run was trained on" in refused(command, "r")
 
 
 def test_a_run_told_vectors_is_refused(refused, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def test_drawn_samples_have_the_figures_of_their_run(run, trained):
     assert ours["overall"]["memorised"] is not None
     # The preset with that run's tail and seed is the same data.
     assert run("evaluate", "drawn.npz", "--data", "digits-lt", "--seed", 0, "--set", "data.n_max=150")[0] == 0
-    assert same(read("drawn.evaluation.json"), theirs)
+    assert same(read("drawn.evaluation-data.n_max=150.json"), theirs)
 
 
 def test_class_folders_have_the_figures_of_the_same_samples_in_a_file(run, trained):
@@ -113,8 +114,33 @@ def test_vectors_are_taken_as_they_are(run, cache):
     np.savez("v.npz", x=data.x.numpy(), y=data.y.numpy())
     settings = ["--set", "data.options.per_class=40", "--set", "data.imbalance=0.1"]
     assert run("evaluate", "v.npz", "--data", "mixture-lt", *settings)[0] == 0
-    found = read("v.evaluation.json")["overall"]
+    (file,) = Path().glob("v.evaluation-data.imbalance=0.1-*.json")
+    found = read(file)["overall"]
     assert abs(found["fid"]) < 1e-3 and found["precision"] == 1.0
+
+
+@pytest.mark.parametrize("value", [1e30, -2e19, 1e300, -np.inf, np.nan])
+def test_numbers_that_float32_cannot_square_are_told_in_a_line(refused, cache, recwarn, value):
+    data = DATASETS["mixture"](per_class=4)
+    x = data.x.numpy().astype(np.float64)
+    x[3, 1] = value
+    np.savez("v.npz", x=x, y=data.y.numpy())
+    words = f"a sample holds {value:g}, whose square overflows float32" if np.isfinite(value) else "the first is row 3"
+    assert words in refused("evaluate", "v.npz", "--data", "mixture-lt")
+    assert not recwarn and not list(Path().glob("*.json"))
+
+
+def test_the_largest_numbers_that_are_taken_are_judged(run, cache):
+    """Just below the bound, 2**64, whose square is the first that float32 cannot hold."""
+    data = DATASETS["mixture"](per_class=40)
+    x = data.x.numpy() * np.float32(2**63 / data.x.abs().max())
+    x[0] = np.nextafter(np.float32(2**64), np.float32(0))
+    np.savez("v.npz", x=x, y=data.y.numpy())
+    settings = ["--set", "data.options.per_class=40", "--set", "data.imbalance=0.1"]
+    code, _, err = run("evaluate", "v.npz", "--data", "mixture-lt", *settings)
+    assert code == 0, err
+    (file,) = Path().glob("v.evaluation*.json")
+    assert np.isfinite(read(file)["overall"]["fid"])
 
 
 def test_grey_files_of_a_colour_model_are_three_equal_channels(tmp_path):
@@ -138,8 +164,61 @@ def test_the_commands_of_the_page_run(run, trained):
         code, _, err = run(*shlex.split(line)[1:])
         assert code == 0, (line, err)
     assert read("drawn.evaluation.json")["labels"] == "exactly balanced: 200 a class"
-    assert read("pngs.evaluation-held-out.json")["split_seed"] == read("theirs.evaluation-held-out.json")["split_seed"]
-    assert read("pngs.evaluation-held-out.json")["split_seed"] == 1
+    assert [read(f"{name}.evaluation-seed-1-held-out.json")["split_seed"] for name in ("pngs", "theirs")] == [1, 1]
+
+
+# --- where the result goes
+
+
+def test_a_result_takes_the_place_of_none_that_was_judged_otherwise(run, trained, cache):
+    """Each of the eight has a file of its own, the plain case the plain name; again, each is written in its place."""
+    np.savez("s.npz", **good())
+    save_maps(Path("maps.py"))
+    named = {
+        "": ["--data", "digits-lt"],
+        "-r": ["--data", "r"],  # other data than the file of the plain name was judged by
+        "-seed-1": ["--data", "digits-lt", "--seed", 1],
+        "-seed-2": ["--data", "digits-lt", "--seed", 2],
+        "-data.n_max=99": ["--data", "digits-lt", "--set", "data.n_max=99"],
+        "-training": ["--data", "digits-lt", "--reference", "training"],
+        "-maps-sums": ["--data", "digits-lt", "--features", "maps:sums"],
+        "-seed-1-maps-ends": ["--data", "digits-lt", "--features", "maps:ends", "--seed", 1, "--intervals", 2],
+    }
+    files = {f"s.evaluation{words}.json" for words in named}
+    for _ in range(2):
+        for words, options in named.items():
+            code, out, err = run("evaluate", "s.npz", *options)
+            assert code == 0 and f"/s.evaluation{words}.json" in out, out + err
+        assert {p.name for p in Path().glob("s.evaluation*")} == files
+    assert read("s.evaluation-r.json")["data"] == "r" and read("s.evaluation.json")["data"] == "digits-lt"
+    assert run("evaluate", "s.npz", "--data", "digits-lt", "--seed", 0)[0] == 0  # the preset's own seed
+    assert {p.name for p in Path().glob("s.evaluation*")} == files
+
+
+def test_results_of_a_run_in_two_features_of_one_kind_are_two_files(run, trained, monkeypatch):
+    save_maps(Path("maps.py"))
+    found = {}
+    for name in ("sums", "ends"):
+        assert run("evaluate", "r", "--features", f"maps:{name}")[0] == 0
+        found[name] = read(f"r/evaluation-omega-1-maps-{name}-dpm++2m-2-n8.json")
+        assert found[name]["features"].startswith(f"module/maps:{name}")
+    assert found["sums"]["overall"]["fid"] != found["ends"]["overall"]["fid"]
+
+
+@pytest.fixture(autouse=True)
+def own_folder_first(monkeypatch, tmp_path):
+    """Modules are found in the test's folder, and those of another test's are forgotten."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "maps", raising=False)
+
+
+def save_maps(file):
+    """Two maps of images, of two and three numbers."""
+    file.write_text(
+        "import torch\n"
+        "def sums(x): return torch.stack([x.sum((1, 2, 3)), x.square().sum((1, 2, 3))], 1)\n"
+        "def ends(x): return torch.stack([x.mean((1, 2, 3)), x[:, 0, 3, 3], x[:, 0, 4, 4]], 1)\n"
+    )
 
 
 # --- mistakes, each in one line

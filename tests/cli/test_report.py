@@ -50,6 +50,7 @@ def scores(value, share):
         "precision": share,
         "recall": 1 - share,
         "label_accuracy": 0.5,
+        "memorised": share - 0.42,
         "n_samples": 30,
         "n_reference": 300,
     }
@@ -222,7 +223,8 @@ def test_the_table_holds_the_numbers_of_the_summary(comparison, parsed):
             cell = cells[names.index(score.replace("fid", "FID"))]
             digits = 2 if "fid" in score else 3
             assert float(cell["data-value"]) == row.scores[score].mean
-            assert cell["text"] == f"{row.scores[score].mean:.{digits}f} ± {row.scores[score].half_width:.{digits}f}"
+            told = f"{row.scores[score].mean:.{digits}f} ± {row.scores[score].half_width:.{digits}f}"
+            assert cell["text"] == told.replace("-", "−")
     assert rows[0][3]["text"] == "baseline"
     for cells, row in zip(rows[1:], summary.rows[1:]):
         assert float(cells[3]["data-value"]) == row.differences["fid"].mean

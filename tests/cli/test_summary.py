@@ -29,7 +29,8 @@ def plan_of(*variants, seeds=3, omegas=("0", "0.5", "1")):
 def result(fid, recall=0.5, precision=0.25):
     """What a reading holds, in the places that the summary looks at."""
     overall = {"fid": fid, "precision": precision, "recall": recall}
-    return {"features": "classifier/abc", "overall": overall, "groups": {"tail": {"fid": 2 * fid, "recall": recall}}}
+    tail = {"fid": 2 * fid, "recall": recall, "memorised": 0.01}
+    return {"features": "classifier/abc", "overall": overall, "groups": {"tail": tail}}
 
 
 def write(folder, variant, seed, reading, value):
@@ -208,7 +209,7 @@ def test_a_score_that_is_none_is_left_out(tmp_path):
     baseline, other = summarise(tmp_path, plan).rows
     assert baseline.omega == "0.5" and [omega for omega, _ in baseline.curve] == ["0", "0.5"]
     assert "precision" not in baseline.scores and "recall" in baseline.scores and "recall" not in other.scores
-    assert set(other.differences) == {"fid", "tail fid", "tail recall"}
+    assert set(other.differences) == {"fid", "tail fid", "tail recall", "tail copies"}
 
 
 def test_a_primary_score_that_no_seed_has_makes_no_row(tmp_path):
@@ -240,9 +241,12 @@ def test_the_end_of_the_grid_is_told(tmp_path, omegas, best, edge):
     assert (row.omega, row.at_edge) == (best, edge)
 
 
-@pytest.mark.parametrize(("best", "edge"), [("linear:1,0", False), ("1", True)])
-def test_schedules_of_the_grid_are_a_row_of_their_own_after_the_constants(tmp_path, best, edge):
-    """A schedule has no neighbours, so no edge; the baseline is the constant ω, wherever the option stands."""
+@pytest.mark.parametrize(
+    ("best", "edges"),
+    [("linear:1,0", (False, False)), ("1", (True, False)), ("linear:2,0.5", (False, True))],
+)
+def test_schedules_of_the_grid_are_a_row_of_their_own_after_the_constants(tmp_path, best, edges):
+    """Each row has the edges of its own grid; the baseline is the constant ω, wherever the option stands."""
     plan = plan_of(A, omegas=("linear:1,0", "0", "1", "linear:2,0.5"))
     fill(tmp_path, plan, lambda v, reading, seed: result(1 if reading.omega == best else 2))
     constant, schedule = summarise(tmp_path, plan).rows
@@ -250,7 +254,37 @@ def test_schedules_of_the_grid_are_a_row_of_their_own_after_the_constants(tmp_pa
     assert [omega for omega, _ in constant.curve] == ["0", "1"] and constant.differences is None
     assert [omega for omega, _ in schedule.curve] == ["linear:1,0", "linear:2,0.5"]
     assert (constant if best == "1" else schedule).omega == best
-    assert (constant.at_edge, schedule.at_edge) == (edge, False)
+    assert (constant.at_edge, schedule.at_edge) == edges
+
+
+@pytest.mark.parametrize(
+    ("copies", "told"),
+    [
+        (
+            [0.41, 0.39, 0.40],
+            "Of these, more tail samples are copies of training images: cbdm:uniform 40%; against cbdm:null 5%.",
+        ),
+        ([0.05, 0.41, 0.04], None),  # an interval that holds 0
+        ([0.01, 0.02, 0.01], None),  # fewer copies
+        ([None, None, None], None),
+    ],
+)
+def test_the_verdict_says_of_a_better_method_that_it_copies(tmp_path, copies, told):
+    """A model that gives its few training images back is near a reference that holds them."""
+    shares = {"cbdm:null": [0.05, 0.06, 0.04], "cbdm:uniform": copies, "cbdm:training": [0.9, 0.91, 0.9]}
+    fids = {"cbdm:null": [5.0, 5.2, 5.1], "cbdm:uniform": [1.0, 1.1, 1.2], "cbdm:training": [9.0, 9.2, 9.3]}
+
+    def score(variant, reading, seed):
+        found = result(fids[variant.name][seed])
+        found["groups"]["tail"]["memorised"] = shares[variant.name][seed]
+        return found
+
+    plan = plan_of(A, B, C, omegas=("0",))
+    fill(tmp_path, plan, score)
+    summary = summarise(tmp_path, plan)
+    assert summary.verdict.startswith("Better than cbdm:null") and "Worse than cbdm:null" in summary.verdict
+    assert told in summary.verdict if told else "copies" not in summary.verdict
+    assert ("tail copies" in summary.rows[1].scores) == (copies[0] is not None)
 
 
 def test_the_ways_to_sample_the_plain_model_are_rows_of_its_own_only(tmp_path):

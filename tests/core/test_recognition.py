@@ -185,8 +185,23 @@ def test_images_take_the_convolutional_network(monkeypatch):
     [
         (lambda: filling_labels(torch.tensor([5, 2]), 0), "fill = 0: .* 1 or more"),
         (lambda: filling_labels(torch.tensor([5, 2, 0]), 2), "has 2 examples or more; fill up to 3"),
+        (lambda: filling_labels(torch.tensor([], dtype=torch.long)), "0 classes, none with a training example"),
+        (lambda: filling_labels(torch.tensor([0, 0, 0])), "3 classes, none with a training example"),
+        (lambda: filling_labels(torch.tensor([0, 0]), 5), "2 classes, none with a training example"),
         (lambda: filling_labels(torch.tensor([4, 4])), "has 4 examples or more; fill up to 5"),
         (lambda: held_out_rows(torch.zeros(3, 2), torch.zeros(3, 4)), "give the subset of one set"),
+        (
+            lambda: training_sets(torch.zeros(0, 3), torch.tensor([]), torch.zeros(1, 3), torch.tensor([1]), 0),
+            "0 training examples with 0 labels: give 1 or more",
+        ),
+        (
+            lambda: training_sets(torch.zeros(0, 3), torch.tensor([]), torch.zeros(0, 3), torch.tensor([]), 0),
+            "0 training examples with 0 labels: give 1 or more",
+        ),
+        (
+            lambda: training_sets(torch.zeros(2, 3), torch.tensor([1]), torch.zeros(1, 3), torch.tensor([1]), 0),
+            "2 training examples with 1 labels: .* one label each",
+        ),
         (
             lambda: training_sets(torch.zeros(2, 3), torch.tensor([0, 0]), torch.zeros(1, 3), torch.tensor([1]), 0),
             "label 1 has no training example",

@@ -1,16 +1,24 @@
 """The classifier: how good it is, that it repeats itself, disturbs nothing, and survives any cache."""
 
+import hashlib
 import json
 import time
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.errors import CbdmError
-from cbdm_core.metrics import features
-from cbdm_core.metrics.features import cached_classifier, read_kept, stratified_split, train_classifier
+from cbdm_core.metrics import features, kept
+from cbdm_core.metrics.features import (
+    cached_classifier,
+    network_outputs,
+    stratified_split,
+    train_classifier,
+    train_network,
+)
 
 
 def blobs(shape, *, vectors=False, per_class=12, seed=0):
@@ -49,8 +57,8 @@ def test_digits_are_told_apart(digits):
 
 def test_the_held_out_accuracy_is_of_rows_never_trained_on(digits, classifier):
     """Measured again on the split of seed 0; labels shuffled in advance leave it at chance."""
-    with features._own_randomness(0) as generator:
-        _, held = stratified_split(digits.y, 0.2, generator)
+    generator = torch.Generator().manual_seed(0)
+    _, held = stratified_split(digits.y, 0.2, generator)
     right = classifier.predict(digits.model_input(held)) == digits.y[held]
     assert classifier.held_out_accuracy == pytest.approx(float(right.double().mean()), abs=1e-12)
     noise = Dataset(digits.x[:400], digits.y[torch.randperm(1797, generator=generator)][:400], digits.class_names)
@@ -105,6 +113,25 @@ def test_the_same_seed_gives_the_same_weights_and_disturbs_nothing(small):
     assert not torch.equal(one.features(small.x), other.features(small.x))
 
 
+def test_a_network_is_a_function_of_the_generator_s_state_which_stays(small):
+    """Initial weights too: what the global generator is at does not matter, and is not changed."""
+    generator = torch.Generator().manual_seed(5)
+    torch.randn(7, generator=generator)  # midway, as after a split
+    state, networks = generator.get_state(), []
+    for caller in (123, 999):
+        torch.manual_seed(caller)
+        before = torch.get_rng_state()
+        networks.append(train_network(small.x, small.y, 2, generator))
+        assert torch.equal(torch.get_rng_state(), before)
+        assert torch.equal(generator.get_state(), state)
+    one, two, other = (
+        network_outputs(network, small.x)[0]
+        for network in (*networks, train_network(small.x, small.y, 2, torch.Generator().manual_seed(5)))
+    )
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
+
+
 def test_the_split_is_stratified():
     y = torch.tensor([0] * 50 + [1] * 10 + [2] * 2 + [3])
     kept, held = stratified_split(y, 0.2, torch.Generator().manual_seed(0))
@@ -135,6 +162,24 @@ def test_the_cache_gives_back_the_same_classifier(small, tmp_path, count_trainin
     assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
 
 
+def test_files_are_named_and_filled_as_ever(small, tmp_path):
+    """Spelled out, so that classifiers kept by earlier versions of the code are found and taken for whole."""
+    classifier = cached_classifier(small, cache_dir=tmp_path, seed=3)
+    facts = {"version": 1, "data_hash": small.content_hash(), "seed": 3, "shape": [6], "num_classes": 2}
+    text = json.dumps(facts)
+    path = tmp_path / f"classifier-{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors"
+    assert list(tmp_path.iterdir()) == [path]
+    weights = classifier.network.state_dict()
+    content = b"".join(name.encode() + weights[name].numpy().tobytes() for name in sorted(weights))
+    with safe_open(path, "pt") as file:
+        assert json.loads(file.metadata()["cbdm"]) == {
+            "facts": text,
+            "checksum": hashlib.sha256(content).hexdigest(),
+            "held_out_accuracy": classifier.held_out_accuracy,
+        }
+        assert all(torch.equal(file.get_tensor(name), weights[name]) for name in weights)
+
+
 def test_other_data_seeds_and_versions_are_other_classifiers(small, tmp_path, count_trainings, monkeypatch):
     cached_classifier(small, cache_dir=tmp_path)
     cached_classifier(small, cache_dir=tmp_path, seed=1)
@@ -147,7 +192,9 @@ def test_other_data_seeds_and_versions_are_other_classifiers(small, tmp_path, co
 
 def rewritten(path, change_header=None, change_weights=None):
     """The file with its header or its weights changed, and well-formed still."""
-    header, weights = read_kept(path)
+    with safe_open(path, "pt") as file:
+        header = json.loads(file.metadata()["cbdm"])
+    weights = load_file(path)
     if change_header:
         change_header(header)
     if change_weights:
@@ -170,6 +217,7 @@ DAMAGES = {
     "accuracy missing": lambda path: rewritten(path, change_header=lambda h: h.pop("held_out_accuracy")),
     "accuracy no number": lambda path: rewritten(path, change_header=lambda h: h.update(held_out_accuracy=None)),
     "other facts": lambda path: rewritten(path, change_header=lambda h: h.update(facts="{}")),
+    "a note too many": lambda path: rewritten(path, change_header=lambda h: h.update(more=1)),
     "no metadata": lambda path: save_file({"x": torch.zeros(1)}, path),
     "metadata no object": lambda path: save_file({"x": torch.zeros(1)}, path, {"cbdm": "[]"}),
 }
@@ -211,7 +259,7 @@ def test_a_full_disk_is_done_without(small, tmp_path, count_trainings, monkeypat
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(features, "save_file", full)
+    monkeypatch.setattr(kept, "save_file", full)
     assert cached_classifier(small, cache_dir=tmp_path).held_out_accuracy == 1.0
     assert list(tmp_path.iterdir()) == []
 

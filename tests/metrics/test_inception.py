@@ -5,10 +5,11 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from cbdm_core.errors import CbdmError
-from cbdm_core.metrics.inception import _A, _C, _E, Inception, load_inception, state_of
+from cbdm_core.metrics.inception import _A, _B, _C, _D, _E, Inception, load_inception, state_of
 
 
 def scaled(weights, seed=0):
@@ -156,6 +157,15 @@ def slow_pool(x, of):
     return out
 
 
+def slow_half(x, of):
+    """`of` each 3 × 3 that lies inside the image, every second row and column of them."""
+    rows = [
+        [of(x[:, :, i : i + 3, j : j + 3].flatten(2)) for j in range(0, x.shape[3] - 2, 2)]
+        for i in range(0, x.shape[2] - 2, 2)
+    ]
+    return torch.stack([torch.stack(row, 2) for row in rows], 2)
+
+
 def chain(w, x, *steps):
     for name, padding in steps:
         x = conv(w, name, x, padding=padding)
@@ -171,6 +181,15 @@ def slow_a(w, x, pool):
     ]
 
 
+def slow_b(w, x, pool):
+    double = chain(w, x, ("branch3x3dbl_1", 0), ("branch3x3dbl_2", 1))
+    return [
+        conv(w, "branch3x3", x, stride=2),
+        conv(w, "branch3x3dbl_3", double, stride=2),
+        slow_half(x, pool),
+    ]
+
+
 def slow_c(w, x, pool):
     wide, high = (0, 3), (3, 0)
     double = (("2", high), ("3", wide), ("4", high), ("5", wide))
@@ -179,6 +198,16 @@ def slow_c(w, x, pool):
         chain(w, x, ("branch7x7_1", 0), ("branch7x7_2", wide), ("branch7x7_3", high)),
         chain(w, x, ("branch7x7dbl_1", 0), *((f"branch7x7dbl_{n}", padding) for n, padding in double)),
         conv(w, "branch_pool", slow_pool(x, pool)),
+    ]
+
+
+def slow_d(w, x, pool):
+    wide, high = (0, 3), (3, 0)
+    seven = chain(w, x, ("branch7x7x3_1", 0), ("branch7x7x3_2", wide), ("branch7x7x3_3", high))
+    return [
+        conv(w, "branch3x3_2", chain(w, x, ("branch3x3_1", 0)), stride=2),
+        conv(w, "branch7x7x3_4", seven, stride=2),
+        slow_half(x, pool),
     ]
 
 
@@ -195,22 +224,54 @@ def slow_e(w, x, pool):
     ]
 
 
+def slow_stem(w, x, pool):
+    """From 299 × 299 by way of 149, 147, 147, 73, 73 and 71 to 35 × 35."""
+    x = conv(w, "Conv2d_1a_3x3", x, stride=2, padding=0)
+    x = conv(w, "Conv2d_2a_3x3", x, stride=1, padding=0)
+    x = slow_half(conv(w, "Conv2d_2b_3x3", x, stride=1, padding=1), pool)
+    x = conv(w, "Conv2d_3b_1x1", x, stride=1, padding=0)
+    x = slow_half(conv(w, "Conv2d_4a_3x3", x, stride=1, padding=0), pool)
+    assert x.shape == (1, 192, 35, 35)
+    return [x.flatten(2).mean(2)]
+
+
+class Stem(Inception):
+    """The network with blocks that do nothing: the stem, and the mean over what it gives."""
+
+    def __init__(self):
+        super().__init__()
+        for name, _ in list(self.named_children()):
+            if not name.startswith("Conv2d"):
+                setattr(self, name, nn.Identity())
+
+
+def mean(rows):
+    return rows.mean(2)
+
+
+def largest(rows):
+    return rows.amax(2)
+
+
 @pytest.mark.parametrize(
-    ("make", "slow", "pool", "channels"),
+    ("make", "slow", "pool", "shape"),
     [
-        (lambda: _A(192, 32), slow_a, lambda rows: rows.mean(2), 192),
-        (lambda: _C(768, 128), slow_c, lambda rows: rows.mean(2), 768),
-        (lambda: _E(1280, maxima=False), slow_e, lambda rows: rows.mean(2), 1280),
-        (lambda: _E(2048, maxima=True), slow_e, lambda rows: rows.amax(2), 2048),
+        (Stem, slow_stem, largest, (1, 3, 299, 299)),
+        (lambda: _A(192, 32), slow_a, mean, (2, 192, 5, 6)),
+        (lambda: _B(288), slow_b, largest, (2, 288, 6, 9)),
+        (lambda: _C(768, 128), slow_c, mean, (2, 768, 5, 6)),
+        (lambda: _D(768), slow_d, largest, (2, 768, 6, 9)),
+        (lambda: _E(1280, maxima=False), slow_e, mean, (2, 1280, 5, 6)),
+        (lambda: _E(2048, maxima=True), slow_e, largest, (2, 2048, 5, 6)),
     ],
-    ids=["A", "C", "E_1", "E_2"],
+    ids=["stem", "A", "B", "C", "D", "E_1", "E_2"],
 )
-def test_blocks_agree_with_their_formulas(make, slow, pool, channels):
+def test_blocks_agree_with_their_formulas(make, slow, pool, shape):
     with torch.random.fork_rng():
         block = make().double().eval()
     weights = {key: value.double() for key, value in scaled(block.state_dict(), seed=1).items()}
     block.load_state_dict(weights, strict=False)
-    x = torch.randn(2, channels, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         torch.testing.assert_close(block(x), torch.cat(slow(weights, x, pool), 1), rtol=1e-10, atol=1e-10)
 

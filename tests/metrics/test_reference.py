@@ -1,14 +1,16 @@
 """Kept reference features: taken once, never those of other data or another convention, never damaged ones."""
 
+import hashlib
 import json
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.errors import CbdmError
-from cbdm_core.metrics.features import cached_classifier, read_kept
+from cbdm_core.metrics.features import cached_classifier
 from cbdm_core.metrics.reference import reference_features
 from cbdm_core.metrics.sources import Mapped
 
@@ -61,6 +63,18 @@ def test_features_and_probabilities_of_a_classifier_come_back_exactly(tmp_path):
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, direct))
 
 
+def test_files_are_named_as_ever(tmp_path):
+    """Spelled out, so that features kept by earlier versions of the code are found."""
+    reference_features(images(), Counting().named(), cache_dir=tmp_path)
+    facts = {"version": 1, "data_hash": images().content_hash(), "features": "sine", "pixels": "uint8 / 127.5 - 1"}
+    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    assert only_file(tmp_path).name == f"reference-{digest}.safetensors"
+    with safe_open(only_file(tmp_path), "pt") as file:
+        header = json.loads(file.metadata()["cbdm"])
+    assert header.pop("facts") == json.dumps(facts)
+    assert header.keys() == {"checksum"}
+
+
 def test_other_data_or_another_convention_is_a_miss(tmp_path):
     reference_features(images(), Counting().named(), cache_dir=tmp_path)
     for data, convention in ((images(seed=1), "sine"), (images(), "sine, other resize")):
@@ -87,7 +101,9 @@ def test_an_extractor_that_changed_under_its_name_is_asked_anew(tmp_path):
 
 def rewrite(path, change):
     """The file with its tensors and header as `change` leaves them."""
-    header, parts = read_kept(path)
+    with safe_open(path, "pt") as file:
+        header = json.loads(file.metadata()["cbdm"])
+    parts = load_file(path)
     change(header, parts)
     save_file(parts, path, {"cbdm": json.dumps(header)})
 
@@ -98,6 +114,10 @@ def flip(header, parts):
 
 def other_data(header, parts):
     header["facts"] = header["facts"].replace(images().content_hash(), images(seed=1).content_hash())
+
+
+def noted(header, parts):
+    header["more"] = 1
 
 
 def fewer(header, parts):
@@ -113,9 +133,19 @@ def fewer(header, parts):
         lambda path: save_file({"features": torch.zeros(COUNT, 16)}, path),
         lambda path: rewrite(path, flip),
         lambda path: rewrite(path, other_data),
+        lambda path: rewrite(path, noted),
         lambda path: rewrite(path, fewer),
     ],
-    ids=["truncated", "header cut", "empty", "foreign", "one value", "other data's hash", "a part gone"],
+    ids=[
+        "truncated",
+        "header cut",
+        "empty",
+        "foreign",
+        "one value",
+        "other data's hash",
+        "a note too many",
+        "a part gone",
+    ],
 )
 def test_a_damaged_file_is_refused_by_name_and_deleting_it_mends(tmp_path, damage):
     data = images()

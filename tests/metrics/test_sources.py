@@ -10,7 +10,7 @@ from cbdm_core.data.dataset import Dataset
 from cbdm_core.errors import CbdmError
 from cbdm_core.metrics import inception, sources
 from cbdm_core.metrics.inception import Inception
-from cbdm_core.metrics.sources import Mapped, feature_extractor
+from cbdm_core.metrics.sources import Mapped, check_features, feature_extractor
 
 
 def images(channels=1, side=6, count=10):
@@ -41,6 +41,15 @@ def save_program(module, path):
     return f"torchscript:{path}"
 
 
+# Modules that can't be imported.
+BROKEN = {
+    "syntax": "def features(x) return x\n",
+    "raising": "raise RuntimeError('weights of 2 layers\\nare not there')\n",
+    "ending": "import sys\nsys.exit('usage: me FILE')\n",
+    "asking": "def __getattr__(name): raise KeyError(name)\n",
+}
+
+
 @pytest.fixture
 def own_module(tmp_path, monkeypatch):
     """A module of the user's own, importable by name."""
@@ -57,8 +66,13 @@ def own_module(tmp_path, monkeypatch):
         "def nothing(x): return None\n"
         "def fewer(x): return x.flatten(1)[1:]\n"
         "def infinite(x): return x.flatten(1) / 0\n"
+        "def narrow(x): return x.flatten(1) @ torch.ones(7, 2)\n"
+        "def lookup(x): return {}['layer']\n"
+        "def silent(x): raise OSError\n"
     )
     (tmp_path / "own_features_of_test.py").write_text(text)
+    for name, line in BROKEN.items():
+        (tmp_path / f"own_{name}_of_test.py").write_text(line)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield "own_features_of_test"
     sys.modules.pop("own_features_of_test", None)
@@ -181,31 +195,83 @@ def test_nothing_is_recorded_for_gradients(data):
     assert not feature_extractor("pixels", data)(data.model_input().requires_grad_())[0].requires_grad
 
 
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("clasifier", "did you mean 'classifier'"),
-        ("inception", "inception:PATH"),
-        ("torchscript:", "torchscript:PATH"),
-        ("", "allowed: classifier"),
-        ("inception:/nowhere/w.pth", "No such file"),
-        ("torchscript:/nowhere/w.pt", "No such file"),
-        ("inceptoin:/nowhere/w.pth", "did you mean inception:PATH"),
-        ("no_such_module_here:features", "No module named"),
-        ("math:sinn", "no attribute 'sinn'"),
-        (".relative:x", "cannot be imported"),
-        ("OWN:Net", "a class"),
-        ("OWN:number", "of type int"),
-        ("OWN:maps", r"\(10, 1, 6, 6\): they must be a tensor of \(10, D\)"),
-        ("OWN:nothing", "of type NoneType"),
-        ("OWN:fewer", r"shape \(9, 36\)"),
-        ("OWN:infinite", "NaN or infinite"),
-    ],
-)
+# What can be told from the text alone.
+UNRESOLVED = [
+    ("clasifier", "did you mean 'classifier'"),
+    ("inception", "inception:PATH"),
+    ("torchscript:", "torchscript:PATH"),
+    ("pixels:", "did you mean 'pixels'"),
+    ("", "allowed: classifier"),
+    ("inception:/nowhere/w.pth", "No such file"),
+    ("torchscript:/nowhere/w.pt", "No such file"),
+    ("inception:/", "Is a directory"),
+    ("torchscript:/", "Is a directory"),
+    ("inception:~no_such_user_here/w.pth", r"weights ~no_such_user_here/w\.pth cannot be read: .*home directory; give"),
+    ("torchscript:~no_such_user_here/w.pt", r"file ~no_such_user_here/w\.pt cannot be read: .*home directory; give"),
+    ("inception:a\0b", r"'a\\x00b' cannot be read: embedded null"),
+    ("torchscript:a\0b", r"'a\\x00b' cannot be read: embedded null"),
+    ("torchscript:a\nb", r"'a\\nb' cannot be read: No such file"),
+    ("inceptoin:/nowhere/w.pth", "did you mean inception:PATH"),
+    ("no_such_module_here:features", "No module named .*; install the module"),
+    ("math:sinn", "no attribute 'sinn'; mend the module or the name"),
+    (".relative:x", "cannot be imported"),
+    (":x", "cannot be imported: ValueError: Empty module name"),
+    ("own_syntax_of_test:features", r"SyntaxError: .*own_syntax_of_test\.py, line 1\); mend"),
+    ("own_raising_of_test:features", "RuntimeError: are not there; mend"),
+    ("own_ending_of_test:features", "SystemExit: usage: me FILE"),
+    ("own_asking_of_test:features", "KeyError: 'features'"),
+    ("OWN:Net", "a class"),
+    ("OWN:number", "of type int"),
+]
+
+# What shows when the map is called.
+FAILING = [
+    ("OWN:maps", r"\(10, 1, 6, 6\): they must be a tensor of \(10, D\)"),
+    ("OWN:nothing", "of type NoneType"),
+    ("OWN:fewer", r"shape \(9, 36\)"),
+    ("OWN:infinite", "NaN or infinite"),
+    (
+        "OWN:narrow",
+        r"narrow/\w{8}.* fail on examples of shape \(1, 6, 6\): RuntimeError: .*cannot be mult.*; their map must",
+    ),
+    ("OWN:lookup", "KeyError: 'layer'; their map must"),
+    ("OWN:silent", "fail on examples of .*: OSError; their map must"),
+]
+
+
+@pytest.mark.parametrize(("text", "told"), UNRESOLVED + FAILING)
 def test_mistakes_are_told_in_one_line(data, own_module, text, told):
     with pytest.raises(CbdmError, match=told) as caught:
         feature_extractor(text.replace("OWN", own_module), data)(data.model_input())
-    assert "\n" not in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(("text", "told"), UNRESOLVED)
+def test_the_check_refuses_what_cannot_be_found_in_the_same_words(data, own_module, text, told):
+    text = text.replace("OWN", own_module)
+    with pytest.raises(CbdmError, match=told) as early:
+        check_features(text, data)
+    with pytest.raises(CbdmError) as late:
+        feature_extractor(text, data)
+    assert str(early.value) == str(late.value)
+
+
+def test_the_check_passes_what_is_there_without_a_network(data, own_module, tmp_path, monkeypatch):
+    """The files hold no weights: it is only asked whether they open."""
+    (tmp_path / "noise").write_bytes(b"noise")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for text in ("classifier", " pixels ", "inception:~/noise", f"torchscript:{tmp_path}/noise"):
+        check_features(text, data)
+    for name, _ in FAILING:
+        check_features(name.replace("OWN", own_module), data)
+
+
+def test_an_error_of_ones_own_passes_as_it_is(data):
+    def refuses(x):
+        raise CbdmError("no cats: give dogs")
+
+    with pytest.raises(CbdmError, match=r"^no cats: give dogs$"):
+        Mapped(refuses, data.shape, "dogs", "")(data.model_input())
 
 
 def test_files_that_are_no_program_and_programs_that_fail(data, tmp_path):
@@ -217,7 +283,7 @@ def test_files_that_are_no_program_and_programs_that_fail(data, tmp_path):
         assert "\n" not in str(caught.value)
     found = feature_extractor(save_program(Picky(), tmp_path / "picky.pt"), data)
     with pytest.raises(
-        CbdmError, match=r"picky\.pt fails on examples of shape \(1, 6, 6\): .*cannot be mult"
+        CbdmError, match=r"torchscript/picky/\w{8}.* fail on examples of shape \(1, 6, 6\): .*cannot be mult"
     ) as caught:
         found(data.model_input())
     assert "\n" not in str(caught.value)

@@ -76,7 +76,7 @@ def nearest_training(story: Story, device: str) -> tuple[Neighbours, ...]:
         run = method.runs[0]
         if not checkpoints(run.path / "checkpoints"):
             continue
-        judged = Judged.of(run.path, device)
+        judged = Judged.of(run.path, device, "classifier")
         interval = (0.0, 1.0) if story.plan is not None else None
         config = with_sampling(judged.config, {"omega": best.get(place), "interval": interval})
         labels = tail_labels(judged.data.counts(), HOW_MANY)

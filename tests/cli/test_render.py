@@ -1,0 +1,57 @@
+"""What the lines beside a table say."""
+
+import re
+
+import pytest
+
+from cbdm_cli.render import comparison_table, report_table, sweep_table
+from cbdm_cli.summary import Estimate, Row, Summary
+from cbdm_core.report import Report, Scores
+
+
+def report(memorised):
+    scores = Scores(1.0, 1.0, 1.0, 1.0, n_samples=9, n_reference=9, memorised=memorised)
+    return Report(scores, {"tail": scores}, (), features="f", note="", held_out_accuracy=None, k=5)
+
+
+@pytest.mark.parametrize(
+    ("memorised", "told"),
+    [
+        (0.0644, "6.4% beyond chance"),
+        (0.00051, "0.1% beyond chance"),
+        (0.0004, "none beyond what held-out images give"),
+        (0.0, "none beyond what held-out images give"),
+        (-0.064, "none beyond what held-out images give"),
+    ],
+)
+def test_copies_are_told_as_an_excess_and_never_below_0(capsys, memorised, told):
+    report_table(report(memorised), "title", "caption")
+    out = capsys.readouterr().out
+    assert f"copies of training images {told} · tail copies of training images {told}" in out
+    assert not re.search(r"-\d", out)
+
+
+def test_unknown_copies_are_not_told(capsys):
+    report_table(report(None), "title", "caption")
+    assert "copies" not in capsys.readouterr().out
+
+
+def cells(out):
+    """The cells of the tables' lines, by their first."""
+    lines = [[cell.strip() for cell in re.split(r"[│┃|]|\s{2,}", line) if cell.strip()] for line in out.splitlines()]
+    return {line[0]: line for line in lines if line}
+
+
+def test_a_sweep_tells_copies_of_the_tail(capsys):
+    sweep_table([("a", "0", report(0.378)), ("b", "1", report(None))], "title")
+    found = cells(capsys.readouterr().out)
+    assert found["a"][-1] == "0.378" and found["b"][-1] == "–"
+
+
+def test_a_comparison_tells_copies_of_the_tail(capsys):
+    scores = {"fid": Estimate(2.0, 0.5), "tail copies": Estimate(0.378, 0.01)}
+    plain = Row("ddpm", "ddpm", "", "1", False, (0,), {"fid": Estimate(1.0, 0.5)}, None, (), {})
+    row = Row("mine", "mine", "", "1", False, (0,), scores, {"fid": Estimate(1.0, 0.25)}, (), {})
+    comparison_table(Summary((plain, row), "verdict", "features"), "title")
+    found = cells(capsys.readouterr().out)
+    assert found["mine"][-1] == "0.378" and "+1.00 ± 0.25" in found["mine"] and found["ddpm"][-1] == "–"

@@ -1,0 +1,142 @@
+"""Code that a run's configuration names: it runs where the command line names it, and nowhere else."""
+
+import contextlib
+import json
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cbdm_cli.job import READINGS, run_folder, run_job
+from cbdm_cli.plan import Plan, Variant
+from cbdm_cli.trust import runs_code
+from cbdm_core.data.sources import digits
+from cbdm_core.errors import CbdmError
+from cbdm_core.metrics import features, sources
+from tests.cli.tiny import TINY, fingerprint
+
+MODULE = """
+from pathlib import Path
+Path({marker!r}).write_text("ran")
+def pixels(x): return x.flatten(1)
+"""
+
+
+@pytest.fixture
+def ran(tmp_path, monkeypatch):
+    """A module `theirs` with features, and whether it has been imported since the last look."""
+    marker = tmp_path / "marker"
+    (tmp_path / "theirs.py").write_text(MODULE.format(marker=str(marker)))
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def look():
+        found = marker.exists()
+        marker.unlink(missing_ok=True)
+        sys.modules.pop("theirs", None)
+        return found
+
+    yield look
+    sys.modules.pop("theirs", None)
+
+
+@pytest.fixture
+def theirs(trained):
+    """A run that somebody else has made, which names features of their own."""
+    name_features(trained, "theirs:pixels")
+    return trained
+
+
+def name_features(run, text):
+    file = run / "config.toml"
+    file.write_text(file.read_text().replace('features = "classifier"', f"features = {json.dumps(text)}"))
+
+
+def command_of(line):
+    """What the refusal says to repeat, as a shell would part it."""
+    return shlex.split(line.partition("repeat ")[2].partition(" if you trust it")[0])
+
+
+@pytest.mark.parametrize("text", ["theirs:pixels", "torchscript:net.pt", " theirs:pixels", "classifier:x", "this:s"])
+def test_evaluate_runs_no_code_that_only_the_run_names(refused, ran, trained, text):
+    name_features(trained, text)
+    np.savez("s.npz", images=digits().x[:40, 0].numpy(), labels=digits().y[:40].numpy())
+    for command in (["r"], ["s.npz", "--data", "r"], ["r", "--reference", "training"]):
+        line = refused("evaluate", *command)
+        assert f"r/config.toml: evaluation.features = {text!r} names code to run: repeat --features" in line
+        assert not ran() and "this" not in sys.modules
+    assert not list(Path().rglob("*evaluation-*")) and not Path("s.evaluation.json").exists()
+
+
+def test_evaluate_takes_them_from_the_command_line(run, refused, ran, theirs):
+    repeat = command_of(refused("evaluate", "r"))
+    assert not ran()
+    code, out, err = run("evaluate", "r", *repeat)
+    assert code == 0 and "features: module/theirs:pixels" in out and ran(), out + err
+    assert run("evaluate", "r", "--features", "pixels")[0] == 0 and not ran()
+
+
+def test_resume_takes_them_from_the_command_line(run, refused, ran, theirs):
+    """And goes on as a run does whose features run nothing; a signal's line names the same words."""
+    shutil.copytree(theirs, "plain")
+    name = (theirs / "config.toml").read_text().replace("theirs:pixels", "pixels")
+    (Path("plain") / "config.toml").write_text(name)
+    assert run("train", "--resume", "plain", "--steps", 4)[0] == 0
+    repeat = command_of(refused("train", "--resume", "r", "--steps", 4))
+    assert repeat == ["--set", "evaluation.features=theirs:pixels"] and not ran()
+    code, out, err = run("train", "--resume", "r", "--steps", 4, *repeat)
+    assert code == 0 and "features: module/theirs:pixels" in out and ran(), out + err
+    assert fingerprint(theirs) == fingerprint(Path("plain"))
+
+
+def test_resume_refuses_features_that_have_gone_before_it_trains(refused, trained):
+    name_features(trained, "inception:gone.pth")
+    before = fingerprint(trained)
+    assert "gone.pth" in refused("train", "--resume", "r", "--steps", 4)
+    assert fingerprint(trained) == before
+
+
+def test_report_and_classify_run_nothing(run, ran, theirs, monkeypatch):
+    """The page looks for neighbours in the classifier's features, as it says."""
+    code, _, err = run("report", "r", "-o", "page.html")
+    assert code == 0 and not ran(), err
+    assert "Nearest training images" in Path("page.html").read_text()
+    monkeypatch.setattr(features, "_STEPS", (40, 40))
+    code, _, err = run("classify", "r", "--seeds", 1, "--fill", 4)
+    assert code == 0 and not ran(), err
+
+
+def test_a_comparisons_jobs_take_those_of_its_plan(ran, cache, tmp_path, capsys):
+    """Trained, then continued after it was trained and not judged, then judged at the readings."""
+    settings = (*TINY[1::2], "evaluation.features=theirs:pixels")
+    variant = Variant(name="cbdm", parts="cbdm")
+    plan = Plan(preset="digits-lt", settings=settings, steps=4, seeds=1, omegas=("0",), variants=(variant,))
+    run_job(tmp_path, plan, variant, 0, "cpu")
+    path = run_folder(tmp_path, variant, 0)
+    found = (path / "evaluation.json").read_text()
+    assert json.loads(found)["features"].startswith("module/theirs:pixels") and ran()
+    (path / "evaluation.json").unlink()
+    shutil.rmtree(path / READINGS)
+    run_job(tmp_path, plan, variant, 0, "cpu")
+    assert (path / "evaluation.json").read_text() == found and ran()
+    reading = json.loads((path / READINGS / "omega-0.json").read_text())
+    assert reading["features"] == json.loads(found)["features"]
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["classifier", " pixels ", "inception:no.pth", "pixels:", "unknown", "torchscript:no.pt", "json:dumps", "pixels:no",
+     "Inception:no", "torchscript :no", ":no"],
+)  # fmt: skip
+def test_whatever_leads_to_code_is_known_to(text, monkeypatch):
+    """Against what `feature_extractor` does: features are taken for harmless only where it reaches no code."""
+    reached = []
+    monkeypatch.setattr(sources, "_torchscript", lambda *_: reached.append(text))
+    monkeypatch.setattr(sources, "_importable", lambda *_: reached.append(text))
+    monkeypatch.setattr(sources, "cached_classifier", lambda *_, **__: None)
+    with contextlib.suppress(CbdmError):
+        sources.feature_extractor(text, digits())
+    assert runs_code(text) == bool(reached)
