@@ -18,9 +18,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tables import gathered
+from tables import ROOT, gathered
 
-from cbdm_cli.job import READINGS, run_folder
+from cbdm_cli.job import READINGS, job_command, run_folder
 from cbdm_cli.locking import held
 from cbdm_cli.plan import FILE, OMEGAS, Plan, Variant, extended, load_plan, readings_of, save_plan
 from cbdm_cli.runs import write_text
@@ -107,6 +107,8 @@ def main(experiment: Experiment, asked: Namespace, page: Callable[[dict[str, Any
     """
     file = RESULTS / f"{experiment.name}.json"
     if asked.print:
+        if not file.exists():
+            raise SystemExit(f"{file} is not there: run the experiment first, without --print")
         print(page(json.loads(file.read_text(encoding="utf-8"))))
         return 0
     try:
@@ -158,11 +160,16 @@ def _joined(folder: Path, plan: Plan) -> Plan:
     if not (folder / FILE).exists():
         return plan
     kept = load_plan(folder)
-    if (kept.preset, kept.settings, kept.steps) != (plan.preset, plan.settings, plan.steps):
+    if _same(kept) != _same(plan):
         raise CbdmError(f"{folder} holds runs of other settings: name another folder with --work, or remove it")
     further = [variant for variant in kept.variants if variant not in plan.variants]
     omegas = tuple(dict.fromkeys([*plan.omegas, *kept.omegas]))
     return extended(plan, further, max(plan.seeds, kept.seeds)).model_copy(update={"omegas": omegas})
+
+
+def _same(plan: Plan) -> tuple[object, ...]:
+    """What two experiments must have in common to share a folder; the data may have been moved."""
+    return plan.preset, [text for text in plan.settings if not text.startswith(ROOT)], plan.steps
 
 
 def _lacks(folder: Path, plan: Plan, variant: Variant, seed: int) -> bool:
@@ -184,7 +191,7 @@ class _Job:
         log = run_folder(folder, variant, seed).with_suffix(".log")
         log.parent.mkdir(parents=True, exist_ok=True)
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-        command = [sys.executable, "-m", "cbdm_cli.job", str(folder), variant.name, str(seed), "cpu"]
+        command = job_command(folder, variant, seed, "cpu")
         with log.open("wb") as opened:
             process = subprocess.Popen(command, env={**os.environ, **threads}, stdout=opened, stderr=opened)
         return cls(f"{folder.name}, {variant.name}, seed {seed}", process, log, time.monotonic())

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from comparisons import Cell, Experiment, arguments, main
-from tables import methods_table, pairs_table
+from tables import ROOT, methods_table, pairs_table
 
 OMEGAS = ("0", "0.25", "0.5", "0.75", "1", "1.5", "2", "3")
 SHARED = ("evaluation.per_class=50", "sampling.steps=20", "training.batch_size=32")
@@ -37,7 +37,7 @@ EXPERIMENT = Experiment("fashion", "fashion-lt", (SMALL, LARGE), SHARED, seeds=3
 
 def with_root(root: str | None) -> Experiment:
     """The experiment, with its data in another folder."""
-    return EXPERIMENT if root is None else replace(EXPERIMENT, shared=(*SHARED, f"data.options.root={root!r}"))
+    return EXPERIMENT if root is None else replace(EXPERIMENT, shared=(*SHARED, f"{ROOT}{root!r}"))
 
 
 def page(result: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from ablations import CHANGED
 from comparisons import RESULTS, Cell, Experiment, arguments, main
 from digits import OMEGAS, SHARED, STEPS, base
-from tables import Best, differences_table, table
+from tables import Best, changes_table, differences_table, table
 
 FIGURE = Path(__file__).parents[1] / "docs" / "_static" / "regimes.svg"
 _FEWER = ("evaluation.per_class=40",)
@@ -79,24 +79,36 @@ def schedules(result: dict[str, Any]) -> list[tuple[str, Best, Best]]:
     return found
 
 
+def changes(result: dict[str, Any]) -> list[tuple[str, tuple[Best, Best], tuple[Best, Best]]]:
+    """(regime, CBDM and DDPM under ω_eff(t) there, the same where it starts from), null law, in the same features."""
+    found = {name: (pulled, plain) for name, pulled, plain in pairs(result, schedule=True) if ", law" not in name}
+    start = {name: "base" for name in found if "classes" not in name and name != "base"}
+    start["40 classes, 3 times the epochs"] = "40 classes"
+    return [(f"{name} − {before}", found[name], found[before]) for name, before in start.items()]
+
+
 def data_table(result: dict[str, Any]) -> str:
     """What a regime of other data changes beside what it is called by."""
     found = {name: result["cells"][c.name] for name, c in CELLS.items()}
     lines = []
     for name, cell in found.items():
         counts = cell["counts"]
-        lines.append([name, len(counts), sum(counts), f"{max(counts)} … {min(counts)}", cell["epochs"]])
-    return table(("regime", "classes", "images", "a class", "epochs"), [[str(x) for x in line] for line in lines])
+        spread = f"{max(counts)} … {min(counts)}"
+        lines.append([name, len(counts), sum(counts), spread, cell["epochs"], cell["samples"]])
+    head = ("regime", "classes", "images", "a class", "epochs", "samples")
+    return table(head, [[str(x) for x in line] for line in lines])
 
 
 def page(result: dict[str, Any]) -> str:
-    """The data; CBDM against the schedule, then against constant ω; the schedule against constant ω."""
+    """The data; CBDM against the schedule; how that differs from the base; both against constant ω."""
     tables = [
-        differences_table(pairs(result, schedule), f"CBDM − DDPM {way}")
-        for schedule, way in ((True, "under ω_eff(t)"), (False, "at constant ω"))
+        data_table(result),
+        differences_table(pairs(result, schedule=True), "CBDM − DDPM under ω_eff(t)"),
+        changes_table(changes(result), "by how much that difference is more"),
+        differences_table(pairs(result, schedule=False), "CBDM − DDPM at constant ω"),
+        differences_table(schedules(result), "DDPM: ω_eff(t) − constant ω"),
     ]
-    tables.append(differences_table(schedules(result), "DDPM: ω_eff(t) − constant ω"))
-    return "\n\n".join([data_table(result), *tables])
+    return "\n\n".join(tables)
 
 
 def digest() -> str:

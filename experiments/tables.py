@@ -24,6 +24,8 @@ KEPT: Mapping[str, tuple[str, ...]] = {
     "tail recall": ("groups", "tail", "recall"),
     "tail memorised": ("groups", "tail", "memorised"),
 }
+# How a setting begins that says where the data lie.
+ROOT = "data.options.root="
 # ω → score → its values by seed.
 ByOmega = Mapping[str, Mapping[str, Sequence[float]]]
 
@@ -46,16 +48,19 @@ def gathered(plans: Mapping[str, Plan], work: Path) -> dict[str, Any]:
                 rows.setdefault(row, {})[reading.omega] = {
                     score: values for score, values in scores.items() if None not in values
                 }
-        told = {"settings": list(plan.settings), "steps": plan.steps, "seeds": plan.seeds}
+        # Where the data lie on this machine is no part of what was done.
+        settings = [text for text in plan.settings if not text.startswith(ROOT)]
+        told = {"settings": settings, "steps": plan.steps, "seeds": plan.seeds}
         cells[name] = {**told, **_data(run_folder(work / name, plan.variants[0], 0)), "rows": rows}
     return cells
 
 
 def _data(run: Path) -> dict[str, Any]:
-    """Training images of each class, and how often a run of the cell saw each."""
+    """Training images of each class, how often a run of the cell saw each, and how many samples a reading has."""
     config = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
     counts, training = config["facts"]["counts"], config["training"]
-    return {"counts": counts, "epochs": round(training["steps"] * training["batch_size"] / sum(counts))}
+    epochs = round(training["steps"] * training["batch_size"] / sum(counts))
+    return {"counts": counts, "epochs": epochs, "samples": config["evaluation"]["per_class"] * len(counts)}
 
 
 def _value(result: Mapping[str, Any], path: Sequence[str]) -> float | None:
@@ -120,22 +125,40 @@ def methods_table(rows: Mapping[str, ByOmega], baseline: str = "ddpm") -> str:
         same = name == baseline
         differences = ["baseline" if same else told(best.minus(plain, score)) for score in ("fid", "tail fid")]
         shares = [f"{best.mean(score):.3f}" for score in ("precision", "recall", "tail recall")]
-        copies = f"{100 * best.mean('tail memorised'):.1f} %" if "tail memorised" in best.scores else "—"
+        copies = "—"
+        if found := best.scores.get("tail memorised"):
+            e = estimate([100 * share for share in found])
+            copies = f"{e.mean:.1f} ± {e.half_width:.1f} %"
         fid, tail = (f"{best.mean(score):.2f}" for score in ("fid", "tail fid"))
         lines.append([name, best.told(), fid, differences[0], tail, differences[1], *shares, copies])
     return table(head, lines)
 
 
+# Score → digits after the point, of the tables of differences.
+DIGITS: Mapping[str, int] = {"fid": 2, "tail fid": 2, "precision": 3, "recall": 3, "tail recall": 3}
+_SCORES = ("FID", "tail FID", "precision", "recall", "tail recall")
+
+
 def differences_table(pairs: Sequence[tuple[str, Best, Best]], what: str) -> str:
     """Named pairs, each at its best ω: first, second and the paired difference in five scores."""
-    scores = {"fid": 2, "tail fid": 2, "precision": 3, "recall": 3, "tail recall": 3}
-    head = (what, "ω of both", "FID of both", "FID", "tail FID", "precision", "recall", "tail recall")
     lines = []
     for name, one, two in pairs:
         both = f"{one.mean('fid'):.2f} / {two.mean('fid'):.2f}"
-        found = [told(one.minus(two, score), digits) for score, digits in scores.items()]
+        found = [told(one.minus(two, score), digits) for score, digits in DIGITS.items()]
         lines.append([name, f"{one.told()} / {two.told()}", both, *found])
-    return table(head, lines)
+    return table((what, "ω of both", "FID of both", *_SCORES), lines)
+
+
+def changes_table(changes: Sequence[tuple[str, tuple[Best, Best], tuple[Best, Best]]], what: str) -> str:
+    """By how much the difference of one pair is above that of another, paired over the seeds of all four."""
+    lines = []
+    for name, (a, b), (c, d) in changes:
+        found = []
+        for score, digits in DIGITS.items():
+            values = zip(*(best.scores[score] for best in (a, b, c, d)))
+            found.append(told(estimate([(w - x) - (y - z) for w, x, y, z in values]), digits))
+        lines.append([name, *found])
+    return table((what, *_SCORES), lines)
 
 
 def pairs_table(rows: Mapping[str, ByOmega], pairs: Sequence[tuple[str, str]]) -> str:

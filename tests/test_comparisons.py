@@ -44,7 +44,9 @@ def write_readings(work, plans, fid):
             for seed in range(plan.seeds):
                 run = run_folder(work / name, variant, seed)
                 run.mkdir(parents=True)
-                (run / "config.toml").write_text("[facts]\ncounts = [9, 1]\n[training]\nsteps = 5\nbatch_size = 4\n")
+                (run / "config.toml").write_text(
+                    "[facts]\ncounts = [9, 1]\n[training]\nsteps = 5\nbatch_size = 4\n[evaluation]\nper_class = 7\n"
+                )
             for reading in readings_of(plan, variant):
                 for seed in range(plan.seeds):
                     scores = {"fid": fid(variant.name, reading.kind, reading.omega, seed), "recall": 0.5}
@@ -60,7 +62,7 @@ def test_every_row_is_kept_by_seed_and_a_missing_reading_is_noticed(programs, sm
     write_readings(tmp_path, plans, lambda row, kind, omega, seed: 1.234567 + seed)
     cells = programs["tables"].gathered(plans, tmp_path)
     rows = cells["cell"]["rows"]
-    assert (cells["cell"]["counts"], cells["cell"]["epochs"]) == ([9, 1], 2)
+    assert [cells["cell"][name] for name in ("counts", "epochs", "samples")] == [[9, 1], 2, 14]
     assert set(rows) == {"ddpm", "ddpm, ω_eff(t)", "ddpm, interval", "cbdm:null"}
     assert rows["ddpm, ω_eff(t)"].keys() == {"implied:1", "implied:2"}
     assert rows["cbdm:null"]["2"]["fid"] == [1.2346, 2.2346, 3.2346]
@@ -79,15 +81,29 @@ def test_omega_is_picked_on_the_mean_and_differences_are_paired(programs):
 
     a = Best.of(row(w0=[1.0, 5.0, 3.0], w1=[2.0, 2.0, 4.0], w2=[9.0, 9.0, 0.0]))
     assert (a.omega, a.at_edge) == ("1", False)  # not 2, which one seed likes best
-    b = Best.of(row(w0=[3.0, 3.5, 4.2], implied_2=[1.0, 1.5, 3.2]))
+    b = Best.of(row(implied_1=[3.0, 3.5, 4.2], implied_2=[1.0, 1.5, 3.2]))
     assert (b.omega, b.at_edge, b.told()) == ("implied:2", True, "ω_eff 2 (edge)")
     low, high = ttest_rel(a.scores["fid"], b.scores["fid"]).confidence_interval(0.95)
     e = a.minus(b, "fid")
     assert (e.mean - e.half_width, e.mean + e.half_width) == pytest.approx((low, high), rel=1e-12)
-    assert Best.of({"linear:1,0": {"fid": [1.0]}, "linear:1.5,0.5": {"fid": [2.0]}}).told() == "1τt + 0"
+    assert Best.of({"linear:1,0": {"fid": [1.0]}, "linear:1.5,0.5": {"fid": [2.0]}}).told() == "1τt + 0 (edge)"
     assert Best.of({"linear:1,0": {"fid": [2.0]}, "linear:1.5,0.5": {"fid": [1.0]}}).told() == "1.5τt + 0.5 (edge)"
     (line,) = programs["tables"].differences_table([("one", a, b)], "what").splitlines()[2:]
     assert line.startswith("| one | 1 / ω_eff 2 (edge) | 2.67 / 1.90 | **+0.77 ±")
+
+
+def test_the_change_of_a_difference_is_paired_over_all_four(programs):
+    tables = programs["tables"]
+
+    def best(*values):
+        return tables.Best("1", False, dict.fromkeys(tables.DIGITS, values))
+
+    a, b, c, d = best(3.0, 4.0, 5.5), best(1.0, 1.5, 1.0), best(2.0, 3.0, 3.5), best(1.0, 2.5, 1.5)
+    (line,) = tables.changes_table([("one", (a, b), (c, d))], "what").splitlines()[2:]
+    low, high = ttest_rel([2.0, 2.5, 4.5], [1.0, 0.5, 2.0]).confidence_interval(0.95)
+    assert line.split(" | ")[1] == f"+1.83 ± {(high - low) / 2:.2f}"
+    (line,) = tables.changes_table([("one", (a, b), (a, b))], "what").splitlines()[2:]
+    assert line.split(" | ")[1] == "+0.00 ± 0.00"
 
 
 def test_a_difference_is_bold_only_where_its_interval_excludes_0(programs, small, tmp_path):
@@ -110,6 +126,27 @@ def test_a_difference_is_bold_only_where_its_interval_excludes_0(programs, small
     assert "| 1 | 2.10 | **-1.00 ± 0.00** |" in lines["cbdm:null"]
     low, high = ttest_rel([1.0, 5.0, 3.0], [3.0, 3.1, 3.2]).confidence_interval(0.95)
     assert f"| -0.10 ± {(high - low) / 2:.2f} |" in lines["ddpm, ω_eff(t)"]
+
+
+def test_where_the_data_lie_is_no_part_of_the_result(programs, small, tmp_path, monkeypatch):
+    """Runs go on where the data have been moved, and the kept result does not tell the folder."""
+    comparisons, root = programs["comparisons"], programs["tables"].ROOT
+    monkeypatch.setattr(comparisons, "_pool", lambda todo, jobs: [])
+    comparisons.run(small, tmp_path, 2, 3)
+    moved = replace(small, shared=(*small.shared, f"{root}'/elsewhere'"))
+    comparisons.run(moved, tmp_path, 2, 3)
+    assert f"{root}'/elsewhere'" in load_plan(tmp_path / "cell").settings
+    write_readings(tmp_path, moved.plans(3), lambda row, kind, omega, seed: 1.0)
+    assert "elsewhere" not in json.dumps(programs["tables"].gathered(moved.plans(3), tmp_path))
+    assert programs["fashion"].with_root("/elsewhere").shared[-1] == f"{root}'/elsewhere'"
+
+
+def test_a_result_that_is_not_there_is_named(programs, small, tmp_path, monkeypatch):
+    comparisons = programs["comparisons"]
+    monkeypatch.setattr(comparisons, "RESULTS", tmp_path)
+    asked = comparisons.Namespace(work=tmp_path, jobs=2, seeds=3, print=True, cells=None)
+    with pytest.raises(SystemExit, match=r"small.json is not there: run the experiment first"):
+        comparisons.main(small, asked, lambda result: "")
 
 
 def test_a_shared_folder_keeps_the_variants_of_both(programs, small, tmp_path, monkeypatch):

@@ -240,13 +240,14 @@ def compare(
         raise CbdmError(f"--jobs {jobs} --threads {threads}: both must be 1 or more")
     how: dict[str, Any] = {"jobs": jobs, "threads": threads, "device": device}
     if is_comparison(target):
-        fixed = {"--methods": methods, "--omega": omega, "--steps": steps, "--set": set_, "--out": out}
+        fixed = {"--methods": methods, "--omega": omega, "--steps": steps, "--out": out}
         if add is None:
             fixed |= {"--priors": priors, "--tau": tau}
         given = [name for name, value in fixed.items() if value is not None and value != []]
         if given:
             raise CbdmError(f"{given[0]}: the comparison {target} has its own; only --add and --seeds may extend it")
-        extend(Path(target), variants_of(laws(add), laws(priors), taus) if add else (), seeds, **how)
+        more = variants_of(laws(add), laws(priors), taus) if add else ()
+        extend(Path(target), more, seeds, set_ or [], **how)
         return
     if add is not None:
         raise CbdmError(f"--add {add} goes with the folder of a comparison, and {target} is none")

@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cbdm_cli import render
-from cbdm_cli.job import READINGS, config_of, run_folder
+from cbdm_cli.config import Config, load_config, preset_names, setting, validated
+from cbdm_cli.job import READINGS, config_of, job_command, run_folder
 from cbdm_cli.locking import held
 from cbdm_cli.plan import FILE, Plan, Variant, extended, load_plan, readings_of, save_plan, variants_of
 from cbdm_cli.runs import new_folder, write_json
 from cbdm_cli.signals import asked_to_stop
 from cbdm_cli.summary import summarise
+from cbdm_cli.trust import features_setting, quoted, refuse_code, runs_code
 from cbdm_core.errors import CbdmError
 
 __all__ = ["compare", "extend", "is_comparison", "planned"]
@@ -81,7 +82,7 @@ class _Job:
         threading = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "cbdm_cli.job", str(folder), self.variant.name, str(self.seed), device],
+                job_command(folder, self.variant, self.seed, device),
                 env={**os.environ, **threading},
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -107,13 +108,60 @@ def compare(plan: Plan, out: Path | None, *, jobs: int, threads: int, device: st
         _work(folder, plan, jobs, threads, device)
 
 
-def extend(folder: Path, add: Sequence[Variant], seeds: int | None, *, jobs: int, threads: int, device: str) -> None:
-    """Go on with a comparison, with more variants or seeds if asked."""
+def extend(
+    folder: Path,
+    add: Sequence[Variant],
+    seeds: int | None,
+    settings: Sequence[str] = (),
+    *,
+    jobs: int,
+    threads: int,
+    device: str,
+) -> None:
+    """Go on with a comparison, with more variants or seeds if asked.
+
+    Args:
+        folder: of the comparison.
+        add: variants that it does not have yet.
+        seeds: how many it shall have; as many as now by default.
+        settings: the plan's own features, `evaluation.features=…`; needed where they run code.
+        jobs: processes at a time.
+        threads: of each.
+        device: to compute on.
+
+    Raises:
+        CbdmError: another setting, features that run code and that only the plan names, or what `compare` raises.
+    """
     with held(folder, "cbdm compare"):
-        plan = extended(load_plan(folder), add, seeds)
+        plan = load_plan(folder)
+        _refuse_settings(folder, _common(plan), settings)
+        plan = extended(plan, add, seeds)
         _check(plan, device)
         save_plan(folder, plan)
         _work(folder, plan, jobs, threads, device)
+
+
+def _common(plan: Plan) -> Config:
+    """What all runs of a comparison are made from."""
+    return validated(load_config(plan.preset, None, plan.settings))
+
+
+def _refuse_settings(folder: Path, config: Config, settings: Sequence[str]) -> None:
+    """The plan has its own; its features may be named again, and must be where they run code."""
+    if not settings:
+        refuse_code(folder / FILE, config, f"--set {quoted(features_setting(config.evaluation.features))}")
+    if any(setting(text) != {"evaluation": {"features": config.evaluation.features}} for text in settings):
+        raise CbdmError(
+            f"--set: the comparison {folder} has its own; only --add and --seeds may extend it, and --set only name "
+            "its own evaluation.features again"
+        )
+
+
+def _again(folder: Path, plan: Plan) -> str:
+    """The command that goes on with the comparison."""
+    place, features = str(folder), _common(plan).evaluation.features
+    named = quoted(f"./{place}" if place in preset_names() else place)
+    return f"cbdm compare {named}" + (f" --set {quoted(features_setting(features))}" if runs_code(features) else "")
 
 
 def _check(plan: Plan, device: str) -> None:
@@ -158,7 +206,7 @@ def _work(folder: Path, plan: Plan, jobs: int, threads: int, device: str) -> Non
         first = failed[0]
         raise CbdmError(
             f"{len(failed)} of {len(todo)} jobs failed, first {first.variant.name} seed {first.seed}: "
-            f"{first.last_line()} (whole log: {first.log}); mend it and go on with: cbdm compare {folder}"
+            f"{first.last_line()} (whole log: {first.log}); mend it and go on with: {_again(folder, plan)}"
         )
 
 
@@ -183,7 +231,7 @@ def _run_all(folder: Path, plan: Plan, todo: list[_Job], jobs: int, threads: int
         finally:
             _stop(todo)
     if came:
-        render.note(f"stopped; what is done is kept, go on with: cbdm compare {folder}")
+        render.note(f"stopped; what is done is kept, go on with: {_again(folder, plan)}")
         raise SystemExit(128 + came[0])
     return [job for job in todo if job.state == "failed"]
 
@@ -259,5 +307,5 @@ def planned(
 
 
 def is_comparison(text: str) -> bool:
-    """Whether the argument names the folder of a comparison."""
-    return (Path(text) / FILE).exists()
+    """Whether the argument names the folder of a comparison; the name of a preset is the preset's."""
+    return text not in preset_names() and (Path(text) / FILE).exists()

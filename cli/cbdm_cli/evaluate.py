@@ -10,7 +10,7 @@ from typing import Any
 
 from cbdm_cli import render
 from cbdm_cli.config import Config, load_config, merged, preset_names, setting, validated
-from cbdm_cli.judging import Judge, balanced_samples, counted, drawn_with_bar
+from cbdm_cli.judging import Judge, balanced_samples, check_judging, counted, drawn_with_bar
 from cbdm_cli.loading import load_data, load_own_data
 from cbdm_cli.naming import file_tag, file_words
 from cbdm_cli.runs import write_json
@@ -155,6 +155,8 @@ def evaluate_runs(paths: Sequence[Path], omegas: Sequence[str], options: dict[st
     """
     asked = omegas_of(omegas)
     measure = {name: options.pop(name, None) for name in ("features", "reference")}
+    for path in paths[1:]:  # the first is read before any work in any case
+        _check_run(path, measure)
     rows, captions = [], []
     for path in paths:
         judged = Judged.of(path, device, **measure)
@@ -168,6 +170,13 @@ def evaluate_runs(paths: Sequence[Path], omegas: Sequence[str], options: dict[st
         return
     shown = [(name, at.sampling.omega, found) for name, at, found in rows]
     _show_many(shown, captions)
+
+
+def _check_run(path: Path, measure: Mapping[str, Any]) -> None:
+    """Refuse a run for what is known before it is judged: its configuration, data, reference and features."""
+    saved = validated(read_config(path))
+    config = _judged_by(saved, measure, path)
+    check_judging(config, *load_own_data(path, saved))
 
 
 def _show_many(rows: Sequence[tuple[str, str, Report]], captions: Sequence[str]) -> None:
@@ -273,10 +282,11 @@ def evaluate_samples(
 
 
 def _result_file(path: Path, by: _Yardstick) -> Path:
+    name = by.name if by.name in preset_names() else file_tag(by.name)
     place, words = path.resolve(), by.told + _measure(by.config)  # "." and ".." have a name then
     start = f"{place.name if place.is_dir() else place.stem}.evaluation"
     plain = place.parent / f"{start}{words}.json"
-    return place.parent / f"{start}-{file_tag(by.name)}{words}.json" if _of_other_data(plain, by) else plain
+    return place.parent / f"{start}-{name}{words}.json" if _of_other_data(plain, by) else plain
 
 
 def _of_other_data(file: Path, by: _Yardstick) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -12,9 +11,10 @@ from cbdm_cli.__main__ import refuse
 from cbdm_cli.config import Config, load_config, merged
 from cbdm_cli.parts import parse_parts
 from cbdm_cli.plan import Plan, Reading, Variant, load_plan, readings_of
+from cbdm_cli.trust import features_setting
 from cbdm_core.errors import CbdmError
 
-__all__ = ["READINGS", "config_of", "run_folder", "run_job"]
+__all__ = ["READINGS", "config_of", "job_command", "run_folder", "run_job"]
 
 READINGS = "readings"
 
@@ -37,6 +37,13 @@ def config_of(plan: Plan, variant: Variant, seed: int) -> Config:
     return resolved(table, named)
 
 
+def job_command(folder: Path, variant: Variant, seed: int, device: str) -> list[str]:
+    """The command line of a job, which imports from the current directory only where this process does."""
+    here = {"", str(Path.cwd())} & {*sys.path}
+    module = ["-m", "cbdm_cli.job"] if here else ["-P", "-m", "cbdm_cli.job"]
+    return [sys.executable, *module, str(folder), variant.name, str(seed), device]
+
+
 def run_job(folder: Path, plan: Plan, variant: Variant, seed: int, device: str) -> None:
     """Train where that is not done, then write each reading that is missing."""
     from cbdm_cli.train import resume, start
@@ -48,8 +55,7 @@ def run_job(folder: Path, plan: Plan, variant: Variant, seed: int, device: str) 
         start(config, path, device, dry_run=False)
     elif not (path / "evaluation.json").exists():
         options: dict[str, Any] = dict.fromkeys(["method", "prior", "tau", "gamma", "steps", "seed"])
-        features = json.dumps(config.evaluation.features, ensure_ascii=False)  # a string of TOML too
-        resume(path, None, None, (f"evaluation.features={features}",), options, device)
+        resume(path, None, None, (features_setting(config.evaluation.features),), options, device)
     missing = [r for r in readings_of(plan, variant) if not (path / READINGS / r.file).exists()]
     if missing:
         judge_readings(path, missing, config.evaluation.features, device)

@@ -17,9 +17,19 @@ def file_words(text: str) -> str:
 
 
 def file_tag(text: str) -> str:
-    """Words of bounded length that no other text has: with eight digits of its hash where they do not tell it whole."""
+    """Words of bounded length that no other text has: with eight digits of its hash where they do not tell it whole.
+
+    `feats:a` → `feats-a`, so that `feats-a` itself has the digits.
+    """
     words = file_words(text)
-    if words == text.replace(":", "-", 1) and len(os.fsencode(words)) <= _MOST:
+    if _tell_whole(words, text) and len(os.fsencode(words)) <= _MOST:
         return words
     kept = os.fsencode(words)[:_MOST].decode(errors="ignore")
     return f"{kept}-{hashlib.sha256(os.fsencode(text)).hexdigest()[:8]}"
+
+
+def _tell_whole(words: str, text: str) -> bool:
+    """Whether a single dash stands for a colon, and any other number for dashes; nor are the words those of a hash."""
+    single = words.count("-") == 1
+    same = words == text.replace(":", "-") and (":" in text) == single
+    return same and not re.search(r"-[0-9a-f]{8}$", words)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from cbdm_cli.config import load_config
 from cbdm_cli.naming import file_words
 from cbdm_cli.parts import PLAIN, Part, format_parts, parse_parts, with_law
 from cbdm_cli.runs import write_text
@@ -66,7 +68,8 @@ class Reading(_Frozen):
     """One way to sample a trained model.
 
     Args:
-        kind: "" for constant ω, "aτt + b", "ω_eff(t)", or "interval": rows of the table are (variant, kind).
+        kind: "" for constant ω, "aτt + b", "ω_eff(t)" (with its τ where the plan has several), or "interval": rows of
+            the table are (variant, kind).
         omega: as `--omega` takes it.
         interval: of guidance in t.
     """
@@ -103,13 +106,29 @@ class Plan(_Frozen):
 
 
 def readings_of(plan: Plan, variant: Variant) -> list[Reading]:
-    """Every ω; for the plain model also what guidance alone can do: ω_eff(t), and ω within an interval."""
+    """Every ω; for the plain model also what guidance alone can do: ω_eff(t) of each τ, and ω within an interval."""
     readings = [Reading(kind=_kind(omega), omega=omega) for omega in sorted(plan.omegas, key=lambda o: ":" in o)]
     if variant.parts == PLAIN:
         numbers = [omega for omega in plan.omegas if ":" not in omega and float(omega) != 0]
-        readings += [Reading(kind="ω_eff(t)", omega=f"implied:{omega}") for omega in numbers]
+        taus = _taus(plan)
+        for tau in taus:
+            kind = "ω_eff(t)" if len(taus) == 1 else f"ω_eff(t), τ={tau:g}"
+            of = "" if tau == 1 else f",{tau:g}"  # 1 is what `implied:ω` stands for
+            readings += [Reading(kind=kind, omega=f"implied:{omega}{of}") for omega in numbers]
         readings += [Reading(kind="interval", omega=omega, interval=INTERVAL) for omega in numbers]
     return readings
+
+
+def _taus(plan: Plan) -> tuple[float, ...]:
+    """Every strength that the plan pulls with; the preset's where it pulls nowhere."""
+    pulled = [v for v in plan.variants if any(part.name == "cbdm" for part in parse_parts(v.parts))]
+    found = dict.fromkeys(v.tau for v in pulled) or {None: None}
+    return tuple(dict.fromkeys(_preset_tau(plan.preset, plan.settings) if tau is None else tau for tau in found))
+
+
+@cache
+def _preset_tau(preset: str, settings: tuple[str, ...]) -> float:
+    return float(load_config(preset, None, settings).get("method", {}).get("tau", 1.0))
 
 
 def _kind(omega: str) -> str:

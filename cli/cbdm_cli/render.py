@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.console import Console
 from rich.live import Live
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -75,6 +76,26 @@ def _table(title: str, columns: Sequence[str], left: int = 1) -> Table:
     return table
 
 
+def _print_columns(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> None:
+    """One table; in a narrow terminal several below each other, each beginning with the first `left` columns."""
+
+    def made(chosen: Sequence[int]) -> Table:
+        table = _table(title, [columns[i] for i in chosen], left)
+        for row in rows:
+            table.add_row(*[row[i] for i in chosen])
+        return table
+
+    def fits(chosen: Sequence[int]) -> bool:
+        options = _console.options.update(max_width=10_000)
+        return Measurement.get(_console, options, made(chosen)).maximum <= _console.width
+
+    first, rest = list(range(left)), list(range(left, len(columns)))
+    while rest:
+        count = next((n for n in range(len(rest), 1, -1) if fits([*first, *rest[:n]])), 1)
+        _console.print(made([*first, *rest[:count]]))
+        rest = rest[count:]
+
+
 def report_table(report: Report, title: str, caption: str) -> None:
     """A report: overall, by thirds of the classes and by training count, and each class with its training count."""
     table = _table(title, ["", "train n", *_HEADS])
@@ -121,12 +142,12 @@ def _beyond_chance(share: float) -> str:
 def sweep_table(rows: Iterable[tuple[str, str, Report]], title: str) -> None:
     """One row for each (run, ω): overall scores, then the tail's FID, recall and copies."""
     columns = ["run", "ω", *_HEADS, "tail FID", "tail recall", "tail copies"]
-    table = _table(title, columns, left=2)
+    lines = []
     for run, omega, report in rows:
         tail = report.groups.get("tail", report.overall)
         extra = [_number(tail.fid, 2), _number(tail.recall, 3), _number(tail.memorised, 3)]
-        table.add_row(run, omega, *_cells(report.overall), *extra)
-    _console.print(table)
+        lines.append([run, omega, *_cells(report.overall), *extra])
+    _print_columns(title, columns, lines, left=2)
 
 
 def law_table(rows: Iterable[tuple[str, Sequence[float | None]]], title: str, size: int) -> None:
@@ -166,15 +187,14 @@ def _estimate(e: Estimate | None, digits: int, sign: bool = False) -> str:
 def comparison_table(summary: Summary, title: str) -> None:
     """Each method at its best ω: mean over seeds with 95 % intervals, and the paired difference to the baseline."""
     columns = ["method", "best ω", "FID", "− baseline", "precision", "recall", "tail FID", "tail recall", "tail copies"]
-    table = _table(title, columns, left=2)
-    others = {"precision": 3, "recall": 3, "tail fid": 2, "tail recall": 3, "tail copies": 3}
+    lines, others = [], {"precision": 3, "recall": 3, "tail fid": 2, "tail recall": 3, "tail copies": 3}
     for row in summary.rows:
         means = {score: e.mean for score, e in row.scores.items()}
         against = _estimate((row.differences or {}).get("fid"), 2, sign=True) if row.differences else "baseline"
-        omega = f"{row.omega} (edge)" if row.at_edge else row.omega
+        omega = row.omega.rpartition(":")[2] + " (edge)" * row.at_edge  # the row's name tells of which kind it is
         fid = _estimate(row.scores.get("fid"), 2)
-        table.add_row(row.name, omega, fid, against, *[_number(means.get(score), d) for score, d in others.items()])
-    _console.print(table)
+        lines.append([row.name, omega, fid, against, *[_number(means.get(score), d) for score, d in others.items()]])
+    _print_columns(title, columns, lines, left=1)
     note(
         "± half width of the 95 % interval over seeds (Student's t); differences are paired by seed; ω is picked for "
         "each method on the mean over these seeds; edge: the best ω ends the grid, a better one may lie outside; "

@@ -216,17 +216,17 @@ def _row(
 
 
 def at_edge(best: str, omegas: Sequence[str]) -> bool:
-    """Whether `best` ends the grid of its kind; where it guides by 0, plain conditional, guidance starts: no edge."""
-    place = _place(best)
-    grid = {other for omega in omegas if len(other := _place(omega)) == len(place)}
-    return len(grid) > 1 and place[-1:] != (0.0,) and place in (min(grid), max(grid))
+    """Whether `best` ends the grid of its kind; constant 0, plain conditional, is where guidance starts: no edge."""
+    kind, place = _place(best)
+    grid = {there for own, there in map(_place, omegas) if own == kind}
+    return len(grid) > 1 and (kind, place) != (("", ()), (0.0,)) and place in (min(grid), max(grid))
 
 
-def _place(omega: str) -> tuple[float, ...]:
-    """ω, or a and b of aτt + b; () for a schedule that stands beside the grid."""
+def _place(omega: str) -> tuple[tuple[str, tuple[float, ...]], tuple[float, ...]]:
+    """((kind, its τ if it names one), what is swept: ω, or a and b of aτt + b)."""
     kind, _, text = omega.rpartition(":")
-    numbers = text.split(",")
-    return tuple(map(float, numbers)) if len(numbers) == {"linear": 2}.get(kind, 1) else ()
+    numbers, swept = tuple(map(float, text.split(","))), 2 if kind == "linear" else 1
+    return (kind, numbers[swept:]), numbers[:swept]
 
 
 def _paired(row: Row, baseline: Row, primary: str) -> int:

@@ -18,7 +18,7 @@ from cbdm_cli.judging import Judge, balanced_samples, check_judging, counted, dr
 from cbdm_cli.parts import format_parts, parse_parts, with_law
 from cbdm_cli.runs import Metrics, environment, new_folder, read_records, write_json, write_tensors, write_text
 from cbdm_cli.signals import asked_to_stop
-from cbdm_cli.trust import quoted, refuse_code, runs_code
+from cbdm_cli.trust import features_setting, quoted, refuse_code, runs_code
 from cbdm_core.checkpoint import checkpoints, latest_checkpoint, load_checkpoint, read_tensors, save_checkpoint
 from cbdm_core.distributed import World, join, leave
 from cbdm_core.errors import CbdmError
@@ -147,7 +147,7 @@ def resume(
 
 def _setting_of(config: Config) -> str:
     """What names the features on the command line."""
-    return f"--set {quoted(f'evaluation.features={config.evaluation.features}')}"
+    return f"--set {quoted(features_setting(config.evaluation.features))}"
 
 
 def _refuse_difference(folder: Path, saved: Config, asked: Config, but: Sequence[str] = ()) -> None:
@@ -252,7 +252,7 @@ def _signal_on_any_rank(came: list[int], world: World) -> int:
 def _stopped(folder: Path, config: Config, step: int, number: int, world: World) -> Stopped:
     if world.leads:
         trusted = f" {_setting_of(config)}" if runs_code(config.evaluation.features) else ""
-        name, mend = signal.Signals(number).name, f"cbdm train --resume {folder}{trusted}"
+        name, mend = signal.Signals(number).name, f"cbdm train --resume {quoted(str(folder))}{trusted}"
         print(f"cbdm: stopped by {name}, saved at step {step}; continue with: {mend}", file=sys.stderr)
     return Stopped(128 + number)
 

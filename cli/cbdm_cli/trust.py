@@ -1,14 +1,18 @@
-"""Code that a saved configuration names runs only where the command line names it too."""
+"""Code that a saved configuration names runs only where the command line names it too.
+
+A job of a comparison is told the plan's folder alone: `cbdm compare` has held the plan against its command line.
+"""
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 
-from cbdm_cli.config import Config
+from cbdm_cli.config import Config, setting
 from cbdm_core.errors import CbdmError
 
-__all__ = ["quoted", "refuse_code", "runs_code"]
+__all__ = ["features_setting", "quoted", "refuse_code", "runs_code"]
 
 
 def runs_code(features: str) -> bool:
@@ -20,6 +24,15 @@ def runs_code(features: str) -> bool:
 def quoted(argument: str) -> str:
     """As a shell takes it; what would change the terminal is not shown."""
     return shlex.quote(argument) if argument.isprintable() else "…"
+
+
+def features_setting(features: str) -> str:
+    """The `a.b=v` that names these features: bare where it is read back as it is, else a string of TOML."""
+    bare = f"evaluation.features={features}"
+    if bare.isprintable() and setting(bare) == {"evaluation": {"features": features}}:
+        return bare
+    text = json.dumps(features, ensure_ascii=False)
+    return "evaluation.features=" + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in text)
 
 
 def refuse_code(place: Path, saved: Config, repeat: str) -> None:

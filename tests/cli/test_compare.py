@@ -14,7 +14,7 @@ import tomllib
 import pytest
 
 import cbdm_cli.compare as command
-from cbdm_cli.job import READINGS, config_of, run_folder
+from cbdm_cli.job import READINGS, config_of, job_command, run_folder
 from cbdm_cli.locking import held
 from cbdm_cli.plan import FILE, Plan, Variant, extended, load_plan, readings_of, save_plan, variants_of
 from cbdm_cli.runs import read_records
@@ -273,6 +273,35 @@ def test_a_job_that_cannot_be_started_is_told(run, planned):
     assert code == 2 and len([line for line in lines if "failed: it could not be started" in line]) == 4, err
     assert lines[-1].startswith("cbdm: 4 of 4 jobs failed, first ddpm seed 0: it could not be started")
     assert "go on with: cbdm compare c" in lines[-1] and (planned / "runs").read_text() == "in the way"
+
+
+@pytest.mark.parametrize("ours", [False, True])
+def test_a_job_imports_from_the_current_directory_only_where_its_parent_does(tmp_path, monkeypatch, ours):
+    """As `python -m cbdm_cli` does, and the script `cbdm` does not."""
+    (tmp_path / "shutil.py").write_text("open('marker', 'w').close()\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*([str(tmp_path)] if ours else []), *(p for p in sys.path if p)])
+    arguments = job_command(tmp_path / "none", Variant(name="ddpm", parts="ddpm"), 0, "cpu")
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert (tmp_path / "marker").exists() == ours, done.stderr
+    if not ours:
+        assert done.returncode == 2 and "none is no comparison" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_folder_called_as_a_preset_is_none_but_with_its_place(asked, run, planned, monkeypatch):
+    """The bare name, which is also what stands where nothing is given, is the preset's; the mend has the place too."""
+    planned.rename(planned.parent / "digits-lt")
+    for arguments in ([], ["digits-lt"]):
+        plan, _, _ = asked(*arguments)
+        assert [v.name for v in plan.variants] == ["ddpm", "cbdm"] and plan.seeds == 5
+
+    def launch(*_):
+        raise OSError("no job in this test")
+
+    monkeypatch.setattr(command._Job, "_launch", launch)
+    for place in ("./digits-lt", "digits-lt/"):
+        code, _, err = run("compare", place)
+        assert code == 2 and "4 of 4 jobs failed" in err and err.endswith("go on with: cbdm compare ./digits-lt\n"), err
 
 
 # Real comparisons

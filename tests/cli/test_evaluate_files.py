@@ -205,6 +205,27 @@ def test_results_of_a_run_in_two_features_of_one_kind_are_two_files(run, trained
     assert found["sums"]["overall"]["fid"] != found["ends"]["overall"]["fid"]
 
 
+def test_a_run_that_is_refused_stops_the_others_before_any_is_judged(refused, trained, monkeypatch):
+    """Whatever is known of it without sampling: its configuration, data, reference and features."""
+    monkeypatch.setattr("cbdm_cli.evaluate.drawn_with_bar", lambda *_: pytest.fail("samples were drawn"))
+    text = (trained / "config.toml").read_text()
+    features = 'features = "classifier"'
+    damage = {
+        "names code to run": (features, 'features = "maps:sums"'),
+        "gone.pth": (features, 'features = "inception:gone.pth"'),
+        "unknown key 'evaluation.k2'": (features, f"{features}\nk2 = 1"),
+        "the data are not those": ("n_max = 150", "n_max = 149"),
+        "evaluation.reference = 'heldout'": ('reference = "balanced"', 'reference = "heldout"'),
+    }
+    for words, (old, new) in damage.items():
+        shutil.copytree(trained, "other", dirs_exist_ok=True)
+        assert old in text
+        Path("other/config.toml").write_text(text.replace(old, new))
+        assert words in refused("evaluate", "r", "other")
+    assert "no run folder" in refused("evaluate", "r", "nowhere")
+    assert not list(Path().rglob("*evaluation-*"))
+
+
 @pytest.fixture(autouse=True)
 def own_folder_first(monkeypatch, tmp_path):
     """Modules are found in the test's folder, and those of another test's are forgotten."""

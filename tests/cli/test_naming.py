@@ -2,7 +2,7 @@
 
 import os
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cbdm_cli.naming import file_tag, file_words
@@ -23,6 +23,13 @@ def test_readings_are_called_what_they_have_always_been():
 
 
 @given(one=TEXTS, other=TEXTS)
+@example(":", "-")
+@example("a:b", "a-b")
+@example("a-b:c", "a:b-c")
+@example("a-b:c", "a-b-c")
+@example("a:b:c", "a-b-c")
+@example("a/b-c", "a-b-c")
+@example("a/b", file_tag("a/b"))
 def test_two_texts_have_two_tags(one, other):
     assert (file_tag(one) == file_tag(other)) == (one == other)
 
@@ -35,6 +42,7 @@ def test_a_tag_fits_into_any_file_name(text, times):
 
 
 def test_a_short_tag_is_read_as_the_text():
-    assert [file_tag(text) for text in ("pixels", "feats:net.map")] == ["pixels", "feats-net.map"]
+    told = {"pixels": "pixels", "feats:net.map": "feats-net.map", "digits-lt-001": "digits-lt-001"}
+    assert {text: file_tag(text) for text in told} == told
     path = file_tag("torchscript:nets/a.pt")
     assert path.startswith("torchscript-nets-a.pt-") and path != file_tag("torchscript:nets-a.pt")

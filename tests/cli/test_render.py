@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from cbdm_cli import render
 from cbdm_cli.render import comparison_table, report_table, sweep_table
 from cbdm_cli.summary import Estimate, Row, Summary
 from cbdm_core.report import Report, Scores
@@ -42,16 +43,35 @@ def cells(out):
     return {line[0]: line for line in lines if line}
 
 
-def test_a_sweep_tells_copies_of_the_tail(capsys):
+@pytest.fixture
+def wide(monkeypatch):
+    """A terminal in which no cell is broken."""
+    monkeypatch.setattr(render._console, "width", 200)
+
+
+def test_a_sweep_tells_copies_of_the_tail(wide, capsys):
     sweep_table([("a", "0", report(0.378)), ("b", "1", report(None))], "title")
     found = cells(capsys.readouterr().out)
     assert found["a"][-1] == "0.378" and found["b"][-1] == "–"
 
 
-def test_a_comparison_tells_copies_of_the_tail(capsys):
+def test_a_comparison_tells_copies_of_the_tail(wide, capsys):
     scores = {"fid": Estimate(2.0, 0.5), "tail copies": Estimate(0.378, 0.01)}
     plain = Row("ddpm", "ddpm", "", "1", False, (0,), {"fid": Estimate(1.0, 0.5)}, None, (), {})
     row = Row("mine", "mine", "", "1", False, (0,), scores, {"fid": Estimate(1.0, 0.25)}, (), {})
     comparison_table(Summary((plain, row), "verdict", "features"), "title")
     found = cells(capsys.readouterr().out)
     assert found["mine"][-1] == "0.378" and "+1.00 ± 0.25" in found["mine"] and found["ddpm"][-1] == "–"
+
+
+def test_a_narrow_terminal_gets_several_tables_and_no_number_is_broken(monkeypatch, capsys):
+    monkeypatch.setattr(render._console, "width", 80)
+    names = [f"runs/digits-lt-{i:03d}" for i in range(2)]
+    sweep_table([(name, "implied:0.75,1", report(0.378)) for name in names], "title")
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    for name in names:
+        lines = [line.split() for line in out.splitlines() if line.split()[:1] == [name]]
+        assert len(lines) > 1 and all(line[1] == "implied:0.75,1" for line in lines)
+        assert [cell for line in lines for cell in line[2:]].count("0.378") == 1
+        assert sum(len(line) - 2 for line in lines) == 9  # every score once

@@ -136,10 +136,10 @@ def write_comparison(folder: Path, seeds=3, omegas=(0.0, 0.5, 1.0), variants=Non
             write_picture(path, i)
             (path / "readings").mkdir()
             for reading in readings_of(plan, variant):
-                omega = float(reading.omega.rpartition(":")[2])
+                omega = float(reading.omega.rpartition(":")[2].partition(",")[0])
                 # Other ways to guide the plain model are a little worse than ω itself.
                 found = result(i, seed, omega, variant.parts)
-                found["overall"]["fid"] += {"": 0, "ω_eff(t)": 0.25, "interval": 0.125}[reading.kind]
+                found["overall"]["fid"] += {"": 0, "ω_eff(t)": 0.25, "interval": 0.125}[reading.kind.partition(",")[0]]
                 found["omega"] = reading.omega
                 (path / "readings" / reading.file).write_text(json.dumps(found))
     return plan
@@ -216,7 +216,7 @@ def test_the_table_holds_the_numbers_of_the_summary(comparison, parsed):
     summary = summarise(comparison, load_plan(comparison))
     head, *rows = parsed.rows()
     names = [h["text"].strip() for h in head]
-    assert names[:4] == ["method", "best ω", "FID", "FID − baseline"] and len(rows) == len(summary.rows) == 5
+    assert names[:4] == ["method", "best ω", "FID", "FID − baseline"] and len(rows) == len(summary.rows) == 6
     for cells, row in zip(rows, summary.rows):
         assert cells[0]["text"] == cells[0]["data-value"] == row.name
         for score in SCORES:
@@ -237,7 +237,9 @@ def test_numbers_follow_from_the_formula_of_the_made_up_scores(parsed):
         assert rows[name][1]["text"] == best
         assert float(rows[name][2]["data-value"]) == pytest.approx(10.5 + 2 * v, abs=1e-12)
         assert float(rows[name][3]["data-value"]) == pytest.approx(2 * v, abs=1e-12)
-    assert float(rows["ddpm, ω_eff(t)"][3]["data-value"]) == pytest.approx(0.5, abs=1e-12)  # ½² + ¼
+    for tau in ("0.1", "1"):
+        difference = float(rows[f"ddpm, ω_eff(t), τ={tau}"][3]["data-value"])
+        assert difference == pytest.approx(0.5, abs=1e-12)  # ½² + ¼
 
 
 def test_verdict_and_question_are_told_and_nothing_the_user_wrote_is_markup(comparison, text, parsed):
@@ -473,7 +475,8 @@ def test_colours_can_be_read_on_both_grounds_and_are_never_all_there_is(text):
         assert min(read) >= 4.5
     styles = [style_of(i) for i in range(30)]
     assert len({(s.colour, s.marker) for s in styles}) == 30 and len({s.marker for s in styles[:10]}) == 10
-    assert len({style_of(0, kind).line for kind in ("", "ω_eff(t)", "interval")}) == 3
+    kinds = ("", "ω_eff(t)", "interval", "aτt + b", "ω_eff(t), τ=0.1", "ω_eff(t), τ=1")
+    assert len({style_of(0, kind).line for kind in kinds}) == len({style_of(0, kind).marker for kind in kinds}) == 6
     assert "#0b0c0d" not in text and "currentColor" in text
 
 
@@ -593,5 +596,12 @@ def test_a_browser_runs_the_page_under_its_own_policy_and_sorts_by_clicks(compar
     assert [told[0][0][2], told[1][0][2]] == ["ascending", "descending"] and told[2][0][2] is None
     omegas = {row.name: figures.omega_value(row.omega) for row in rows}
     assert [omegas[name] for name in told[2][1]] == sorted(omegas.values())
-    assert told[3][1] == ["cbdm τ=0.1", "cbdm τ=1", "ddpm", "ddpm, interval", "ddpm, ω_eff(t)"]
+    assert told[3][1] == [
+        "cbdm τ=0.1",
+        "cbdm τ=1",
+        "ddpm",
+        "ddpm, interval",
+        "ddpm, ω_eff(t), τ=0.1",
+        "ddpm, ω_eff(t), τ=1",
+    ]
     assert all(sum(state is not None for state in states) == 1 for states, _ in told)

@@ -232,27 +232,30 @@ def test_a_primary_score_that_no_seed_has_makes_no_row(tmp_path):
         (("0.5", "0", "1"), "0.5", False),
         (("-0.5", "0", "1"), "-0.5", True),
         (("1",), "1", False),
+        (("0", "1", "implied:0.5,0.1", "implied:1,0.1"), "implied:1,0.1", True),
+        (("0", "1", "implied:0.5,0.1", "implied:1,0.1", "implied:2,0.1"), "implied:1,0.1", False),
+        (("1", "linear:1,0,2", "linear:2,1,2", "linear:3,2"), "linear:2,1,2", True),  # another τ, another grid
     ],
 )
 def test_the_end_of_the_grid_is_told(tmp_path, omegas, best, edge):
     plan = plan_of(A, omegas=omegas)
     fill(tmp_path, plan, lambda v, reading, seed: result(1 if reading.omega == best else 2))
-    (row,) = summarise(tmp_path, plan).rows
+    (row,) = [row for row in summarise(tmp_path, plan).rows if row.scores["fid"].mean == 1]
     assert (row.omega, row.at_edge) == (best, edge)
 
 
 @pytest.mark.parametrize(
     ("best", "edges"),
-    [("linear:1,0", (False, False)), ("1", (True, False)), ("linear:2,0.5", (False, True))],
+    [("linear:1,0", (False, True)), ("1", (True, True)), ("linear:1.5,0.25", (False, False))],
 )
 def test_schedules_of_the_grid_are_a_row_of_their_own_after_the_constants(tmp_path, best, edges):
     """Each row has the edges of its own grid; the baseline is the constant ω, wherever the option stands."""
-    plan = plan_of(A, omegas=("linear:1,0", "0", "1", "linear:2,0.5"))
+    plan = plan_of(A, omegas=("linear:1,0", "0", "1", "linear:1.5,0.25", "linear:2,0.5"))
     fill(tmp_path, plan, lambda v, reading, seed: result(1 if reading.omega == best else 2))
     constant, schedule = summarise(tmp_path, plan).rows
     assert (constant.name, schedule.name) == ("cbdm:null", "cbdm:null, aτt + b")
     assert [omega for omega, _ in constant.curve] == ["0", "1"] and constant.differences is None
-    assert [omega for omega, _ in schedule.curve] == ["linear:1,0", "linear:2,0.5"]
+    assert [omega for omega, _ in schedule.curve] == ["linear:1,0", "linear:1.5,0.25", "linear:2,0.5"]
     assert (constant if best == "1" else schedule).omega == best
     assert (constant.at_edge, schedule.at_edge) == edges
 
@@ -304,6 +307,25 @@ def test_the_ways_to_sample_the_plain_model_are_rows_of_its_own_only(tmp_path):
     assert [row.name for row in summary.rows] == names
     assert [row.differences and row.differences["fid"].mean for row in summary.rows] == [None, -3, -2, -5]
     assert all(f"{name} by -" in summary.verdict for name in names[1:])
+
+
+@pytest.mark.parametrize(
+    ("taus", "settings", "told"),
+    [
+        ([None], (), [("ω_eff(t)", "implied:0.5")]),  # the preset's τ is 1
+        ([None], ("method.tau=0.3",), [("ω_eff(t)", "implied:0.5,0.3")]),
+        ([], ("method.tau=0.3",), [("ω_eff(t)", "implied:0.5,0.3")]),
+        ([2.0, 2.0], (), [("ω_eff(t)", "implied:0.5,2")]),
+        ([0.1, 1.0], (), [("ω_eff(t), τ=0.1", "implied:0.5,0.1"), ("ω_eff(t), τ=1", "implied:0.5")]),
+        ([None, 0.1], (), [("ω_eff(t), τ=1", "implied:0.5"), ("ω_eff(t), τ=0.1", "implied:0.5,0.1")]),
+    ],
+)
+def test_the_implied_guidance_is_that_of_the_strengths_compared(taus, settings, told):
+    """ω_eff(t) = (1 + ω)/(1 + τt) − 1 with the τ that the pulled models trained with, a row for each."""
+    pulled = [Variant(name=f"pulled {i}", parts="cbdm:null", tau=tau) for i, tau in enumerate(taus)]
+    plan = Plan(preset="digits-lt", settings=settings, omegas=("0", "0.5"), variants=(PLAIN, *pulled))
+    found = [(r.kind, r.omega) for r in readings_of(plan, PLAIN) if r.kind.startswith("ω_eff")]
+    assert found == told
 
 
 def test_readings_of_a_plan_have_files_of_their_own():

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -66,19 +67,20 @@ def test_resume_is_bit_identical_to_an_uninterrupted_run(run, tmp_path, method, 
 def test_a_signal_saves_first_and_resume_completes_identically(run, tmp_path, cache, number):
     assert run("train", "--steps", 60, *TINY, "--out", "whole")[0] == 0
     child = subprocess.Popen(
-        [sys.executable, "-m", "cbdm_cli", "train", "--steps", "60", *TINY, "--out", "cut"],
+        [sys.executable, "-m", "cbdm_cli", "train", "--steps", "60", *TINY, "--out", "cut off"],
         cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    metrics = tmp_path / "cut" / "metrics.jsonl"
+    metrics = tmp_path / "cut off" / "metrics.jsonl"
     while child.poll() is None and not (metrics.exists() and len(metrics.read_text().splitlines()) >= 2):
         pass
     child.send_signal(number)
     _, err = child.communicate(timeout=60)
     assert child.returncode == 128 + number, err
-    assert "saved at step" in err and "cbdm train --resume cut" in err
-    assert run("train", "--resume", "cut")[0] == 0
-    assert fingerprint(tmp_path / "whole") == fingerprint(tmp_path / "cut")
+    assert "saved at step" in err
+    again = shlex.split(err.strip().rpartition("continue with: cbdm ")[2])
+    assert again == ["train", "--resume", "cut off"] and run(*again)[0] == 0
+    assert fingerprint(tmp_path / "whole") == fingerprint(tmp_path / "cut off")
 
 
 def test_a_disk_that_fills_leaves_the_earlier_checkpoint(run, tmp_path, cache):

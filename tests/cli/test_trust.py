@@ -9,10 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
+import cbdm_cli.compare as comparing
+from cbdm_cli.config import setting
 from cbdm_cli.job import READINGS, run_folder, run_job
-from cbdm_cli.plan import Plan, Variant
-from cbdm_cli.trust import runs_code
+from cbdm_cli.plan import FILE, Plan, Variant, load_plan, save_plan
+from cbdm_cli.trust import features_setting, quoted, runs_code
 from cbdm_core.data.sources import digits
 from cbdm_core.errors import CbdmError
 from cbdm_core.metrics import features, sources
@@ -91,6 +95,24 @@ def test_resume_takes_them_from_the_command_line(run, refused, ran, theirs):
     assert fingerprint(theirs) == fingerprint(Path("plain"))
 
 
+@given(text=st.text(st.sampled_from("m:f \t\n\x7f\u202e\u00a0'\"\\\\=.#1[é漢\U0001f600"), max_size=12))
+@example(" m:f")
+@example("true")
+@example("'m:f'\nother = 1")
+def test_features_are_read_from_a_setting_as_they_were_written_there(text):
+    """And the line that tells it is one that a shell gives back, whatever it holds."""
+    told = features_setting(text)
+    assert setting(told) == {"evaluation": {"features": text}} and shlex.split(quoted(told)) == [told]
+
+
+def test_resume_takes_features_with_blanks_around_them(run, refused, ran, trained):
+    name_features(trained, " theirs:pixels")
+    repeat = command_of(refused("train", "--resume", "r", "--steps", 4))
+    assert not ran()
+    code, out, err = run("train", "--resume", "r", "--steps", 4, *repeat)
+    assert code == 0 and "features: module/theirs:pixels" in out and ran(), out + err
+
+
 def test_resume_refuses_features_that_have_gone_before_it_trains(refused, trained):
     name_features(trained, "inception:gone.pth")
     before = fingerprint(trained)
@@ -124,6 +146,61 @@ def test_a_comparisons_jobs_take_those_of_its_plan(ran, cache, tmp_path, capsys)
     reading = json.loads((path / READINGS / "omega-0.json").read_text())
     assert reading["features"] == json.loads(found)["features"]
     capsys.readouterr()
+
+
+@pytest.fixture
+def launched(tmp_path, monkeypatch):
+    """The folder `c` of a comparison that names features of its own, and the jobs that were started; none runs."""
+    begun = []
+
+    def launch(job, *_):
+        begun.append((job.variant.name, job.seed))
+        raise OSError("no job in this test")
+
+    monkeypatch.setattr(comparing._Job, "_launch", launch)
+    (tmp_path / "c").mkdir()
+    settings = (*TINY[1::2], "evaluation.features=theirs:pixels")
+    variants = (Variant(name="ddpm", parts="ddpm"),)
+    save_plan(tmp_path / "c", Plan(preset="digits-lt", settings=settings, seeds=1, omegas=("0",), variants=variants))
+    return begun
+
+
+def test_compare_runs_no_code_that_only_the_plan_names(refused, ran, launched):
+    before = Path("c", FILE).read_bytes()
+    for options in ([], ["--seeds", 2], ["--add", "t2h"]):
+        line = refused("compare", "c", *options)
+        assert f"c/{FILE}: evaluation.features = 'theirs:pixels' names code to run: repeat --set" in line
+    own = "evaluation.features=theirs:pixels"
+    for others in (
+        ["evaluation.features=pixels"],
+        [own, "seed=1"],
+        ["evaluation.k=3"],
+        ["evaluation.features=theirs:p"],
+    ):
+        options = [word for text in others for word in ("--set", text)]
+        assert "--set: the comparison c has its own" in refused("compare", "c", *options)
+    assert not ran() and not launched and Path("c", FILE).read_bytes() == before
+
+
+def test_compare_takes_the_plans_features_from_the_command_line(run, refused, ran, launched):
+    """Its last line says how to go on in words that are taken again."""
+    repeat = command_of(refused("compare", "c", "--seeds", 2))
+    assert not ran()
+    code, _, err = run("compare", "c", "--seeds", 2, *repeat)
+    assert code == 2 and launched == [("ddpm", 0), ("ddpm", 1)] and ran(), err
+    assert load_plan(Path("c")).seeds == 2
+    again = shlex.split(err.strip().rpartition("go on with: cbdm ")[2])
+    assert again == ["compare", "c", *repeat]
+    assert run(*again)[0] == 2 and len(launched) == 4 and ran()
+
+
+def test_compare_may_be_told_harmless_features_again(run, refused, launched):
+    plan = load_plan(Path("c"))
+    save_plan(Path("c"), plan.model_copy(update={"settings": tuple(TINY[1::2])}))
+    run("compare", "c", "--set", "evaluation.features=classifier")
+    run("compare", "c", "--seeds", 2)
+    assert launched == [("ddpm", 0), ("ddpm", 0), ("ddpm", 1)]
+    assert "--set: the comparison c has its own" in refused("compare", "c", "--set", "evaluation.features=pixels")
 
 
 @pytest.mark.parametrize(

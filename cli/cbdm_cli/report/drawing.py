@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
+from zlib import crc32
 
 __all__ = ["COLOURS", "Drawing", "Style", "canvas", "finished", "ramp", "style_of"]
 
@@ -81,15 +82,21 @@ class Style:
 
 
 def style_of(method: int, kind: str = "") -> Style:
-    """Of the n-th method; the kinds of one method differ in their lines and have hollow markers."""
-    line = {"": _LINES[method % len(_LINES)], "ω_eff(t)": (0, (6, 2, 1, 2)), "interval": (0, (2, 2))}.get(kind, "--")
+    """Of the n-th method; the ways to sample one method share its colour and have markers, hollow, and lines apart."""
+    way = _way(kind)
     return Style(
         colour=COLOURS[method % len(COLOURS)],
-        marker=_MARKERS[method % len(_MARKERS)],
-        line=line,
+        marker=_MARKERS[(method + way) % len(_MARKERS)],
+        line=(0, (6, 2, *(1, 2) * way)) if kind else _LINES[method % len(_LINES)],
         hatch=_HATCHES[method % len(_HATCHES)],
         filled=not kind,
     )
+
+
+def _way(kind: str) -> int:
+    """A number for each kind, 0 for none; those of several τ have the rest of the markers among them."""
+    known = ("", "ω_eff(t)", "interval", "aτt + b")
+    return known.index(kind) if kind in known else len(known) + crc32(kind.encode()) % (len(_MARKERS) - len(known))
 
 
 def ramp(count: int) -> list[str]:
