@@ -41,6 +41,7 @@ class Cell:
         omegas: to judge at.
         steps: training steps.
         taus: variant → τ, where it is not the preset's.
+        seeds: how many, where it has more than the experiment.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Cell:
     omegas: tuple[str, ...] = OMEGAS
     steps: int = 1000
     taus: Mapping[str, float] = field(default_factory=dict)
+    seeds: int = 0
 
     def plan(self, preset: str, shared: Sequence[str], seeds: int) -> Plan:
         variants = tuple(
@@ -83,7 +85,9 @@ class Experiment:
     seeds: int
 
     def plans(self, seeds: int) -> dict[str, Plan]:
-        return {cell.name: cell.plan(self.preset, self.shared, seeds) for cell in self.cells}
+        """Each cell's, with so many seeds; cells that have more have theirs unless fewer than usual are asked for."""
+        usual = seeds >= self.seeds
+        return {c.name: c.plan(self.preset, self.shared, max(seeds, c.seeds * usual)) for c in self.cells}
 
 
 def arguments(text: str | None, seeds: int, *, data_root: bool = False) -> Namespace:

@@ -164,6 +164,14 @@ def test_a_shared_folder_keeps_the_variants_of_both(programs, small, tmp_path, m
             comparisons.run(other, tmp_path, 2, 2)
 
 
+def test_a_cell_may_have_more_seeds_than_the_others(programs, small):
+    more = replace(small, cells=(*small.cells, replace(small.cells[0], name="more", seeds=5)))
+    counts = {asked: {name: plan.seeds for name, plan in more.plans(asked).items()} for asked in (1, 3, 4, 8)}
+    assert counts[1] == {"cell": 1, "more": 1}  # a quick look
+    assert counts[3] == {"cell": 3, "more": 5} and counts[4] == {"cell": 4, "more": 5}
+    assert counts[8] == {"cell": 8, "more": 8}
+
+
 def test_some_cells_alone(programs, small, tmp_path, monkeypatch):
     """Only these are run, and no result is written, which would lack the others."""
     comparisons = programs["comparisons"]
@@ -299,7 +307,7 @@ def test_the_page_holds_the_tables_of_the_results(programs, name):
     assert result["cells"].keys() == {cell.name for cell in program.EXPERIMENT.cells}
     for cell in program.EXPERIMENT.cells:
         found = result["cells"][cell.name]
-        assert found["seeds"] >= program.EXPERIMENT.seeds and found["steps"] == cell.steps
+        assert found["seeds"] >= max(program.EXPERIMENT.seeds, cell.seeds) and found["steps"] == cell.steps
         for row in found["rows"].values():
             assert all(len(values) == found["seeds"] for scores in row.values() for values in scores.values())
 
