@@ -294,7 +294,12 @@ def test_an_experiment_runs_and_goes_on(programs, small, tmp_path, monkeypatch):
 
 # What was measured
 
-PAGES = {"digits": "experiments.md", "ablations": "experiments.md", "regimes": "regimes.md"}
+PAGES = {
+    "digits": "experiments.md",
+    "fashion": "experiments.md",
+    "ablations": "experiments.md",
+    "regimes": "regimes.md",
+}
 
 
 @pytest.mark.parametrize("name", PAGES)
