@@ -191,9 +191,10 @@ def comparison_table(summary: Summary, title: str) -> None:
     for row in summary.rows:
         means = {score: e.mean for score, e in row.scores.items()}
         against = _estimate((row.differences or {}).get("fid"), 2, sign=True) if row.differences else "baseline"
-        omega = row.omega.rpartition(":")[2] + " (edge)" * row.at_edge  # the row's name tells of which kind it is
         fid = _estimate(row.scores.get("fid"), 2)
-        lines.append([row.name, omega, fid, against, *[_number(means.get(score), d) for score, d in others.items()]])
+        lines.append(
+            [row.name, row.told_omega(), fid, against, *[_number(means.get(score), d) for score, d in others.items()]]
+        )
     _print_columns(title, columns, lines, left=1)
     note(
         "± half width of the 95 % interval over seeds (Student's t); differences are paired by seed; ω is picked for "

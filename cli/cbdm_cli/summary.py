@@ -78,6 +78,12 @@ class Row:
     curve: tuple[tuple[str, dict[str, float]], ...]
     values: dict[str, dict[int, float]]
 
+    def told_omega(self) -> str:
+        """The best ω for a table, whose rows are called by the kind and its τ: 0.5, or a,b of aτt + b."""
+        kind, _, text = self.omega.rpartition(":")
+        numbers = text.split(",")[: 2 if kind == "linear" else 1]
+        return ",".join(numbers) + " (edge)" * self.at_edge
+
 
 @dataclass(frozen=True)
 class Summary:
