@@ -16,7 +16,7 @@ from tables import ROOT, methods_table, pairs_table
 OMEGAS = ("0", "0.25", "0.5", "0.75", "1", "1.5", "2", "3")
 SHARED = ("evaluation.per_class=50", "sampling.steps=20", "training.batch_size=32")
 METHODS = ("ddpm", "cbdm:null", "cbdm:training", "shrink:null", "t2h")
-SMALL = Cell("fashion-14", {name: name for name in METHODS}, omegas=OMEGAS, steps=2000)
+SMALL = Cell("fashion-14", {name: name for name in METHODS}, omegas=OMEGAS, steps=2000, seeds=4)
 LARGE = Cell(
     "fashion-28",
     {name: name for name in ("ddpm", "cbdm:null")},
