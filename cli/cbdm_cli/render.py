@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 # A pipe has no width of its own, and 80 columns would cut the tables short.
-_console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
+_console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
 
 
 def note(text: str) -> None:

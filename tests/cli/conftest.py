@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from cbdm_cli import render
 from cbdm_cli.__main__ import main
 from tests.cli.tiny import TINY, cbdm, shared_classifiers
 
@@ -19,7 +20,8 @@ def cache(tmp_path_factory, monkeypatch):
 def run(tmp_path, monkeypatch, capsys, cache):
     """Runs `cbdm ARGUMENTS` in an empty folder; gives (exit code, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr(render._console, "width", 160)  # made before, in whatever terminal the tests run
 
     def call(*arguments):
         code = 0
