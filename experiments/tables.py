@@ -105,8 +105,13 @@ class Best:
 
 def told(e: Estimate, digits: int = 2) -> str:
     """A difference and its interval; bold where the interval excludes 0."""
-    text = f"{e.mean:+.{digits}f} ± {e.half_width:.{digits}f}"
+    text = f"{e.mean:+.{digits}f}{_width(e, digits)}"
     return f"**{text}**" if e.excludes_zero else text
+
+
+def _width(e: Estimate, digits: int) -> str:
+    """Nothing where one seed gives none."""
+    return f" ± {e.half_width:.{digits}f}" if math.isfinite(e.half_width) else ""
 
 
 def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -128,7 +133,7 @@ def methods_table(rows: Mapping[str, ByOmega], baseline: str = "ddpm") -> str:
         copies = "—"
         if found := best.scores.get("tail memorised"):
             e = estimate([100 * share for share in found])
-            copies = f"{e.mean:.1f} ± {e.half_width:.1f} %"
+            copies = f"{e.mean:.1f}{_width(e, 1)} %"
         fid, tail = (f"{best.mean(score):.2f}" for score in ("fid", "tail fid"))
         lines.append([name, best.told(), fid, differences[0], tail, differences[1], *shares, copies])
     return table(head, lines)

@@ -92,6 +92,13 @@ def test_omega_is_picked_on_the_mean_and_differences_are_paired(programs):
     assert line.startswith("| one | 1 / ω_eff 2 (edge) | 2.67 / 1.90 | **+0.77 ±")
 
 
+def test_one_seed_has_no_interval_to_tell(programs):
+    tables = programs["tables"]
+    assert tables.told(tables.estimate([1.5])) == "+1.50"
+    rows = {"ddpm": {"1": dict.fromkeys([*tables.DIGITS, "tail memorised"], (0.5,))}}
+    assert tables.methods_table(rows).splitlines()[-1].endswith("| 50.0 % |")
+
+
 def test_the_change_of_a_difference_is_paired_over_all_four(programs):
     tables = programs["tables"]
 
@@ -277,6 +284,7 @@ def test_an_experiment_runs_and_goes_on(programs, small, tmp_path, monkeypatch):
     """Two methods of five steps, then nothing is left to do and the table is printed again."""
     comparisons, tables = programs["comparisons"], programs["tables"]
     monkeypatch.setattr(comparisons, "RESULTS", tmp_path / "results")
+    small = replace(small, seeds=1)
     asked = comparisons.Namespace(work=tmp_path / "work", jobs=2, seeds=1, print=False, cells=None)
     pages = []
 
