@@ -20,9 +20,9 @@ from typing import Any
 
 from tables import ROOT, gathered
 
-from cbdm_cli.job import READINGS, job_command, run_folder
+from cbdm_cli.job import job_command, missing_readings, run_folder
 from cbdm_cli.locking import held
-from cbdm_cli.plan import FILE, OMEGAS, Plan, Variant, extended, load_plan, readings_of, save_plan
+from cbdm_cli.plan import FILE, OMEGAS, Plan, Variant, extended, load_plan, save_plan
 from cbdm_cli.runs import write_text
 from cbdm_cli.signals import asked_to_stop
 from cbdm_core.errors import CbdmError
@@ -154,7 +154,8 @@ def run(experiment: Experiment, work: Path, jobs: int, seeds: int) -> list[str]:
             cells.enter_context(held(folder, "an experiment or cbdm compare"))
             save_plan(folder, _joined(folder, plan))
             pairs = [(variant, seed) for seed in range(plan.seeds) for variant in plan.variants]
-            todo += [(folder, variant, seed) for variant, seed in pairs if _lacks(folder, plan, variant, seed)]
+            runs = [(variant, seed, run_folder(folder, variant, seed)) for variant, seed in pairs]
+            todo += [(folder, variant, seed) for variant, seed, run in runs if missing_readings(run, plan, variant)]
         todo.sort(key=lambda job: job[2])
         return _pool(todo, jobs)
 
@@ -174,11 +175,6 @@ def _joined(folder: Path, plan: Plan) -> Plan:
 def _same(plan: Plan) -> tuple[object, ...]:
     """What two experiments must have in common to share a folder; the data may have been moved."""
     return plan.preset, [text for text in plan.settings if not text.startswith(ROOT)], plan.steps
-
-
-def _lacks(folder: Path, plan: Plan, variant: Variant, seed: int) -> bool:
-    readings = run_folder(folder, variant, seed) / READINGS
-    return not all((readings / reading.file).exists() for reading in readings_of(plan, variant))
 
 
 @dataclass(frozen=True)

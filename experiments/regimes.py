@@ -18,29 +18,26 @@ from digits import OMEGAS, SHARED, STEPS, base
 from tables import Best, changes_table, differences_table, table
 
 FIGURE = Path(__file__).parents[1] / "docs" / "_static" / "regimes.svg"
-_FEWER = ("evaluation.per_class=40",)
 
 
-def cell(name: str, *settings: str, steps: int = STEPS, training: bool = False) -> Cell:
+def cell(name: str, *settings: str, per_class: int = 40, steps: int = STEPS, training: bool = False) -> Cell:
     names = ("ddpm", "cbdm:null", *(("cbdm:training",) if training else ()))
-    fewer = () if any(s.startswith("evaluation.") for s in settings) else _FEWER
-    return Cell(name, {n: n for n in names}, (*settings, *fewer), omegas=OMEGAS, steps=steps)
+    settings = (*settings, f"evaluation.per_class={per_class}")
+    return Cell(name, {n: n for n in names}, settings, omegas=OMEGAS, steps=steps)
 
 
 BASE = base("ddpm", "cbdm:null", "cbdm:training", "cbdm:uniform")
 CELLS = {
     "base": BASE,
     # Three images in the rarest class, as in the base; four hundred samples.
-    "40 classes": cell(
-        "classes-40", "data.options.clusters=4", "data.imbalance=0.07", "evaluation.per_class=10", training=True
-    ),
-    "80 classes": cell("classes-80", "data.options.clusters=8", "data.imbalance=0.145", "evaluation.per_class=5"),
+    "40 classes": cell("classes-40", "data.options.clusters=4", "data.imbalance=0.07", per_class=10, training=True),
+    "80 classes": cell("classes-80", "data.options.clusters=8", "data.imbalance=0.145", per_class=5),
     "3 times the epochs": cell("steps-3000", steps=3 * STEPS),
     "40 classes, 3 times the epochs": cell(
         "classes-40-steps-3000",
         "data.options.clusters=4",
         "data.imbalance=0.07",
-        "evaluation.per_class=10",
+        per_class=10,
         steps=3 * STEPS,
     ),
     "width 8": cell("width-8", "network.options.width=8"),
@@ -80,11 +77,18 @@ def schedules(result: dict[str, Any]) -> list[tuple[str, Best, Best]]:
 
 
 def changes(result: dict[str, Any]) -> list[tuple[str, tuple[Best, Best], tuple[Best, Best]]]:
-    """(regime, CBDM and DDPM under ω_eff(t) there, the same where it starts from), null law, in the same features."""
-    found = {name: (pulled, plain) for name, pulled, plain in pairs(result, schedule=True) if ", law" not in name}
-    start = {name: "base" for name in found if "classes" not in name and name != "base"}
-    start["40 classes, 3 times the epochs"] = "40 classes"
-    return [(f"{name} − {before}", found[name], found[before]) for name, before in start.items()]
+    """(regime, CBDM and DDPM under ω_eff(t) there, the same where it starts from), null law.
+
+    It starts from the first regime with as many classes, whose features are the same.
+    """
+    found = {name: (pulled, plain) for name, pulled, plain in pairs(result, schedule=True)}
+    start: dict[int, str] = {}
+    rows = []
+    for name, c in {**CELLS, **SHARED_CELLS}.items():
+        before = start.setdefault(len(result["cells"][c.name]["counts"]), name)
+        if before != name:
+            rows.append((f"{name} − {before}", found[name], found[before]))
+    return rows
 
 
 def data_table(result: dict[str, Any]) -> str:

@@ -12,17 +12,12 @@ from typing import Any
 
 from cbdm_cli.job import READINGS, run_folder
 from cbdm_cli.plan import Plan, readings_of
-from cbdm_cli.summary import Estimate, at_edge, estimate
+from cbdm_cli.summary import SCORES, Estimate, at_edge, estimate, swept, value_at
 
 # What a result file keeps of a reading: name → where it stands there.
 KEPT: Mapping[str, tuple[str, ...]] = {
-    "fid": ("overall", "fid"),
-    "precision": ("overall", "precision"),
-    "recall": ("overall", "recall"),
+    **{score: path for score, (path, _) in SCORES.items()},
     "label accuracy": ("overall", "label_accuracy"),
-    "tail fid": ("groups", "tail", "fid"),
-    "tail recall": ("groups", "tail", "recall"),
-    "tail memorised": ("groups", "tail", "memorised"),
 }
 # How a setting begins that says where the data lie.
 ROOT = "data.options.root="
@@ -64,9 +59,8 @@ def _data(run: Path) -> dict[str, Any]:
 
 
 def _value(result: Mapping[str, Any], path: Sequence[str]) -> float | None:
-    found: Any = result
-    for key in path:
-        found = found.get(key) if isinstance(found, Mapping) else None
+    """To five digits: the file stays small, and no interval feels it."""
+    found = value_at(result, path)
     return None if found is None else float(f"{found:.5g}")
 
 
@@ -99,7 +93,8 @@ class Best:
 
     def told(self) -> str:
         """ω for a table."""
-        omega = self.omega.replace("implied:", "ω_eff ").replace("linear:", "").replace(",", "τt + ", 1)
+        (kind, _), numbers = swept(self.omega)
+        omega = {"implied": "ω_eff {:g}", "linear": "{:g}τt + {:g}"}.get(kind, "{:g}").format(*numbers)
         return f"{omega} (edge)" if self.at_edge else omega
 
 
@@ -120,18 +115,18 @@ def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join([rows[0], "|" + "---|" * len(head), *rows[1:]])
 
 
-def methods_table(rows: Mapping[str, ByOmega], baseline: str = "ddpm") -> str:
-    """Every row at its best ω, and its paired differences to the baseline at its own."""
-    plain = Best.of(rows[baseline])
+def methods_table(rows: Mapping[str, ByOmega]) -> str:
+    """Every row at its best ω, and its paired differences to DDPM at its own."""
+    plain = Best.of(rows["ddpm"])
     head = ("method", "best ω", "FID", "− ddpm", "tail FID", "− ddpm", "precision", "recall", "tail recall", "copies")
     lines = []
     for name, by_omega in rows.items():
         best = Best.of(by_omega)
-        same = name == baseline
+        same = name == "ddpm"
         differences = ["baseline" if same else told(best.minus(plain, score)) for score in ("fid", "tail fid")]
         shares = [f"{best.mean(score):.3f}" for score in ("precision", "recall", "tail recall")]
         copies = "—"
-        if found := best.scores.get("tail memorised"):
+        if found := best.scores.get("tail copies"):
             e = estimate([100 * share for share in found])
             copies = f"{e.mean:.1f}{_width(e, 1)} %"
         fid, tail = (f"{best.mean(score):.2f}" for score in ("fid", "tail fid"))

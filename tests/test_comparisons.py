@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import signal
 import sys
 from dataclasses import replace
@@ -66,7 +67,7 @@ def test_every_row_is_kept_by_seed_and_a_missing_reading_is_noticed(programs, sm
     assert set(rows) == {"ddpm", "ddpm, ω_eff(t)", "ddpm, interval", "cbdm:null"}
     assert rows["ddpm, ω_eff(t)"].keys() == {"implied:1", "implied:2"}
     assert rows["cbdm:null"]["2"]["fid"] == [1.2346, 2.2346, 3.2346]
-    assert "tail memorised" not in rows["cbdm:null"]["2"]  # it is known for no sample
+    assert "tail copies" not in rows["cbdm:null"]["2"]  # it is known for no sample
     next(run_folder(tmp_path / "cell", plans["cell"].variants[1], 2).rglob("*.json")).unlink()
     with pytest.raises(FileNotFoundError):
         programs["tables"].gathered(plans, tmp_path)
@@ -95,7 +96,7 @@ def test_omega_is_picked_on_the_mean_and_differences_are_paired(programs):
 def test_one_seed_has_no_interval_to_tell(programs):
     tables = programs["tables"]
     assert tables.told(tables.estimate([1.5])) == "+1.50"
-    rows = {"ddpm": {"1": dict.fromkeys([*tables.DIGITS, "tail memorised"], (0.5,))}}
+    rows = {"ddpm": {"1": dict.fromkeys([*tables.DIGITS, "tail copies"], (0.5,))}}
     assert tables.methods_table(rows).splitlines()[-1].endswith("| 50.0 % |")
 
 
@@ -326,5 +327,10 @@ def test_the_page_holds_the_tables_of_the_results(programs, name):
 
 
 def test_the_figure_is_that_of_the_results(programs):
+    """Of this file, and with these regimes in this order: matplotlib writes each text as a comment beside its lines."""
     regimes = programs["regimes"]
-    assert regimes.digest() in regimes.FIGURE.read_text(encoding="utf-8")
+    figure = regimes.FIGURE.read_text(encoding="utf-8")
+    assert regimes.digest() in figure
+    result = json.loads((programs["comparisons"].RESULTS / "regimes.json").read_text(encoding="utf-8"))
+    names = [name for name, _, _ in regimes.pairs(result, schedule=True)]
+    assert [text for text in re.findall("<!-- (.*?) -->", figure) if text in names] == names[::-1]

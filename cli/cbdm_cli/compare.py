@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cbdm_cli import render
 from cbdm_cli.config import Config, load_config, preset_names, setting, validated
-from cbdm_cli.job import READINGS, config_of, job_command, run_folder
+from cbdm_cli.job import config_of, job_command, missing_readings, run_folder
 from cbdm_cli.locking import held
 from cbdm_cli.plan import FILE, Plan, Variant, extended, load_plan, readings_of, save_plan, variants_of
 from cbdm_cli.runs import new_folder, write_json
@@ -33,7 +33,7 @@ class _Job:
     variant: Variant
     seed: int
     path: Path
-    readings: int
+    plan: Plan
     steps: int
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
@@ -44,14 +44,20 @@ class _Job:
     def __post_init__(self) -> None:
         self.log = self.path.parent / f"seed-{self.seed}.log"
 
-    def judged(self) -> int:
-        """Readings that are written."""
-        folder = self.path / READINGS
-        return len(list(folder.glob("omega-*.json"))) if folder.is_dir() else 0
+    def judged(self) -> tuple[int, int]:
+        """Readings that are written, and those of the plan."""
+        there = len(readings_of(self.plan, self.variant))
+        return there - len(missing_readings(self.path, self.plan, self.variant)), there
+
+    def done(self) -> bool:
+        """Whether nothing is left to do."""
+        written, there = self.judged()
+        return (self.path / "evaluation.json").exists() and written == there
 
     def progress(self) -> float:
         """In [0, 1]: training counts as much as its share of the time usually is, a half."""
-        return 0.5 * min(self._step() / self.steps, 1) + 0.5 * min(self.judged() / self.readings, 1)
+        written, there = self.judged()
+        return 0.5 * min(self._step() / self.steps, 1) + 0.5 * written / there
 
     def _step(self) -> int:
         file = self.path / "metrics.jsonl"
@@ -68,7 +74,7 @@ class _Job:
         if self.state != "running":
             return self.state
         step = self._step()
-        return f"training {step}/{self.steps}" if step < self.steps else f"judged {self.judged()}/{self.readings}"
+        return f"training {step}/{self.steps}" if step < self.steps else "judged {}/{}".format(*self.judged())
 
     def start(self, folder: Path, device: str, threads: int) -> None:
         self.state, self.started = "running", time.monotonic()
@@ -187,14 +193,14 @@ def _work(folder: Path, plan: Plan, jobs: int, threads: int, device: str) -> Non
             variant,
             seed,
             run_folder(folder, variant, seed),
-            len({reading.file for reading in readings_of(plan, variant)}),
+            plan,
             config_of(plan, variant, seed).training.steps,
         )
         for seed in range(plan.seeds)
         for variant in plan.variants
     ]
     for job in todo:
-        if (job.path / "evaluation.json").exists() and job.judged() >= job.readings:
+        if job.done():
             job.state = "done"
     failed = _run_all(folder, plan, todo, jobs, threads, device)
     summary = summarise(folder, plan)

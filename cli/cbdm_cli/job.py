@@ -14,7 +14,7 @@ from cbdm_cli.plan import Plan, Reading, Variant, load_plan, readings_of
 from cbdm_cli.trust import features_setting
 from cbdm_core.errors import CbdmError
 
-__all__ = ["READINGS", "config_of", "job_command", "run_folder", "run_job"]
+__all__ = ["READINGS", "config_of", "job_command", "missing_readings", "run_folder", "run_job"]
 
 READINGS = "readings"
 
@@ -44,6 +44,11 @@ def job_command(folder: Path, variant: Variant, seed: int, device: str) -> list[
     return [sys.executable, *module, str(folder), variant.name, str(seed), device]
 
 
+def missing_readings(path: Path, plan: Plan, variant: Variant) -> list[Reading]:
+    """Readings of the plan that the run in `path` does not have yet; others that lie there count for nothing."""
+    return [reading for reading in readings_of(plan, variant) if not (path / READINGS / reading.file).exists()]
+
+
 def run_job(folder: Path, plan: Plan, variant: Variant, seed: int, device: str) -> None:
     """Train where that is not done, then write each reading that is missing."""
     from cbdm_cli.train import resume, start
@@ -56,8 +61,7 @@ def run_job(folder: Path, plan: Plan, variant: Variant, seed: int, device: str) 
     elif not (path / "evaluation.json").exists():
         options: dict[str, Any] = dict.fromkeys(["method", "prior", "tau", "gamma", "steps", "seed"])
         resume(path, None, None, (features_setting(config.evaluation.features),), options, device)
-    missing = [r for r in readings_of(plan, variant) if not (path / READINGS / r.file).exists()]
-    if missing:
+    if missing := missing_readings(path, plan, variant):
         judge_readings(path, missing, config.evaluation.features, device)
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cbdm_cli.config import load_config
+from cbdm_cli.config import load_config, validated
 from cbdm_cli.naming import file_words
 from cbdm_cli.parts import PLAIN, Part, format_parts, parse_parts, with_law
 from cbdm_cli.runs import write_text
@@ -68,7 +68,7 @@ class Reading(_Frozen):
     """One way to sample a trained model.
 
     Args:
-        kind: "" for constant ω, "aτt + b", "ω_eff(t)" (with its τ where the plan has several), or "interval": rows of
+        kind: "" for constant ω, "aτt + b", "ω_eff(t)" (with its τ but where all are 1), or "interval": rows of
             the table are (variant, kind).
         omega: as `--omega` takes it.
         interval: of guidance in t.
@@ -112,7 +112,7 @@ def readings_of(plan: Plan, variant: Variant) -> list[Reading]:
         numbers = [omega for omega in plan.omegas if ":" not in omega and float(omega) != 0]
         taus = _taus(plan)
         for tau in taus:
-            kind = "ω_eff(t)" if len(taus) == 1 else f"ω_eff(t), τ={tau:g}"
+            kind = "ω_eff(t)" if taus == (1,) else f"ω_eff(t), τ={tau:g}"
             of = "" if tau == 1 else f",{tau:g}"  # 1 is what `implied:ω` stands for
             readings += [Reading(kind=kind, omega=f"implied:{omega}{of}") for omega in numbers]
         readings += [Reading(kind="interval", omega=omega, interval=INTERVAL) for omega in numbers]
@@ -121,14 +121,14 @@ def readings_of(plan: Plan, variant: Variant) -> list[Reading]:
 
 def _taus(plan: Plan) -> tuple[float, ...]:
     """Every strength that the plan pulls with; the preset's where it pulls nowhere."""
+    own = _preset_tau(plan.preset, plan.settings)
     pulled = [v for v in plan.variants if any(part.name == "cbdm" for part in parse_parts(v.parts))]
-    found = dict.fromkeys(v.tau for v in pulled) or {None: None}
-    return tuple(dict.fromkeys(_preset_tau(plan.preset, plan.settings) if tau is None else tau for tau in found))
+    return tuple(dict.fromkeys(own if v.tau is None else v.tau for v in pulled)) or (own,)
 
 
 @cache
 def _preset_tau(preset: str, settings: tuple[str, ...]) -> float:
-    return float(load_config(preset, None, settings).get("method", {}).get("tau", 1.0))
+    return validated(load_config(preset, None, settings)).method.tau
 
 
 def _kind(omega: str) -> str:

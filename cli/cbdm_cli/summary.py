@@ -13,7 +13,7 @@ from cbdm_cli.job import READINGS, run_folder
 from cbdm_cli.plan import Plan, readings_of
 from cbdm_core.errors import CbdmError
 
-__all__ = ["SCORES", "Estimate", "Row", "Summary", "at_edge", "estimate", "summarise"]
+__all__ = ["SCORES", "Estimate", "Row", "Summary", "at_edge", "estimate", "summarise", "swept", "value_at"]
 
 # Name → (where it stands in a result, whether less is better).
 SCORES: Mapping[str, tuple[tuple[str, ...], bool]] = {
@@ -79,10 +79,8 @@ class Row:
     values: dict[str, dict[int, float]]
 
     def told_omega(self) -> str:
-        """The best ω for a table, whose rows are called by the kind and its τ: 0.5, or a,b of aτt + b."""
-        kind, _, text = self.omega.rpartition(":")
-        numbers = text.split(",")[: 2 if kind == "linear" else 1]
-        return ",".join(numbers) + " (edge)" * self.at_edge
+        """The best ω for a table, whose rows are called by their kind and τ: `0.5`, or `a,b` of aτt + b."""
+        return ",".join(f"{number:g}" for number in swept(self.omega)[1])
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,8 @@ class Summary:
         }
 
 
-def _value(result: Mapping[str, Any], path: Sequence[str]) -> float | None:
+def value_at(result: Mapping[str, Any], path: Sequence[str]) -> float | None:
+    """The number at a path of a result, such as those of `SCORES`; None where it is undefined."""
     found: Any = result
     for key in path:
         found = found.get(key) if isinstance(found, Mapping) else None
@@ -186,7 +185,7 @@ def _row(
 ) -> Row | None:
     values = {
         omega: {
-            score: {s: v for s in seeds if (v := _value(found[s], path)) is not None}
+            score: {s: v for s in seeds if (v := value_at(found[s], path)) is not None}
             for score, (path, _) in SCORES.items()
         }
         for omega, found in by_omega.items()
@@ -223,16 +222,16 @@ def _row(
 
 def at_edge(best: str, omegas: Sequence[str]) -> bool:
     """Whether `best` ends the grid of its kind; constant 0, plain conditional, is where guidance starts: no edge."""
-    kind, place = _place(best)
-    grid = {there for own, there in map(_place, omegas) if own == kind}
+    kind, place = swept(best)
+    grid = {there for own, there in map(swept, omegas) if own == kind}
     return len(grid) > 1 and (kind, place) != (("", ()), (0.0,)) and place in (min(grid), max(grid))
 
 
-def _place(omega: str) -> tuple[tuple[str, tuple[float, ...]], tuple[float, ...]]:
+def swept(omega: str) -> tuple[tuple[str, tuple[float, ...]], tuple[float, ...]]:
     """((kind, its τ if it names one), what is swept: ω, or a and b of aτt + b)."""
     kind, _, text = omega.rpartition(":")
-    numbers, swept = tuple(map(float, text.split(","))), 2 if kind == "linear" else 1
-    return (kind, numbers[swept:]), numbers[:swept]
+    numbers, count = tuple(map(float, text.split(","))), 2 if kind == "linear" else 1
+    return (kind, numbers[count:]), numbers[:count]
 
 
 def _paired(row: Row, baseline: Row, primary: str) -> int:

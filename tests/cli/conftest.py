@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from cbdm_cli import render
+from cbdm_cli import compare, render
 from cbdm_cli.__main__ import main
 from tests.cli.tiny import TINY, cbdm, shared_classifiers
 
@@ -62,3 +62,17 @@ def trained(made, tmp_path):
     """A copy of the run in the test's own folder, where `run` works."""
     shutil.copytree(made, tmp_path / "r")
     return tmp_path / "r"
+
+
+@pytest.fixture
+def asked(run, monkeypatch):
+    """Gives the plan that a command line asks for, with nothing run."""
+    plans = []
+    monkeypatch.setattr(compare, "compare", lambda plan, out, **how: plans.append((plan, out, how)))
+
+    def call(*arguments):
+        code, _, err = run("compare", *arguments)
+        assert code == 0, err
+        return plans[-1]
+
+    return call

@@ -1,4 +1,4 @@
-"""`cbdm compare`: the plan, its mistakes, and real comparisons that are finished, cut short, extended and damaged."""
+"""`cbdm compare`: mistakes, and real comparisons that are finished, cut short, extended and damaged."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ import pytest
 import cbdm_cli.compare as command
 from cbdm_cli.job import READINGS, config_of, job_command, run_folder
 from cbdm_cli.locking import held
-from cbdm_cli.plan import FILE, Plan, Variant, extended, load_plan, readings_of, save_plan, variants_of
+from cbdm_cli.plan import FILE, Plan, Variant, load_plan, readings_of, save_plan, variants_of
 from cbdm_cli.runs import read_records
 from cbdm_cli.summary import summarise
 from cbdm_core.errors import CbdmError
@@ -24,88 +24,6 @@ from tests.cli.tiny import TINY, cbdm, fingerprint, shared_classifiers
 
 METHODS = "ddpm,cbdm:uniform"
 SMALL = [*TINY, "--omega", "0,0.5", "--steps", 40]
-
-
-# The plan
-
-
-def test_methods_times_laws_times_strengths():
-    """Open laws are filled, closed ones stay; τ goes to those with cbdm; what takes neither stands once."""
-    methods = ["ddpm", "cbdm", "cbdm:training", "shrink", "t2h", "cbdm+resample:uniform"]
-    variants = variants_of(methods, ["null", "balanced:0.999"], [0.1, 1])
-    assert [(v.name, v.parts, v.tau) for v in variants] == [
-        ("ddpm", "ddpm", None),
-        ("cbdm:null τ=0.1", "cbdm:null", 0.1),
-        ("cbdm:null τ=1", "cbdm:null", 1),
-        ("cbdm:balanced:0.999 τ=0.1", "cbdm:balanced:0.999", 0.1),
-        ("cbdm:balanced:0.999 τ=1", "cbdm:balanced:0.999", 1),
-        ("cbdm:training τ=0.1", "cbdm:training", 0.1),
-        ("cbdm:training τ=1", "cbdm:training", 1),
-        ("shrink:null", "shrink:null", None),
-        ("shrink:balanced:0.999", "shrink:balanced:0.999", None),
-        ("t2h", "t2h", None),
-        ("cbdm:null+resample:uniform τ=0.1", "cbdm:null+resample:uniform", 0.1),
-        ("cbdm:null+resample:uniform τ=1", "cbdm:null+resample:uniform", 1),
-        ("cbdm:balanced:0.999+resample:uniform τ=0.1", "cbdm:balanced:0.999+resample:uniform", 0.1),
-        ("cbdm:balanced:0.999+resample:uniform τ=1", "cbdm:balanced:0.999+resample:uniform", 1),
-    ]
-    folders = [variant.folder for variant in variants]
-    assert len(set(folders)) == len(folders)
-    assert not set("".join(folders)) & set(":/ ,τ="), "names that any shell and file system take as they are"
-    plan = Plan(preset="digits-lt", variants=variants)
-    configs = [config_of(plan, variant, 3) for variant in variants]
-    assert [config.method.parts for config in configs] == [variant.parts for variant in variants]
-    assert [config.method.tau for config in configs[1:3]] == [0.1, 1] and {config.seed for config in configs} == {3}
-
-
-@pytest.fixture
-def asked(run, monkeypatch):
-    """Gives the plan that a command line asks for, with nothing run."""
-    plans = []
-    monkeypatch.setattr(command, "compare", lambda plan, out, **how: plans.append((plan, out, how)))
-
-    def call(*arguments):
-        code, _, err = run("compare", *arguments)
-        assert code == 0, err
-        return plans[-1]
-
-    return call
-
-
-def test_laws_with_commas_on_the_command_line(asked):
-    plan, _, _ = asked("--methods", "ddpm, cbdm", "--priors", "balanced:0.999,fixed:0.5,0.5,learned:0.1,0.1,null")
-    laws = ["balanced:0.999", "fixed:0.5,0.5", "learned:0.1,0.1", "null"]
-    assert [v.parts for v in plan.variants] == ["ddpm", *(f"cbdm:{law}" for law in laws)]
-    plan, _, _ = asked("--methods", "cbdm:fixed:0.5,0.5,ddpm,cbdm:power:0.5")
-    assert [v.parts for v in plan.variants] == ["cbdm:fixed:0.5,0.5", "ddpm", "cbdm:power:0.5"]
-
-
-def test_the_command_line_becomes_the_plan(asked):
-    plan, out, how = asked()
-    assert [v.parts for v in plan.variants] == ["ddpm", "cbdm"] and plan.seeds == 5 and plan.steps is None
-    assert plan.omegas == ("0", "0.25", "0.5", "0.75", "1", "1.5") and plan.preset == "digits-lt" and out is None
-    assert how == {"jobs": 2, "threads": 1, "device": "auto"}
-    options = ["--omega", "0,1", "--omega", "linear:1,0", "--seeds", 3, "--steps", 7, "--jobs", 4, "--threads", 2]
-    plan, out, how = asked("mixture-lt", *options, "--set", "seed=9", "--device", "cpu", "--out", "o")
-    assert plan.omegas == ("0", "1", "linear:1,0") and (plan.seeds, plan.steps) == (3, 7) and out.name == "o"
-    assert plan.settings == ("seed=9",) and how == {"jobs": 4, "threads": 2, "device": "cpu"}
-    assert config_of(plan, plan.variants[0], 1).seed == 1, "paired seeds are the comparison's own"
-    assert asked("--omega", "1", "--one-omega")[0].omegas == ("1",)
-    assert asked("--omega", "1,0,1")[0].omegas == ("1", "0")
-
-
-def test_a_plan_is_read_as_it_was_written(tmp_path):
-    variants = variants_of(["ddpm", "cbdm"], ["null", "fixed:0.5,0.5"], [0.1, 1 / 3])
-    plan = Plan(preset="digits-lt", settings=("a.b='ω'",), steps=3, seeds=2, omegas=("0", "1"), variants=variants)
-    save_plan(tmp_path, plan)
-    assert load_plan(tmp_path) == plan
-    more = extended(plan, variants_of(["t2h"], [], []), 4)
-    assert (more.seeds, [v.name for v in more.variants]) == (4, [*(v.name for v in variants), "t2h"])
-    assert more.model_copy(update={"seeds": 2, "variants": variants}) == plan
-    with pytest.raises(CbdmError, match="'ddpm' twice"):
-        extended(plan, variants_of(["ddpm"], [], []))
-    with pytest.raises(CbdmError, match="has 2 already"):
-        extended(plan, (), 1)
 
 
 # Mistakes
@@ -245,6 +163,28 @@ def test_seed_by_seed_and_no_more_at_a_time_than_asked(run, planned, monkeypatch
     assert run("compare", "c", "--jobs", jobs)[0] == 0
     assert [b[:2] for b in begun] == [("ddpm", 0), ("cbdm:uniform", 0), ("ddpm", 1), ("cbdm:uniform", 1)]
     assert max(b[2] for b in begun) == jobs
+
+
+def test_readings_are_named_and_not_counted(run, planned, monkeypatch):
+    """Another τ has as many readings with other names: a judged model is judged again at those it lacks."""
+    plan, begun = load_plan(planned), []
+    for variant in plan.variants:
+        for seed in range(plan.seeds):
+            path = run_folder(planned, variant, seed)
+            (path / READINGS).mkdir(parents=True)
+            (path / "evaluation.json").write_text("{}")
+            for reading in readings_of(plan, variant):
+                (path / READINGS / reading.file).write_text('{"overall": {"fid": 1}}')
+
+    def launch(job, folder, device, threads):
+        job.process = subprocess.Popen(["true"])
+        begun.append((job.variant.name, job.seed))
+
+    monkeypatch.setattr(command._Job, "_launch", launch)
+    monkeypatch.setattr(command, "_POLL", 0.01)
+    assert run("compare", "c")[0] == 0 and begun == []
+    save_plan(planned, plan.model_copy(update={"settings": (*plan.settings, "method.tau=0.3")}))
+    assert run("compare", "c")[0] == 0 and begun == [("ddpm", 0), ("ddpm", 1)]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -2,13 +2,11 @@
 
 import base64
 import json
-import math
 import re
 import shutil
 import subprocess
 import tomllib
 from collections import Counter
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,19 +14,17 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import tomli_w
-import torch
 from PIL import Image
 
 from cbdm_cli.config import load_config, validated
-from cbdm_cli.evaluate import Judged
 from cbdm_cli.plan import Plan, Variant, load_plan, readings_of, save_plan
 from cbdm_cli.report import figures
 from cbdm_cli.report.collect import collect
 from cbdm_cli.report.drawing import COLOURS, ramp, style_of
-from cbdm_cli.report.neighbours import HOW_MANY, nearest_training, tail_labels
+from cbdm_cli.report.neighbours import nearest_training
 from cbdm_cli.report.page import page
 from cbdm_cli.summary import SCORES, summarise
-from tests.cli.tiny import TINY, cbdm, shared_classifiers
+from tests.cli.pages import Page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -144,51 +140,6 @@ def write_comparison(folder: Path, seeds=3, omegas=(0.0, 0.5, 1.0), variants=Non
                 found["omega"] = reading.omega
                 (path / "readings" / reading.file).write_text(json.dumps(found))
     return plan
-
-
-class Page(HTMLParser):
-    """The elements of a page in order, with their attributes and text."""
-
-    VOID = ("meta", "img", "br", "link", "use", "path", "rect")
-
-    def __init__(self, text):
-        super().__init__()
-        self.elements, self._open = [], []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attributes):
-        element = {"tag": tag, "text": "", **dict(attributes)}
-        self.elements.append(element)
-        if tag not in self.VOID:
-            self._open.append(element)
-
-    def handle_startendtag(self, tag, attributes):
-        self.elements.append({"tag": tag, "text": "", **dict(attributes)})
-
-    def handle_endtag(self, tag):
-        while self._open and self._open.pop()["tag"] != tag:
-            pass
-
-    def handle_data(self, data):
-        for element in self._open:
-            element["text"] += data
-
-    def all(self, tag):
-        return [e for e in self.elements if e["tag"] == tag]
-
-    def rows(self):
-        """The result table's cells, row by row."""
-        rows = []
-        inside = False
-        for e in self.elements:
-            if e["tag"] == "table":
-                inside = "data-sortable" in e
-            if inside and e["tag"] == "tr":
-                rows.append([])
-            if inside and e["tag"] in ("th", "td"):
-                rows[-1].append(e)
-        return rows
 
 
 @pytest.fixture(scope="module")
@@ -511,57 +462,6 @@ def test_many_classes_and_methods_are_drawn_too(tmp_path, monkeypatch):
     # The rarest class has FID 590 above the overall one.
     assert f"class class number 59 ({COUNTS[59]} training images) {fid(0, 0, 0) + 590:.2f}" in told[1]
     assert len(text) < 2_000_000
-
-
-@pytest.fixture(scope="module")
-def tiny_run(tmp_path_factory):
-    """A real run of four steps, for its network."""
-    shared = shared_classifiers(tmp_path_factory.getbasetemp())
-    folder = tmp_path_factory.mktemp("tiny")
-    cbdm(
-        "train", "digits-lt", "--steps", "4", *TINY, "--out", "r", cwd=folder, check=0, env={"CBDM_CACHE": str(shared)}
-    )
-    return folder / "r"
-
-
-def test_neighbours_are_the_nearest_rows_of_the_training_set(tiny_run, cache):
-    """Found again by brute force from the shown pictures: all distances in feature space, one by one."""
-    (found,) = nearest_training(collect([tiny_run]), "cpu")
-    assert len(found.pairs) == HOW_MANY and found.omega == "1"
-    assert [p.asked for p in found.pairs[:5]] == ["9", "8", "7", "6", "9"]  # digits-lt: a third and what is left over
-    judged = Judged.of(tiny_run, "cpu")
-
-    def features(pictures):
-        pixels = torch.tensor(np.stack([np.asarray(p) for p in pictures]))[:, None]
-        return judged.classifier(pixels.float() / 127.5 - 1)[0].numpy()
-
-    rows = judged.classifier(judged.data.model_input())[0].numpy()
-    for pair, sample in zip(found.pairs, features([p.sample for p in found.pairs])):
-        distances = [math.dist(sample, row) for row in rows]
-        best = int(np.argmin(distances))
-        assert pair.distance == pytest.approx(distances[best], rel=1e-9)
-        assert np.array_equal(np.asarray(pair.neighbour), judged.data.x[best, 0].numpy())
-        assert pair.found == judged.data.class_names[judged.data.y[best]]
-    rare = [i for i, y in enumerate(judged.data.y.tolist()) if y in (6, 7, 8, 9)]
-    usual = np.median([min(math.dist(rows[i], rows[j]) for j in range(len(rows)) if j != i) for i in rare])
-    assert found.usual == pytest.approx(usual, rel=1e-9)
-
-
-def test_the_command_writes_the_neighbours_of_a_real_run_and_the_same_bytes_twice(tiny_run, run):
-    for name in ("a.html", "b.html"):
-        assert run("report", tiny_run, "-o", name) == (0, f"report: {name}\n", "")
-    text = Path("a.html").read_text()
-    assert text == Path("b.html").read_text()
-    parsed = Page(text)
-    assert [e["text"].strip() for e in parsed.all("h3")] == ["cbdm:null"]
-    shown = [e for e in parsed.all("img") if "Sample asked for" in e["alt"]]
-    assert len(shown) == HOW_MANY
-    assert run("report", tiny_run, "--no-samples", "-o", "c.html")[0] == 0
-    assert "Nearest training images" not in Path("c.html").read_text()
-
-
-def test_tail_labels_are_the_rarest_third_around_and_around():
-    assert tail_labels(torch.tensor([50, 3, 20, 9, 1, 40]), 5).tolist() == [4, 1, 4, 1, 4]
 
 
 def browse(page_file, tmp_path, *options):

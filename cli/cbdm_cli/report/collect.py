@@ -12,12 +12,12 @@ from typing import Any
 from cbdm_cli.job import READINGS, run_folder
 from cbdm_cli.plan import FILE, Plan, Variant, load_plan, readings_of
 from cbdm_cli.runs import read_records
-from cbdm_cli.summary import SCORES, Row, estimate, summarise
+from cbdm_cli.summary import SCORES, Row, estimate, summarise, value_at
 from cbdm_core.errors import CbdmError
 from cbdm_core.report import Report
 from cbdm_core.run import read_config
 
-__all__ = ["Judgement", "Method", "SeedRun", "Story", "collect", "differing", "flat", "score_of"]
+__all__ = ["Judgement", "Method", "SeedRun", "Story", "collect", "differing", "flat"]
 
 Result = Mapping[str, Any]
 
@@ -87,8 +87,9 @@ class Judgement:
 
     def by_seed(self, score: str) -> dict[str, dict[int, float]]:
         """ω → seed → score, where it is defined."""
+        path, _ = SCORES[score]
         return {
-            omega: {seed: v for seed in self.row.seeds if (v := score_of(found.get(seed, {}), score)) is not None}
+            omega: {seed: v for seed in self.row.seeds if (v := value_at(found.get(seed, {}), path)) is not None}
             for omega, found in self.results.items()
         }
 
@@ -120,14 +121,6 @@ class Story:
 
     def runs(self) -> list[SeedRun]:
         return [run for method in self.methods for run in method.runs]
-
-
-def score_of(result: Result, score: str) -> float | None:
-    """A score of `summary.SCORES` from a result, None where it is undefined."""
-    found: Any = result
-    for key in SCORES[score][0]:
-        found = found.get(key) if isinstance(found, Mapping) else None
-    return None if found is None else float(found)
 
 
 def collect(paths: Sequence[Path]) -> Story:
@@ -254,7 +247,10 @@ def _as_sampled(method: Method, place: int) -> Judgement | None:
     if not seeds:
         return None
     complete = {omega: found for omega, found in results.items() if len(found) == len(seeds)}
-    values = {s: {k: v for k in seeds if (v := score_of(results[own][k], s)) is not None} for s in SCORES}
+    values = {
+        score: {seed: v for seed in seeds if (v := value_at(results[own][seed], path)) is not None}
+        for score, (path, _) in SCORES.items()
+    }
     found = {score: by_seed for score, by_seed in values.items() if by_seed}
     row = Row(
         name=method.name,

@@ -112,8 +112,8 @@ def _scores(story: Story) -> list[str]:
 def _row(story: Story, judgement: Judgement) -> dict[str, Any]:
     row = judgement.row
     omega = figures.omega_value(row.omega)
-    text, _, edge = (row.told_omega() if story.plan else row.omega).partition(" ")
-    cells = [_Cell(text, "" if omega is None else repr(omega), edge)]
+    text = row.told_omega() if story.plan else row.omega
+    cells = [_Cell(text, "" if omega is None else repr(omega), "(edge)" * row.at_edge)]
     for score in _scores(story):
         cells.append(_estimated(row.scores.get(score), digits_of(score)))
         if score == "fid" and _compared(story):
