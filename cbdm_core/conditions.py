@@ -2,38 +2,83 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cbdm_core.errors import CbdmError, unknown_name
-from cbdm_core.interfaces import Condition, Draws
+from cbdm_core.errors import CbdmError, check_positive, unknown_name
 
 __all__ = [
-    "DROPS",
     "Classes",
+    "Condition",
     "ConditionSpace",
     "MultiLabel",
     "Tokens",
     "Vectors",
     "as_space",
-    "check_positive",
     "class_count",
-    "drop_condition",
     "space_from_dict",
     "space_to_dict",
 ]
 
-DROPS = ("row", "batch")
 
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """What the network is told about each row, and whether it is told.
 
-def check_positive(**values: int) -> None:
-    """Refuse, by name, a value that is not a whole number of 1 or more."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise CbdmError(f"{name} must be a whole number of 1 or more, got {value!r}")
+    Args:
+        value: (B, …) long labels, float vectors, multi-hot rows or tokens. Kept even where it is not shown.
+        present: (B,) bool; False shows the network the null condition.
+        augment: (B, A) float description of the augmentation applied to the image, or None.
+    """
+
+    value: Tensor
+    present: Tensor
+    augment: Tensor | None = None
+
+    @classmethod
+    def of(cls, value: Tensor | Sequence[int], augment: Tensor | None = None) -> Condition:
+        """Every row's condition is shown."""
+        value = torch.as_tensor(value)
+        return cls(value, torch.ones(len(value), dtype=torch.bool, device=value.device), augment)
+
+    def null(self) -> Condition:
+        """The same rows with no condition shown."""
+        return replace(self, present=torch.zeros_like(self.present))
+
+    def with_value(self, value: Tensor) -> Condition:
+        """The same rows under another condition, shown wherever this one is."""
+        return replace(self, value=value)
+
+    def differs_from(self, other: Condition) -> Tensor:
+        """(B,) bool: rows of which the network would be told something else."""
+        return (self.value != other.value).reshape(len(self), -1).any(1) | (self.present != other.present)
+
+    def to(self, device: torch.device | str) -> Condition:
+        augment = None if self.augment is None else self.augment.to(device)
+        return Condition(self.value.to(device), self.present.to(device), augment)
+
+    def __len__(self) -> int:
+        return len(self.present)
+
+    def __getitem__(self, rows: Tensor | slice) -> Condition:
+        augment = None if self.augment is None else self.augment[rows]
+        return Condition(self.value[rows], self.present[rows], augment)
+
+    @staticmethod
+    def cat(parts: Sequence[Condition]) -> Condition:
+        """The rows of several conditions one after another."""
+        augments = [p.augment for p in parts if p.augment is not None]
+        if augments and len(augments) != len(parts):
+            raise CbdmError("conditions with and without an augmentation vector cannot be joined: give all or none one")
+        return Condition(
+            torch.cat([p.value for p in parts]),
+            torch.cat([p.present for p in parts]),
+            torch.cat(augments) if augments else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -249,30 +294,3 @@ def _first(value: Tensor, wrong: Tensor) -> Any:
     if value.device.type != "cpu" or torch.compiler.is_compiling() or not bool(wrong.any()):
         return None
     return value[wrong][0].item()
-
-
-def drop_condition(c: Condition, draws: Draws, *, probability: float = 0.1, per: str = "row") -> Condition:
-    """Show the null condition with some probability; the value itself is kept (classifier-free guidance training).
-
-    Args:
-        c: (B,) conditions.
-        draws: the rows' random numbers.
-        probability: in [0, 1].
-        per: "row" tosses one coin for each row, "batch" one for the whole batch, as published CBDM does.
-
-    Raises:
-        CbdmError: a probability outside [0, 1] or an unknown `per`.
-
-    Source: Ho & Salimans, Classifier-Free Diffusion Guidance, 2022, algorithm 1.
-    """
-    if not 0 <= probability <= 1:
-        raise CbdmError(f"label drop must be a probability in [0, 1], got {probability}")
-    if per not in DROPS:
-        raise unknown_name("label drop", per, DROPS)
-    if probability == 0:
-        return c
-    if per == "row":
-        kept = draws.uniform("label drop", 1)[:, 0] >= probability
-    else:
-        kept = torch.full_like(c.present, draws.shared_uniform("label drop") >= probability)
-    return replace(c, present=c.present & kept)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["CbdmError", "closest", "unknown_name"]
+__all__ = ["CbdmError", "check_positive", "closest", "unknown_name"]
 
 
 class CbdmError(ValueError):
@@ -27,3 +27,10 @@ def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> CbdmError:
     near = closest(name, names)
     hint = f" did you mean {near!r}?" if near else ""
     return CbdmError(f"unknown {kind} {name!r}:{hint} allowed: {', '.join(names) or 'none'}")
+
+
+def check_positive(**values: int) -> None:
+    """Refuse, by name, a value that is not a whole number of 1 or more."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise CbdmError(f"{name} must be a whole number of 1 or more, got {value!r}")

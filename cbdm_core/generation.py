@@ -7,8 +7,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from cbdm_core.conditions import Condition
+from cbdm_core.draws import Draws
 from cbdm_core.errors import CbdmError
-from cbdm_core.interfaces import Condition, Draws, LabelPrior, Sampler, ScoreNetwork
+from cbdm_core.networks.base import ScoreNetwork
+from cbdm_core.priors import LabelPrior
+from cbdm_core.samplers import Sampler
 
 __all__ = ["conditions_for", "cyclic_labels", "generate", "labels_from"]
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cbdm_core.conditions import Condition
 from cbdm_core.errors import CbdmError
-from cbdm_core.interfaces import Condition, ScoreNetwork, per_row
+from cbdm_core.networks.base import ScoreNetwork
+from cbdm_core.schedules import per_row
 
 __all__ = ["ClassifierFreeGuidance", "Constant", "Implied", "LinearInTime", "Omega", "parse_omega"]
 

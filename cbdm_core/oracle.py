@@ -8,8 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from cbdm_core.conditions import Condition
+from cbdm_core.draws import Draws
 from cbdm_core.errors import CbdmError
-from cbdm_core.interfaces import Condition, Draws, NoiseSchedule, ScoreNetwork
+from cbdm_core.networks.base import ScoreNetwork
+from cbdm_core.schedules import NoiseSchedule
 
 __all__ = ["GaussianMixtureOracle"]
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from cbdm_core.dropout import kept_state
+from cbdm_core.conditions import Condition
+from cbdm_core.draws import Draws
+from cbdm_core.dropout import kept_state, replayed
 from cbdm_core.errors import CbdmError
-from cbdm_core.interfaces import Condition, DenoisingStep, Draws, NoiseSchedule, ScoreNetwork, per_row
+from cbdm_core.networks.base import ScoreNetwork
+from cbdm_core.schedules import NoiseSchedule, per_row
 
 __all__ = [
+    "DenoisingStep",
     "Process",
     "eps_to_score",
     "eps_to_v",
@@ -79,6 +83,69 @@ def gaussian_kl(mean_1: Tensor, variance_1: Tensor, mean_2: Tensor, variance_2: 
     ratio = variance_1 / variance_2
     terms = ratio - 1 - torch.log(ratio) + (mean_1 - mean_2).square() / variance_2
     return 0.5 * terms.expand_as(mean_1).flatten(1).sum(1)
+
+
+@dataclass(frozen=True, eq=False)
+class DenoisingStep:
+    """One noised batch and what the network said about it: the parcel that every adjustment is handed.
+
+    Args:
+        x_0: (B, …) data.
+        c: (B,) conditions the network saw.
+        t: (B,) times.
+        eps: (B, …) the noise that was added.
+        alpha_t: (B, 1, …, 1) in the dtype of x_0.
+        sigma_t: (B, 1, …, 1) in the dtype of x_0.
+        x_t: (B, …), always α_t x_0 + σ_t ε.
+        eps_hat: (B, …) the network's output, with its gradient.
+        features: (B, D) pooled inner features when a part of the adjustment needs them, else None.
+        network: the score network, for `predict`.
+        draws: the random numbers of these rows.
+        dropout_state: where the generator of the dropout masks stood before the network was asked, if it was kept.
+    """
+
+    x_0: Tensor
+    c: Condition
+    t: Tensor
+    eps: Tensor
+    alpha_t: Tensor
+    sigma_t: Tensor
+    x_t: Tensor
+    eps_hat: Tensor
+    features: Tensor | None
+    network: ScoreNetwork
+    draws: Draws
+    dropout_state: Tensor | None = None
+
+    def predict(self, c: Condition, *, same_dropout: bool = False) -> Tensor:
+        """What the network would have said under another condition: ε̂(x_t, t, c), with its gradient.
+
+        Args:
+            c: the other condition of each row.
+            same_dropout: with the dropout masks of `eps_hat`.
+
+        Raises:
+            CbdmError: `same_dropout` on some rows of a batch, or where the masks were not kept.
+        """
+        if not same_dropout:
+            return self.network(self.x_t, self.t, c)
+        if self.dropout_state is None:
+            raise CbdmError(
+                "the dropout masks of this batch are not known: shared dropout needs the whole batch of an Objective "
+                "whose adjustment says wants_dropout_state()"
+            )
+        with replayed(self.dropout_state, self.x_t.device):
+            return self.network(self.x_t, self.t, c)
+
+    def __len__(self) -> int:
+        return len(self.x_0)
+
+    def __getitem__(self, rows: Tensor) -> DenoisingStep:
+        names = ["x_0", "c", "t", "eps", "alpha_t", "sigma_t", "x_t", "eps_hat", "draws"]
+        features = None if self.features is None else self.features[rows]
+        taken = {name: getattr(self, name)[rows] for name in names}
+        # Masks are drawn for a batch as a whole, so a part of it cannot have them again.
+        return replace(self, features=features, dropout_state=None, **taken)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,11 +13,11 @@ from cbdm_core.checkpoint import latest_checkpoint, load_weights, read_tensors
 from cbdm_core.conditions import Classes, ConditionSpace, space_from_dict
 from cbdm_core.distributed import pick_device
 from cbdm_core.errors import CbdmError
-from cbdm_core.interfaces import ConditionPrior, NoiseSchedule, ScoreNetwork
-from cbdm_core.laws_by_name import make_law
 from cbdm_core.networks import NETWORKS
+from cbdm_core.networks.base import ScoreNetwork
 from cbdm_core.networks.predicts import Predicts
-from cbdm_core.schedules import SCHEDULES
+from cbdm_core.priors import ConditionPrior, make_law
+from cbdm_core.schedules import SCHEDULES, NoiseSchedule
 
 __all__ = ["LAW_DATA", "Run", "build_network", "build_schedule", "load_run", "read_config"]
 

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from cbdm_core.draws import real_dtype
+from cbdm_core.conditions import Condition
+from cbdm_core.draws import Draws, real_dtype
 from cbdm_core.errors import CbdmError, unknown_name
-from cbdm_core.interfaces import Condition, Draws, NoiseSchedule, Sampler, ScoreNetwork, at_time
+from cbdm_core.networks.base import ScoreNetwork
 from cbdm_core.process import eps_to_x0, x0_to_eps
 from cbdm_core.registry import Registry
+from cbdm_core.schedules import NoiseSchedule, at_time, uniform_times
 
-__all__ = ["DDIM", "SAMPLERS", "Ancestral", "DPMSolverPP2M", "Heun"]
+__all__ = [
+    "DDIM",
+    "SAMPLERS",
+    "Ancestral",
+    "DPMSolverPP2M",
+    "Heun",
+    "Sampler",
+]
 
 SAMPLERS = Registry(
     "sampler",
@@ -26,6 +38,71 @@ SAMPLERS = Registry(
         "heun": "cbdm_core.samplers:Heun",
     },
 )
+
+
+class Sampler(ABC):
+    """One step of a reverse-time solver, from which `sample` is derived.
+
+    Class attributes: `order` is the order of the global error in the step size (weak order if `stochastic`), and
+    `evaluations` the number of network evaluations a step costs.
+    """
+
+    order: int
+    evaluations: int = 1
+    stochastic: bool = False
+
+    def __init__(self, schedule: NoiseSchedule) -> None:
+        self.schedule = schedule
+
+    @abstractmethod
+    def step(
+        self, network: ScoreNetwork, x_t: Tensor, t: float, s: float, c: Condition, memory: Any, *, draws: Draws
+    ) -> tuple[Tensor, Any]:
+        """x_s from x_t for s < t, and what the next step wants to remember (None at first, opaque to the caller)."""
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        network: ScoreNetwork,
+        c: Condition,
+        shape: Sequence[int],
+        *,
+        steps: int,
+        draws: Draws,
+        x_T: Tensor | None = None,
+        times: Sequence[float] | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """(B, *shape) samples under the conditions `c`, one per row of `draws`.
+
+        Args:
+            network: the score network, guided or not; put it in eval mode first.
+            c: (B,) conditions.
+            shape: the shape of one sample.
+            steps: number of solver steps, ≥ 1; the grid is uniform in t from `domain[1]` to 0. Its last point before 0
+                should lie in the domain: no more steps than 1/domain[0].
+            draws: B rows; the starting noise and every step's noise come from here.
+            x_T: (B, *shape) starting points instead of drawn ones.
+            times: a strictly decreasing grid instead of the uniform one (`steps` is then its length − 1).
+            dtype: of the samples.
+
+        Raises:
+            CbdmError: `steps` < 1, a grid that does not decrease, or one row count that differs from another.
+        """
+        grid = uniform_times(self.schedule, steps) if times is None else [float(t) for t in times]
+        if len(grid) < 2 or any(a <= b for a, b in pairwise(grid)):
+            raise CbdmError(f"the time grid must decrease strictly and have 2 points or more, got {grid[:6]}")
+        if len(c) != len(draws.rows):
+            raise CbdmError(f"{len(c)} conditions for {len(draws.rows)} rows of draws: give one condition per row")
+        start = x_T
+        if start is None:
+            alpha_T, sigma_T = at_time(self.schedule, grid[0])
+            start = draws.at(0).normal("x_T", *shape, dtype=dtype) * (alpha_T**2 + sigma_T**2) ** 0.5
+        x, memory = start.to(dtype), None
+        for i, (t, s) in enumerate(pairwise(grid)):
+            x, memory = self.step(network, x, t, s, c, memory, draws=draws.at(i))
+        return x
+
 
 VARIANCES = ("large", "small")
 

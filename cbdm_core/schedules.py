@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
 
 from cbdm_core.draws import Draws, real_dtype
 from cbdm_core.errors import CbdmError
-from cbdm_core.interfaces import NoiseSchedule
 from cbdm_core.registry import Registry
 
-__all__ = ["EDM", "SCHEDULES", "VP", "Cosine", "Linear", "RectifiedFlow"]
+__all__ = [
+    "EDM",
+    "SCHEDULES",
+    "VP",
+    "Cosine",
+    "Linear",
+    "NoiseSchedule",
+    "RectifiedFlow",
+    "at_time",
+    "per_row",
+    "uniform_times",
+]
 
 SCHEDULES = Registry(
     "schedule",
@@ -30,6 +41,48 @@ SCHEDULES = Registry(
 def _from_log_alphas_bar(log_alphas_bar: Tensor) -> tuple[Tensor, Tensor]:
     """(√ᾱ, √(1 − ᾱ)) from log ᾱ; expm1 keeps the digits of a small σ."""
     return torch.exp(log_alphas_bar / 2), torch.sqrt(-torch.expm1(log_alphas_bar))
+
+
+def per_row(value: Tensor, like: Tensor) -> Tensor:
+    """(B,) → (B, 1, …, 1) in the dtype of `like`, so that it multiplies `like` row by row."""
+    return value.to(like.dtype).reshape(-1, *[1] * (like.ndim - 1))
+
+
+class NoiseSchedule(ABC):
+    """How much signal and noise there is at time t: x_t = α_t x_0 + σ_t ε.
+
+    `domain` = (t_min, t_max) is the closed interval on which log-SNR is finite and strictly decreasing; training and
+    sampling stay inside (a sampler's last step may end at t = 0, where α = 1 and σ = 0).
+    """
+
+    domain: tuple[float, float]
+
+    @abstractmethod
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(α_t, σ_t), each of the shape of `t`, in float64 where the device has it."""
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """log(α_t² / σ_t²), strictly decreasing on `domain`."""
+        alpha_t, sigma_t = self(t)
+        return 2 * (torch.log(alpha_t) - torch.log(sigma_t))
+
+    def draw_t(self, draws: Draws) -> Tensor:
+        """(B,) training times, uniform on `domain`."""
+        t_min, t_max = self.domain
+        return t_min + (t_max - t_min) * draws.uniform("t", 1)[:, 0]
+
+
+def uniform_times(schedule: NoiseSchedule, steps: int) -> list[float]:
+    """`steps` + 1 times, uniform from the schedule's t_max to 0 (diffusers calls it trailing)."""
+    if steps < 1:
+        raise CbdmError(f"steps must be 1 or more, got {steps}")
+    return [schedule.domain[1] * (steps - i) / steps for i in range(steps + 1)]
+
+
+def at_time(schedule: NoiseSchedule, t: float) -> tuple[float, float]:
+    """(α_t, σ_t) as Python floats, which cost a sampler less than tensors do."""
+    alpha_t, sigma_t = schedule(torch.tensor(t, dtype=torch.float64))
+    return float(alpha_t), float(sigma_t)
 
 
 class Linear(NoiseSchedule):

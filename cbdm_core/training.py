@@ -11,12 +11,16 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from cbdm_core.adjustment import PriorAdjustment
+from cbdm_core.conditions import Condition
 from cbdm_core.data.batches import Batches
 from cbdm_core.distributed import World, sum_over_ranks
+from cbdm_core.draws import Draws
 from cbdm_core.dropout import seed_dropout
 from cbdm_core.errors import CbdmError, unknown_name
-from cbdm_core.interfaces import Condition, Draws, LabelPrior, PriorAdjustment, ScoreNetwork
+from cbdm_core.networks.base import ScoreNetwork
 from cbdm_core.objective import Objective
+from cbdm_core.priors import LabelPrior
 
 __all__ = [
     "PRECISIONS",

@@ -9,7 +9,7 @@ from typing import Any
 from comparisons import Cell, Experiment, arguments, main
 from tables import methods_table, pairs_table
 
-from cbdm_cli import plan
+from cbdm_cli.study import plan
 
 STEPS = 1000
 OMEGAS = (*plan.OMEGAS, "2", "3")  # pulled models are at their best beyond 1.5

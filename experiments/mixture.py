@@ -89,8 +89,8 @@ def job(name: str, seed: int, steps: int, work: str) -> dict[str, Any]:
     torch.set_num_threads(1)
     from cbdm_cli.assemble import assemble
     from cbdm_cli.config import load_config, merged, validated
-    from cbdm_cli.judging import balanced_samples, solver
-    from cbdm_cli.runs import write_text
+    from cbdm_cli.evaluator import balanced_samples, solver
+    from cbdm_cli.run_folder import write_text
     from cbdm_core.data.sources import mixture
     from cbdm_core.distributed import World
     from cbdm_core.generation import generate
@@ -132,7 +132,7 @@ def job(name: str, seed: int, steps: int, work: str) -> dict[str, Any]:
 
 def interval(values: list[float]) -> tuple[float, float]:
     """(mean, half width of the 95 % interval by Student's t)."""
-    from cbdm_cli.summary import estimate
+    from cbdm_cli.study.summary import estimate
 
     found = estimate(values)
     return found.mean, found.half_width

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cbdm_core.interfaces import Condition
+from cbdm_core.conditions import Condition
 from cbdm_core.networks.published import load_published
 from cbdm_core.networks.unet import UNet
 

@@ -19,33 +19,26 @@ from PIL import Image
 from scipy.stats import chisquare
 from torch import Tensor
 
-from cbdm_core.conditions import Vectors
+from cbdm import ADJUSTMENTS, PRIORS, ClassBalancing, ClassReweighting, Null, Training, Uniform, make_law
+from cbdm_core.adjustment import DenoisingLoss, PriorAdjustment
+from cbdm_core.conditions import Condition, Vectors
 from cbdm_core.data.dataset import to_uint8
 from cbdm_core.data.sources import DATASETS
-from cbdm_core.denoising import LOSS_WEIGHTS, DenoisingLoss
+from cbdm_core.draws import Draws
 from cbdm_core.errors import CbdmError
-from cbdm_core.interfaces import (
-    Condition,
-    ConditionPrior,
-    Draws,
-    LabelPrior,
-    PriorAdjustment,
-    Sampler,
-    ScoreNetwork,
-    uniform_times,
-)
-from cbdm_core.laws_by_name import law_subject
+from cbdm_core.loss_weights import LOSS_WEIGHTS
 from cbdm_core.networks import NETWORKS
+from cbdm_core.networks.base import ScoreNetwork
 from cbdm_core.objective import Objective
+from cbdm_core.priors import ConditionPrior, LabelPrior, law_subject
 from cbdm_core.process import Process
-from cbdm_core.samplers import SAMPLERS
-from cbdm_core.schedules import SCHEDULES, Cosine, Linear
-from cbdm_priors import ADJUSTMENTS, PRIORS, ClassBalancing, ClassReweighting, Null, Training, Uniform, make_law
-from cbdm_priors.capacity import CapacityManipulation
-from cbdm_priors.contrast import Alignment, Separation, SupervisedContrast
-from cbdm_priors.shrinkage import Shrinkage
+from cbdm_core.samplers import SAMPLERS, Sampler
+from cbdm_core.schedules import SCHEDULES, Cosine, Linear, uniform_times
+from cbdm_priors.penalties.capacity import CapacityManipulation
+from cbdm_priors.penalties.contrast import Alignment, Separation, SupervisedContrast
+from cbdm_priors.penalties.shrinkage import Shrinkage
 from cbdm_priors.transfer import OrientedTransfer
-from tests.data.idx_files import fashion_files
+from tests.core.data.idx_files import fashion_files
 
 CLASSES = 5
 COUNTS = [400, 90, 0, 25, 3]

@@ -18,17 +18,19 @@ from typing import Any
 import pytest
 import torch
 
+from cbdm import ADJUSTMENTS, PRIORS, AdjustedNull, MixtureScore, TrackedWeights, Training, Uniform
 from cbdm_cli.assemble import Experiment, assemble
-from cbdm_cli.choosing import DEFAULT_LAWS, law_takers
 from cbdm_cli.config import load_config, validated
-from cbdm_cli.parts import BATCH_PARTS, PURE, RESAMPLE, parse_parts
+from cbdm_cli.laws import DEFAULT_LAWS, law_takers
+from cbdm_cli.method import BATCH_PARTS, PURE, RESAMPLE, parse_parts
+from cbdm_core.conditions import Condition
+from cbdm_core.draws import Draws
 from cbdm_core.guidance import ClassifierFreeGuidance
-from cbdm_core.interfaces import Condition, Draws, Sampler, ScoreNetwork
-from cbdm_core.laws_by_name import law_subject
+from cbdm_core.networks.base import ScoreNetwork
 from cbdm_core.oracle import GaussianMixtureOracle
-from cbdm_core.samplers import DDIM
+from cbdm_core.priors import law_subject
+from cbdm_core.samplers import DDIM, Sampler
 from cbdm_core.schedules import Cosine
-from cbdm_priors import ADJUSTMENTS, PRIORS, AdjustedNull, MixtureScore, TrackedWeights, Training, Uniform
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "methods.md"
@@ -40,13 +42,13 @@ COUNTS = [100, 60, 36, 22, 13, 8, 5, 3, 2, 1]
 LOSS_PARTS: Mapping[str, tuple[str, str]] = {
     "cbdm": (
         "pulls the predictions under two conditions together",
-        "tests/truth/test_regulariser.py::test_cbdm_gradient_is_its_closed_form",
+        "tests/truth/test_true_regulariser.py::test_cbdm_gradient_is_its_closed_form",
     ),
     "shrink": (
         "pulls each class to the law's mean, each with a strength of its own",
-        "tests/priors/test_shrinkage.py::test_training_loss_is_stationary_at_the_closed_form",
+        "tests/priors/penalties/test_shrinkage.py::test_training_loss_is_stationary_at_the_closed_form",
     ),
-    "reweight": ("weighs each example by π(y)/q(y)", "tests/truth/test_laws.py::test_reweighting_is_unbiased"),
+    "reweight": ("weighs each example by π(y)/q(y)", "tests/truth/test_true_laws.py::test_reweighting_is_unbiased"),
     "t2h": (
         "rows learn from images of classes at least as frequent (T2H)",
         "tests/priors/test_transfer.py::test_targets_are_the_published_ones",
@@ -61,29 +63,29 @@ LOSS_PARTS: Mapping[str, tuple[str, str]] = {
     ),
     "coral": (
         "draws inner features of one class together, of different classes apart (CORAL †)",
-        "tests/priors/test_contrast.py::test_supcon_is_its_double_loop",
+        "tests/priors/penalties/test_contrast.py::test_supcon_is_its_double_loop",
     ),
     "ccua": (
         "draws each class to the null prediction, null features apart (CCUA †)",
-        "tests/priors/test_contrast.py::test_ccua_is_its_double_loop",
+        "tests/priors/penalties/test_contrast.py::test_ccua_is_its_double_loop",
     ),
     "diffrop": (
         "pushes the predictions under two conditions apart (DiffROP)",
-        "tests/priors/test_contrast.py::test_diffrop_pushes_as_cbdm_with_both_halves_pulls",
+        "tests/priors/penalties/test_contrast.py::test_diffrop_pushes_as_cbdm_with_both_halves_pulls",
     ),
     "capacity": (
         "gives the network low-rank experts that rare classes may use more (CM †)",
-        "tests/priors/test_capacity.py::test_the_term_is_its_formula",
+        "tests/priors/penalties/test_capacity.py::test_the_term_is_its_formula",
     ),
 }
 BATCHES: Mapping[str, tuple[str, str]] = {
     RESAMPLE: (
         "draws the examples so that their classes follow π",
-        "tests/data/test_batches.py::test_resampled_classes_follow_the_law",
+        "tests/core/data/test_batches.py::test_resampled_classes_follow_the_law",
     ),
     PURE: (
         "batches of one class each, the class drawn from π",
-        "tests/truth/test_draws.py::test_batches_of_one_class_are_unbiased_for_their_law",
+        "tests/truth/test_true_draws.py::test_batches_of_one_class_are_unbiased_for_their_law",
     ),
 }
 
@@ -113,7 +115,7 @@ SAMPLED = (
         "guidance",
         "`--omega 1`",
         "ε_c + ω(ε_c − ε_∅), for comparison",
-        "tests/truth/test_guidance.py::test_guidance_is_its_formula",
+        "tests/truth/test_true_guidance.py::test_guidance_is_its_formula",
         (ClassifierFreeGuidance,),
         lambda o: (ClassifierFreeGuidance(o, 1.0), DDIM(o.schedule)),
     ),
@@ -121,7 +123,7 @@ SAMPLED = (
         "`MixtureScore`",
         "Python only",
         "unconditional generation under π, by logit adjustment",
-        "tests/priors/test_posterior.py::test_the_mixture_score_is_that_of_the_mixture_under_the_law",
+        "tests/priors/sampling/test_posterior.py::test_the_mixture_score_is_that_of_the_mixture_under_the_law",
         (MixtureScore,),
         lambda o: (MixtureScore(o, _posterior(o), *_laws()), DDIM(o.schedule)),
     ),
@@ -129,7 +131,7 @@ SAMPLED = (
         "`AdjustedNull`",
         "Python only",
         "the null prediction as if trained under π",
-        "tests/priors/test_posterior.py::test_the_adjusted_null_is_the_mixture_under_the_law_and_the_nulls_own_error",
+        "tests/priors/sampling/test_posterior.py::test_the_adjusted_null_is_the_mixture_under_the_law_and_the_nulls_own_error",
         (AdjustedNull,),
         lambda o: (AdjustedNull(o, _posterior(o), *_laws()), DDIM(o.schedule)),
     ),
@@ -137,7 +139,7 @@ SAMPLED = (
         "prior-adjusted guidance",
         "Python only",
         "guidance away from the adjusted null",
-        "tests/priors/test_posterior.py::test_guidance_away_from_the_adjusted_null_is_the_formula",
+        "tests/priors/sampling/test_posterior.py::test_guidance_away_from_the_adjusted_null_is_the_formula",
         (ClassifierFreeGuidance, AdjustedNull),
         lambda o: (ClassifierFreeGuidance(o, 1.0, null=AdjustedNull(o, _posterior(o), *_laws())), DDIM(o.schedule)),
     ),
@@ -145,7 +147,7 @@ SAMPLED = (
         '`TrackedWeights(mode="mixture")`',
         "`cbdm sample RUN --unconditional --prior uniform`",
         "unconditional generation under π; the path itself gives the posterior",
-        "tests/priors/test_tracking.py::test_tracked_weights_are_the_posterior",
+        "tests/priors/sampling/test_tracking.py::test_tracked_weights_are_the_posterior",
         (TrackedWeights,),
         lambda o: (o, TrackedWeights(DDIM(o.schedule), *_laws())),
     ),
@@ -153,7 +155,7 @@ SAMPLED = (
         '`TrackedWeights(mode="null")`',
         "`cbdm sample RUN --guidance-prior uniform`",
         "guidance away from the adjusted null; the path itself gives the posterior",
-        "tests/priors/test_tracking.py::test_each_step_is_the_inner_samplers_with_the_weights_at_hand",
+        "tests/priors/sampling/test_tracking.py::test_each_step_is_the_inner_samplers_with_the_weights_at_hand",
         (TrackedWeights,),
         lambda o: (o, TrackedWeights(DDIM(o.schedule), *_laws(), mode="null", omega=1.0)),
     ),

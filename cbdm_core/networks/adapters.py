@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cbdm_core.conditions import Classes, ConditionSpace, MultiLabel, Tokens, as_space, check_positive, class_count
-from cbdm_core.errors import CbdmError, unknown_name
-from cbdm_core.interfaces import Condition, ScoreNetwork
+from cbdm_core.conditions import Classes, Condition, ConditionSpace, MultiLabel, Tokens, as_space, class_count
+from cbdm_core.errors import CbdmError, check_positive, unknown_name
+from cbdm_core.networks.base import ScoreNetwork
 from cbdm_core.networks.layers import check_batch
 
 __all__ = ["Adapter", "from_diffusers"]

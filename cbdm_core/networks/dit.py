@@ -11,11 +11,18 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from cbdm_core.conditions import ConditionSpace, Tokens, as_space, check_positive, class_count
-from cbdm_core.errors import CbdmError
-from cbdm_core.interfaces import Condition, ScoreNetwork
-from cbdm_core.networks.encoders import MultiLabelEmbedding, TokenEmbedding, condition_encoder
-from cbdm_core.networks.layers import ClassEmbedding, TimeEmbedding, check_batch, linear, sinusoid
+from cbdm_core.conditions import Condition, ConditionSpace, Tokens, as_space, class_count
+from cbdm_core.errors import CbdmError, check_positive
+from cbdm_core.networks.base import ScoreNetwork
+from cbdm_core.networks.encoders import (
+    ClassEmbedding,
+    MultiLabelEmbedding,
+    TimeEmbedding,
+    TokenEmbedding,
+    condition_encoder,
+    sinusoid,
+)
+from cbdm_core.networks.layers import check_batch, linear
 
 __all__ = ["CrossAttention", "DiT", "SelfAttention", "patchify", "positions", "unpatchify"]
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cbdm_core.conditions import ConditionSpace, as_space, class_count
-from cbdm_core.errors import CbdmError
-from cbdm_core.interfaces import Condition, ScoreNetwork
-from cbdm_core.networks.encoders import condition_encoder
-from cbdm_core.networks.layers import TimeEmbedding, check_batch, check_positive, linear
+from cbdm_core.conditions import Condition, ConditionSpace, as_space, class_count
+from cbdm_core.errors import CbdmError, check_positive
+from cbdm_core.networks.base import ScoreNetwork
+from cbdm_core.networks.encoders import TimeEmbedding, condition_encoder
+from cbdm_core.networks.layers import check_batch, linear
 
 __all__ = ["MLP"]
 

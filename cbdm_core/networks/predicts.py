@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cbdm_core.conditions import Condition
 from cbdm_core.errors import CbdmError, unknown_name
-from cbdm_core.interfaces import Condition, NoiseSchedule, ScoreNetwork, per_row
+from cbdm_core.networks.base import ScoreNetwork
+from cbdm_core.schedules import NoiseSchedule, per_row
 
 __all__ = ["PREDICTIONS", "Predicts"]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cbdm_core.conditions import ConditionSpace
 from cbdm_core.errors import CbdmError, closest
-from cbdm_core.networks.layers import sinusoid
+from cbdm_core.networks.encoders import sinusoid
 from cbdm_core.networks.unet import UNet
 
 __all__ = ["load_published", "published_names", "published_unet"]

@@ -9,21 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cbdm_core.conditions import ConditionSpace, as_space, class_count
-from cbdm_core.errors import CbdmError
-from cbdm_core.interfaces import Condition, ScoreNetwork
-from cbdm_core.networks.encoders import condition_encoder
-from cbdm_core.networks.layers import (
-    TINY,
-    AugmentEmbedding,
-    Downsample,
-    ResidualBlock,
-    TimeEmbedding,
-    Upsample,
-    check_batch,
-    check_positive,
-    conv,
-)
+from cbdm_core.conditions import Condition, ConditionSpace, as_space, class_count
+from cbdm_core.errors import CbdmError, check_positive
+from cbdm_core.networks.base import ScoreNetwork
+from cbdm_core.networks.encoders import AugmentEmbedding, TimeEmbedding, condition_encoder
+from cbdm_core.networks.layers import TINY, Downsample, ResidualBlock, Upsample, check_batch, conv
 
 __all__ = ["UNet"]
 

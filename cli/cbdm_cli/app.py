@@ -64,9 +64,10 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run; write nothing.")] = False,
 ) -> None:
     """Train, then sample with balanced labels and evaluate against the balanced set."""
+    from cbdm_cli.commands.train import resume as continue_run
+    from cbdm_cli.commands.train import start
     from cbdm_cli.config import load_config
-    from cbdm_cli.train import resolved, start
-    from cbdm_cli.train import resume as continue_run
+    from cbdm_cli.resolve import resolved
     from cbdm_core.errors import CbdmError
 
     named: dict[str, Any] = {"method": method, "prior": prior, "tau": tau, "gamma": gamma, "steps": steps, "seed": seed}
@@ -109,7 +110,7 @@ def sample(
     device: Device = "auto",
 ) -> None:
     """Draw samples from a run."""
-    from cbdm_cli.sample import Asked, sample_run
+    from cbdm_cli.commands.sample import Asked, sample_run
     from cbdm_core.errors import CbdmError
 
     if unconditional and (labels is not None or condition or omega is not None or guidance_prior is not None):
@@ -159,7 +160,7 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Draw balanced samples from runs and judge them, at one ω or several; or judge samples of any program."""
-    from cbdm_cli.evaluate import evaluate_runs, evaluate_samples
+    from cbdm_cli.commands.evaluate import evaluate_runs, evaluate_samples
     from cbdm_core.errors import CbdmError
 
     sampling: dict[str, Any] = {"sampler": sampler, "steps": steps, "per_class": n, "guidance_prior": guidance_prior}
@@ -216,10 +217,10 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="The folder. Default: the next runs/compare-PRESET-NNN.")] = None,
 ) -> None:
     """Train methods with paired seeds, judge each at every ω, and tell what the differences amount to."""
-    from cbdm_cli.compare import compare as run_comparison
-    from cbdm_cli.compare import extend, is_comparison, planned
-    from cbdm_cli.evaluate import omegas_of
-    from cbdm_cli.plan import OMEGAS, variants_of
+    from cbdm_cli.commands.compare import compare as run_comparison
+    from cbdm_cli.commands.compare import extend, is_comparison, planned
+    from cbdm_cli.commands.evaluate import omegas_of
+    from cbdm_cli.study.plan import OMEGAS, variants_of
     from cbdm_core.errors import CbdmError
 
     def parted(text: str | None) -> list[str]:
@@ -277,7 +278,7 @@ def report(
     device: Device = "auto",
 ) -> None:
     """Write one HTML page, which needs no network, of a comparison or of runs."""
-    from cbdm_cli.report import write_report
+    from cbdm_cli.study.report import write_report
 
     write_report(paths, out, samples=samples, device=device)
 
@@ -293,7 +294,7 @@ def classify(
     device: Device = "auto",
 ) -> None:
     """Tell whether a run's samples, filling its rare classes, help a classifier of the same data."""
-    from cbdm_cli.classify import classify_run
+    from cbdm_cli.commands.classify import classify_run
 
     classify_run(run, {"omega": omega}, fill, seeds, device)
 
@@ -303,7 +304,7 @@ def presets(
     name: Annotated[str | None, typer.Argument(autocompletion=_presets, help="Print this preset's TOML.")] = None,
 ) -> None:
     """List the presets, or print one."""
-    from cbdm_cli.listing import list_presets
+    from cbdm_cli.commands.priors import list_presets
 
     list_presets(name)
 
@@ -315,7 +316,7 @@ def priors(
     set_: Annotated[list[str] | None, typer.Option("--set", help="a.b=v, laid over the preset.")] = None,
 ) -> None:
     """Show what each law makes of a preset's class counts."""
-    from cbdm_cli.listing import list_priors
+    from cbdm_cli.commands.priors import list_priors
 
     list_priors(preset, law or [], set_ or [])
 
@@ -332,6 +333,6 @@ def import_(
     beta_T: Annotated[float, typer.Option("--beta-T", help="Last β of the linear schedule.")] = 0.02,
 ) -> None:
     """Make a run folder of a published-style checkpoint, so that sample and load_run take it."""
-    from cbdm_cli.importing import import_checkpoint
+    from cbdm_cli.commands.import_ import import_checkpoint
 
     import_checkpoint(checkpoint, out, weights, image_size, beta_1, beta_T)

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from cbdm_cli.building import build
-from cbdm_cli.choosing import (
+from cbdm_cli.config import Config, Facts
+from cbdm_cli.data import load_data
+from cbdm_cli.laws import (
     ChosenLaws,
     choose_laws,
     counts_classes,
@@ -22,25 +24,23 @@ from cbdm_cli.choosing import (
     table_law,
     target_law,
 )
-from cbdm_cli.config import Config, Facts
-from cbdm_cli.loading import load_data
-from cbdm_cli.parts import BATCH_PARTS, PURE, RESAMPLE, Part, parse_parts
+from cbdm_cli.method import BATCH_PARTS, PURE, RESAMPLE, Part, parse_parts
+from cbdm_core.adjustment import ADJUSTMENTS, DenoisingLoss, PriorAdjustment
 from cbdm_core.conditions import space_to_dict
 from cbdm_core.data.batches import Batches, resampling_weights
 from cbdm_core.data.dataset import Dataset
-from cbdm_core.denoising import LOSS_WEIGHTS, DenoisingLoss, LossWeight
 from cbdm_core.distributed import World
 from cbdm_core.errors import CbdmError, unknown_name
-from cbdm_core.interfaces import NoiseSchedule, PriorAdjustment, Sampler, ScoreNetwork
+from cbdm_core.loss_weights import LOSS_WEIGHTS, LossWeight
 from cbdm_core.networks import NETWORKS
+from cbdm_core.networks.base import ScoreNetwork
 from cbdm_core.networks.predicts import Predicts
 from cbdm_core.objective import Objective
 from cbdm_core.process import Process
-from cbdm_core.samplers import SAMPLERS
-from cbdm_core.schedules import SCHEDULES
+from cbdm_core.samplers import SAMPLERS, Sampler
+from cbdm_core.schedules import SCHEDULES, NoiseSchedule
 from cbdm_core.training import TrainSettings, TrainState
-from cbdm_priors import ADJUSTMENTS
-from cbdm_priors.penalty import named_time_weight
+from cbdm_priors.penalties.penalty import named_time_weight
 
 __all__ = ["Experiment", "assemble", "build_sampler", "settings_of"]
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cbdm_core.conditions import Condition
 from cbdm_core.errors import CbdmError
-from cbdm_core.interfaces import Condition, LabelPrior, ScoreNetwork
+from cbdm_core.networks.base import ScoreNetwork
 from cbdm_core.oracle import GaussianMixtureOracle
-from cbdm_priors.laws import Affinity, Null
-from cbdm_priors.penalty import TimeWeight, linear
+from cbdm_core.priors import LabelPrior
+from cbdm_priors.laws.affinity import Affinity
+from cbdm_priors.laws.counts import Null
+from cbdm_priors.penalties.penalty import TimeWeight, linear
 
 __all__ = ["BalancedOptimum", "balanced_optimum", "null_optimum", "shrunk_optimum"]
 

@@ -7,8 +7,10 @@ import math
 import torch
 from torch import Tensor
 
+from cbdm_core.adjustment import PriorAdjustment
 from cbdm_core.errors import CbdmError
-from cbdm_core.interfaces import DenoisingStep, LabelPrior, PriorAdjustment
+from cbdm_core.priors import LabelPrior
+from cbdm_core.process import DenoisingStep
 
 __all__ = ["ClassReweighting"]
 

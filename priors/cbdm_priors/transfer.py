@@ -8,9 +8,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from cbdm_core.adjustment import PriorAdjustment
 from cbdm_core.errors import CbdmError, unknown_name
-from cbdm_core.interfaces import DenoisingStep, PriorAdjustment, per_row
-from cbdm_priors.penalty import class_labels
+from cbdm_core.process import DenoisingStep
+from cbdm_core.schedules import per_row
+from cbdm_priors.penalties.penalty import class_labels
 
 __all__ = ["DIRECTIONS", "OrientedTransfer", "full_transfer", "head_to_tail", "transfer_weights"]
 

@@ -4,8 +4,9 @@ import shutil
 
 import pytest
 
-from cbdm_cli import compare, render
+from cbdm_cli import render
 from cbdm_cli.__main__ import main
+from cbdm_cli.commands import compare
 from tests.cli.tiny import TINY, cbdm, shared_classifiers
 
 

@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cbdm_cli.naming import file_tag, file_words
-from cbdm_cli.plan import Reading
+from cbdm_cli.study.plan import Reading
 
 TEXTS = st.text(st.sampled_from("ab1:,-/.\\ é漢\n*"), min_size=1, max_size=40)
 

@@ -12,14 +12,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-import cbdm_cli.compare as comparing
+import cbdm_cli.commands.compare as comparing
 from cbdm_cli.config import setting
-from cbdm_cli.job import READINGS, run_folder, run_job
-from cbdm_cli.plan import FILE, Plan, Variant, load_plan, save_plan
+from cbdm_cli.study.job import READINGS, run_folder, run_job
+from cbdm_cli.study.plan import FILE, Plan, Variant, load_plan, save_plan
 from cbdm_cli.trust import features_setting, quoted, runs_code
 from cbdm_core.data.sources import digits
 from cbdm_core.errors import CbdmError
-from cbdm_core.metrics import features, sources
+from cbdm_core.metrics.features import classifier as features
+from cbdm_core.metrics.features import named as sources
 from tests.cli.tiny import TINY, fingerprint
 
 MODULE = """

@@ -7,8 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cbdm_core.adjustment import DenoisingLoss
 from cbdm_core.conditions import (
     Classes,
+    Condition,
     MultiLabel,
     Tokens,
     Vectors,
@@ -17,11 +19,9 @@ from cbdm_core.conditions import (
     space_from_dict,
     space_to_dict,
 )
-from cbdm_core.denoising import DenoisingLoss
+from cbdm_core.draws import Draws
 from cbdm_core.errors import CbdmError
-from cbdm_core.interfaces import Condition, Draws
-from cbdm_core.networks.encoders import TokenEmbedding, condition_encoder
-from cbdm_core.networks.layers import ClassEmbedding, sinusoid
+from cbdm_core.networks.encoders import ClassEmbedding, TokenEmbedding, condition_encoder, sinusoid
 from cbdm_core.networks.mlp import MLP
 from cbdm_core.networks.predicts import Predicts
 from cbdm_core.networks.unet import UNet

@@ -5,9 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cbdm_core.conditions import Condition
 from cbdm_core.errors import CbdmError
 from cbdm_core.guidance import ClassifierFreeGuidance, Constant, Implied, LinearInTime, parse_omega
-from cbdm_core.interfaces import Condition, ScoreNetwork
+from cbdm_core.networks.base import ScoreNetwork
 from cbdm_core.oracle import GaussianMixtureOracle
 from cbdm_core.schedules import Cosine
 

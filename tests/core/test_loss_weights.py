@@ -9,13 +9,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cbdm_core.denoising import LOSS_WEIGHTS, DenoisingLoss, EDMWeight, mean_squared
+from cbdm_core.adjustment import DenoisingLoss, mean_squared
+from cbdm_core.conditions import Condition
+from cbdm_core.draws import Draws
 from cbdm_core.errors import CbdmError
-from cbdm_core.interfaces import Condition, Draws, ScoreNetwork
+from cbdm_core.loss_weights import LOSS_WEIGHTS, EDMWeight
+from cbdm_core.networks.base import ScoreNetwork
 from cbdm_core.networks.predicts import Predicts
 from cbdm_core.process import Process
 from cbdm_core.schedules import SCHEDULES
-from tests.core.test_predictions import SAID, normal
+from tests.core.networks.test_predicts import SAID, normal
 
 SAID_BY_WEIGHT = {"constant": "eps", "x_0": "x_0", "v": "v", "flow": "flow", "edm": "edm"}
 SCHEDULE_NAMES = st.sampled_from(list(SCHEDULES))

@@ -8,11 +8,13 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from cbdm_core.conditions import drop_condition
-from cbdm_core.denoising import Constant, DenoisingLoss, MinSNR, mean_squared
+from cbdm_core.adjustment import DenoisingLoss, PriorAdjustment, add_term, mean_squared
+from cbdm_core.conditions import Condition
+from cbdm_core.draws import Draws
 from cbdm_core.errors import CbdmError
-from cbdm_core.interfaces import Condition, Draws, PriorAdjustment, ScoreNetwork, add_term
-from cbdm_core.objective import Objective
+from cbdm_core.loss_weights import Constant, MinSNR
+from cbdm_core.networks.base import ScoreNetwork
+from cbdm_core.objective import Objective, drop_condition
 from cbdm_core.process import Process
 from cbdm_core.schedules import Linear
 from tests.priors.steps import TableNetwork, make_step

@@ -9,8 +9,9 @@ from scipy.integrate import quad
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm
 
+from cbdm_core.conditions import Condition
+from cbdm_core.draws import Draws
 from cbdm_core.errors import CbdmError
-from cbdm_core.interfaces import Condition, Draws
 from cbdm_core.oracle import GaussianMixtureOracle
 from cbdm_core.schedules import Cosine, Linear
 

@@ -7,12 +7,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cbdm_core import process
+from cbdm_core.conditions import Condition
+from cbdm_core.draws import Draws
 from cbdm_core.errors import CbdmError
-from cbdm_core.interfaces import Condition, Draws, NoiseSchedule
 from cbdm_core.networks.mlp import MLP
 from cbdm_core.oracle import GaussianMixtureOracle
 from cbdm_core.process import Process
-from cbdm_core.schedules import Cosine, Linear
+from cbdm_core.schedules import Cosine, Linear, NoiseSchedule
 
 SEEDS = st.integers(0, 2**31)
 

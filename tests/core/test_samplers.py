@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from cbdm_core.conditions import Condition
+from cbdm_core.draws import Draws
 from cbdm_core.errors import CbdmError
-from cbdm_core.interfaces import Condition, Draws, at_time
 from cbdm_core.oracle import GaussianMixtureOracle
 from cbdm_core.process import Process
 from cbdm_core.samplers import DDIM, Ancestral, DPMSolverPP2M, Heun
-from cbdm_core.schedules import Cosine, Linear
+from cbdm_core.schedules import Cosine, Linear, at_time
 
 END = 0.02
 SCHEDULE = Cosine()

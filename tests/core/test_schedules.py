@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 from scipy.stats import chisquare, kstest, norm
 
+from cbdm_core.conditions import Condition
+from cbdm_core.draws import Draws
 from cbdm_core.errors import CbdmError
-from cbdm_core.interfaces import Condition, Draws, at_time
 from cbdm_core.oracle import GaussianMixtureOracle
 from cbdm_core.samplers import DDIM, DPMSolverPP2M, Heun
-from cbdm_core.schedules import EDM, VP, Cosine, Linear, RectifiedFlow
+from cbdm_core.schedules import EDM, VP, Cosine, Linear, RectifiedFlow, at_time
 from tests.golden_weights import load_golden
 
 

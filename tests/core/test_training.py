@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from cbdm_core import (
+from cbdm import (
     Batches,
+    ClassBalancing,
     Dataset,
     DenoisingLoss,
     Objective,
     Process,
     ScoreNetwork,
+    Training,
     TrainSettings,
     TrainState,
     train,
@@ -23,7 +25,6 @@ from cbdm_core.errors import CbdmError
 from cbdm_core.networks.mlp import MLP
 from cbdm_core.schedules import Cosine
 from cbdm_core.training import DivergedError, learning_rate
-from cbdm_priors import ClassBalancing, Training
 
 
 def vectors(n=40):
@@ -146,7 +147,7 @@ _PEER = """
 import sys, torch
 from cbdm_core.distributed import join, leave
 from tests.core.test_training import fresh, vectors
-from cbdm_core import Batches, train
+from cbdm import Batches, train
 torch.set_num_threads(1)
 world = join("cpu")
 data = vectors()

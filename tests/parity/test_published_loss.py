@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from cbdm_core.denoising import DenoisingLoss
-from cbdm_core.interfaces import DenoisingStep, Draws, PriorAdjustment
+from cbdm import ClassBalancing
+from cbdm_core.adjustment import DenoisingLoss, PriorAdjustment
+from cbdm_core.draws import Draws
 from cbdm_core.networks.published import published_names
 from cbdm_core.networks.unet import UNet
 from cbdm_core.objective import Objective
-from cbdm_core.process import Process
+from cbdm_core.process import DenoisingStep, Process
 from cbdm_core.schedules import Linear
-from cbdm_priors import ClassBalancing
-from cbdm_priors.penalty import TimeWeight, linear, published
+from cbdm_priors.penalties.penalty import TimeWeight, linear, published
 from tests.golden_weights import TABLE, Golden, load_golden
 from tests.priors.steps import LawStub
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cbdm_core.errors import CbdmError
-from cbdm_core.networks.layers import sinusoid
+from cbdm_core.networks.encoders import sinusoid
 from cbdm_core.networks.published import load_published, published_names
 from cbdm_core.networks.unet import UNet
 from tests.golden_weights import TABLE, Golden, load_golden

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from cbdm_core.conditions import Condition
+from cbdm_core.draws import Draws
 from cbdm_core.guidance import ClassifierFreeGuidance
-from cbdm_core.interfaces import Condition, Draws
 from cbdm_core.samplers import Ancestral
 from cbdm_core.schedules import Linear
 from tests.golden_weights import load_golden

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cbdm_core.interfaces import Condition, LabelPrior, ScoreNetwork
+from cbdm_core.conditions import Condition
+from cbdm_core.networks.base import ScoreNetwork
 from cbdm_core.oracle import GaussianMixtureOracle
+from cbdm_core.priors import LabelPrior
 from cbdm_core.schedules import Cosine
-from cbdm_priors.laws import Training, Uniform
+from cbdm_priors.laws.counts import Training, Uniform
 
 __all__ = [
     "COUNTS",

@@ -5,7 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cbdm_core.interfaces import Condition, ConditionPrior, DenoisingStep, Draws, ScoreNetwork
+from cbdm_core.conditions import Condition
+from cbdm_core.draws import Draws
+from cbdm_core.networks.base import ScoreNetwork
+from cbdm_core.priors import ConditionPrior
+from cbdm_core.process import DenoisingStep
 
 __all__ = ["LawStub", "TableNetwork", "make_step"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cbdm_core.denoising import DenoisingLoss
+from cbdm import ClassBalancing, ClassReweighting, Fixed, Power, Training, Uniform
+from cbdm_core.adjustment import DenoisingLoss
+from cbdm_core.conditions import Condition
 from cbdm_core.errors import CbdmError
-from cbdm_core.interfaces import Condition
-from cbdm_priors import ClassBalancing, ClassReweighting, Fixed, Power, Training, Uniform
 from tests.priors.steps import LawStub, TableNetwork, make_step
 
 COUNTS = [60, 30, 10]

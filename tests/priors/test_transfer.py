@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from cbdm_core.denoising import DenoisingLoss
+from cbdm_core.adjustment import DenoisingLoss, PriorAdjustment
+from cbdm_core.conditions import Condition
+from cbdm_core.draws import Draws
 from cbdm_core.errors import CbdmError
-from cbdm_core.interfaces import Condition, DenoisingStep, Draws, PriorAdjustment, ScoreNetwork
+from cbdm_core.networks.base import ScoreNetwork
+from cbdm_core.process import DenoisingStep
 from cbdm_priors.transfer import OrientedTransfer, full_transfer, head_to_tail, transfer_weights
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "t2h_official.npz"

@@ -7,9 +7,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cbdm_core.interfaces import NoiseSchedule
 from cbdm_core.oracle import GaussianMixtureOracle
-from cbdm_core.schedules import Cosine
+from cbdm_core.schedules import Cosine, NoiseSchedule
 from cbdm_priors.optimum import balanced_optimum
 
 __all__ = [

@@ -1,0 +1,88 @@
+"""What to do about the law of the conditions: the interface, and its innermost case, the denoising loss.
+
+Losses are per example and named, `dict[str, (B,)]`; the trainer reduces them in one line.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from cbdm_core.errors import CbdmError
+from cbdm_core.loss_weights import Constant, LossWeight
+from cbdm_core.process import DenoisingStep
+from cbdm_core.registry import Registry
+
+__all__ = ["ADJUSTMENTS", "DenoisingLoss", "PriorAdjustment", "add_term", "mean_squared"]
+
+# The core knows no strategy: cbdm_priors declares its own in the group, like any other distribution.
+ADJUSTMENTS = Registry("adjustment", "cbdm.adjustments", {})
+
+
+def mean_squared(a: Tensor, b: Tensor) -> Tensor:
+    """(B,) mean over everything but the rows of (a − b)², in float32 at least."""
+    dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+    return (a.to(dtype) - b.to(dtype)).square().flatten(1).mean(1)
+
+
+class PriorAdjustment(nn.Module, ABC):
+    """What to do about the law of the conditions: a map from a step to named per-example losses.
+
+    Adjustments compose by wrapping; the outer one sees the step first. `inner` is the wrapped one, None innermost.
+    """
+
+    inner: PriorAdjustment | None
+    needs_features: bool = False
+    needs_dropout_state: bool = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = None  # on the object: a class attribute would hide the submodule of that name
+
+    @abstractmethod
+    def forward(self, step: DenoisingStep) -> dict[str, Tensor]:
+        """Named losses, each (B,)."""
+
+    def __call__(self, step: DenoisingStep) -> dict[str, Tensor]:
+        return super().__call__(step)
+
+    def loss_weight(self, step: DenoisingStep) -> Tensor:
+        """(B,) the factor of the innermost denoising loss, so that a regulariser keeps its strength relative to it."""
+        if self.inner is None:
+            return torch.ones(len(step), dtype=step.x_0.dtype, device=step.x_0.device)
+        return self.inner.loss_weight(step)
+
+    def wants_features(self) -> bool:
+        """Whether this adjustment, or one inside it, reads `step.features`."""
+        return self.needs_features or (self.inner is not None and self.inner.wants_features())
+
+    def wants_dropout_state(self) -> bool:
+        """Whether this adjustment, or one inside it, asks the network again with the same dropout masks."""
+        return self.needs_dropout_state or (self.inner is not None and self.inner.wants_dropout_state())
+
+
+def add_term(terms: dict[str, Tensor], name: str, value: Tensor) -> dict[str, Tensor]:
+    """The terms with one more; the same name twice raises."""
+    if name in terms:
+        raise CbdmError(f"the term {name!r} is there already: an adjustment may stand in a composition only once")
+    return {**terms, name: value}
+
+
+class DenoisingLoss(PriorAdjustment):
+    """w(t) · mean (ε̂ − ε)², the term "denoising" (Ho et al. 2020, eq. 14).
+
+    Args:
+        weight: the factor w(t); constant 1 by default.
+    """
+
+    def __init__(self, weight: LossWeight | None = None) -> None:
+        super().__init__()
+        self.weight = weight or Constant()
+
+    def forward(self, step: DenoisingStep) -> dict[str, Tensor]:
+        return {"denoising": self.loss_weight(step) * mean_squared(step.eps_hat, step.eps)}
+
+    def loss_weight(self, step: DenoisingStep) -> Tensor:
+        return self.weight(step.alpha_t.flatten(), step.sigma_t.flatten())

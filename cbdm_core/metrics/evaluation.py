@@ -1,0 +1,323 @@
+"""How good are the samples, and for whom: overall, for groups by rank and by training count, and for each class."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from cbdm_core.data.dataset import Dataset, to_uint8
+from cbdm_core.errors import CbdmError
+from cbdm_core.metrics.features.classifier import FeatureExtractor
+from cbdm_core.metrics.frechet import frechet_distance
+from cbdm_core.metrics.inception_score import inception_score
+from cbdm_core.metrics.kernel import kernel_distance
+from cbdm_core.metrics.manifold import prdc
+from cbdm_core.metrics.memorisation import memorisation, relative_diversity
+from cbdm_core.metrics.prd import prd
+from cbdm_core.metrics.report import ClassScores, Report, Scores, count_groups, rank_groups
+from cbdm_core.metrics.uncertainty import frechet_interval, precision_recall_intervals
+
+__all__ = ["Copies", "evaluate"]
+
+
+@dataclass(frozen=True, eq=False)
+class Copies:
+    """What copies of training examples are looked for by: that training set, and examples of its law it does not hold.
+
+    Args:
+        trained: (N, D) float64 features of the training set.
+        trained_labels: (N,) long.
+        held_out: (H, D) float64 features of rows that differ from all of the training set's; H may be 0, which leaves
+            `Scores.memorised` unknown.
+        held_out_labels: (H,) long.
+    """
+
+    trained: Tensor
+    trained_labels: Tensor
+    held_out: Tensor
+    held_out_labels: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        training: Dataset,
+        pool: Dataset,
+        extractor: FeatureExtractor,
+        known: tuple[Tensor, Tensor] | None = None,
+    ) -> Copies:
+        """Features of the training set and of those rows of the pool that it does not hold, byte by byte.
+
+        Args:
+            training: what the model was trained on.
+            pool: such as the balanced set that the training set was cut from.
+            extractor: of the features.
+            known: (features, log-probabilities) of the pool; None computes them.
+
+        Raises:
+            CbdmError: sets of different examples or classes.
+        """
+        _check_alike(pool, training)
+        seen = set(_bytes_of_rows(training))
+        rows = torch.tensor([row not in seen for row in _bytes_of_rows(pool)])
+        features, _ = _of_rows(known or extractor(pool.model_input()), len(pool))
+        trained, _ = extractor(training.model_input())
+        return cls(trained.cpu(), training.y, features[rows], pool.y[rows])
+
+
+def evaluate(
+    samples: Tensor,
+    labels: Tensor,
+    reference: Dataset,
+    classifier: FeatureExtractor,
+    training_counts: Tensor | Sequence[int],
+    *,
+    k: int = 5,
+    training: Dataset | Copies | None = None,
+    intervals: int = 0,
+    prd_runs: int = 0,
+    known: tuple[Tensor, Tensor] | None = None,
+) -> Report:
+    """Samples against a reference set: Fréchet and kernel distance, the scores of neighbourhoods, and label accuracy.
+
+    Images are judged as a viewer sees them, clipped to [−1, 1] and rounded to 8 bits; `Report.features` says so. The
+    samples of a group or a class are those that were asked for its labels, and are held against the reference examples
+    of these labels, so that a sample of the wrong class counts against the class it was asked for.
+
+    Args:
+        samples: (M, *shape) float in the model's range.
+        labels: (M,) long, the class each sample was asked for.
+        reference: what the samples are held against, such as the balanced full set; figures of different references
+            must not be compared. A class it lacks has no figure of its own, and its samples still count overall.
+        classifier: the extractor, of `cached_classifier` or any other.
+        training_counts: (K,) examples of each class that the model saw; they rank the classes.
+        k: neighbours of precision, recall, density and coverage, ≥ 1.
+        training: what the model was trained on, to look for copies of it; the reference rows that differ from all of
+            its rows are the held-out set. Or `Copies`, made once, where the reference has no such row or there are
+            many evaluations.
+        intervals: bootstrap resamples for 95 % intervals of FID, precision and recall, overall and by group, 200 for
+            instance; 0 computes none. They are centred on the figure and tell its spread at these numbers of rows, not
+            its bias.
+        prd_runs: clusterings to average F8 and F1/8 over, 10 in papers; 0 computes none.
+        known: (features, log-probabilities) of the reference, of `reference_features`; None computes them.
+
+    Raises:
+        CbdmError: samples that are not finite, no sample, shapes or lengths that disagree, labels out of range, k < 1,
+            `intervals` 1 or below 0, `prd_runs` below 0.
+    """
+    counts = torch.as_tensor(training_counts).cpu()
+    samples, labels = samples.detach().cpu(), labels.cpu()
+    _check(samples, labels, reference, counts, k)
+    _check_options(intervals, prd_runs)
+    if isinstance(training, Dataset):
+        _check_alike(reference, training)
+    fake = _Judged.by(classifier, _as_seen(samples) if reference.is_images else samples.float(), labels)
+    said = known or classifier(reference.model_input())
+    real = _Judged.of_said(said, reference.y)
+    if training is not None:
+        copies = training if isinstance(training, Copies) else Copies.of(training, reference, classifier, said)
+        fake = _with_copies(fake, copies)
+    everyone = tuple(range(reference.num_classes))
+
+    @cache  # "head" and "many" are often the same classes
+    def of(chosen: tuple[int, ...]) -> Scores:
+        return _scores(real.of(chosen), fake.of(chosen), k, prd_runs)
+
+    by_rank, by_count = rank_groups(counts), count_groups(counts)
+    classes = tuple(
+        ClassScores(name, int(counts[label]), replace(of((label,)), inception_score=None, f8=None, f1_8=None))
+        for label, name in enumerate(reference.class_names)
+    )
+    return Report(
+        overall=of(everyone),
+        groups={name: of(tuple(sorted(chosen))) for name, chosen in by_rank.items()},
+        classes=classes,
+        features=f"{classifier.convention}, 8-bit images" if reference.is_images else classifier.convention,
+        note=classifier.note,
+        held_out_accuracy=classifier.held_out_accuracy,
+        k=int(k),
+        by_count={name: of(chosen) for name, chosen in by_count.items()},
+        intervals={
+            name: _intervals(real.of(chosen), fake.of(chosen), k, intervals)
+            for name, chosen in {"overall": everyone, **by_rank, **by_count}.items()
+        }
+        if intervals
+        else {},
+    )
+
+
+def _check(samples: Tensor, labels: Tensor, reference: Dataset, counts: Tensor, k: int) -> None:
+    K = reference.num_classes
+    if len(samples) == 0:
+        raise CbdmError("there are 0 samples to evaluate: give 1 or more")
+    if tuple(samples.shape[1:]) != reference.shape:
+        raise CbdmError(
+            f"samples of shape {tuple(samples.shape[1:])}, but the reference has {reference.shape}: match them"
+        )
+    if labels.shape != (len(samples),):
+        raise CbdmError(
+            f"{len(samples)} samples need {len(samples)} labels, got a label array of {tuple(labels.shape)}"
+        )
+    if counts.shape != (K,):
+        raise CbdmError(f"training counts of shape {tuple(counts.shape)} for {K} classes: give one count per class")
+    if k < 1:
+        raise CbdmError(f"k must be 1 or more, got {k}")
+    bad = int((~torch.isfinite(samples.flatten(1)).all(1)).sum())
+    if bad:
+        raise CbdmError(
+            f"{bad} of {len(samples)} samples hold NaN or infinite values: lower ω, take more sampler steps, or train "
+            "longer"
+        )
+    wrong = labels[(labels < 0) | (labels >= K)]
+    if len(wrong):
+        raise CbdmError(f"label {int(wrong[0])} is out of range: {K} classes have labels 0 … {K - 1}")
+
+
+def _check_options(intervals: int, prd_runs: int) -> None:
+    if intervals == 1 or intervals < 0:
+        raise CbdmError(f"intervals = {intervals}: give 0 for none, or 2 resamples or more; 200 do for 95 %")
+    if prd_runs < 0:
+        raise CbdmError(f"prd_runs = {prd_runs}: give 0 for none, or 1 or more; papers average 10")
+
+
+def _check_alike(reference: Dataset, training: Dataset) -> None:
+    ours, theirs = ((d.shape, d.x.dtype, d.num_classes) for d in (reference, training))
+    if ours != theirs:
+        raise CbdmError(
+            f"the training set has examples of shape {theirs[0]}, {theirs[1]}, in {theirs[2]} classes, the reference "
+            f"{ours[0]}, {ours[1]}, in {ours[2]}: give the subset of the reference that the model saw"
+        )
+
+
+def _as_seen(samples: Tensor) -> Tensor:
+    """What is left of images in [−1, 1] after saving them with 8 bits a pixel."""
+    return to_uint8(samples).float() / 127.5 - 1
+
+
+@dataclass(frozen=True, eq=False)
+class _Judged:
+    """Rows as the extractor sees them.
+
+    Args:
+        features: (N, D) float64.
+        labels: (N,) long, the class each row is of or was asked for.
+        log_probs: (N, K) float64.
+        nearer: (N,) float64 of `Memorisation`, NaN where nothing is known.
+        expected: (N,) float64, what `nearer` is on average without copies.
+    """
+
+    features: Tensor
+    labels: Tensor
+    log_probs: Tensor
+    nearer: Tensor
+    expected: Tensor
+
+    @classmethod
+    def by(cls, classifier: FeatureExtractor, x: Tensor, labels: Tensor) -> _Judged:
+        return cls.of_said(classifier(x), labels)
+
+    @classmethod
+    def of_said(cls, said: tuple[Tensor, Tensor], labels: Tensor) -> _Judged:
+        """Of what an extractor has said: features and log-probabilities."""
+        features, log_probs = _of_rows(said, len(labels))
+        unknown = torch.full((len(labels),), torch.nan, dtype=torch.float64)
+        return cls(features, labels, log_probs, unknown, unknown)
+
+    def of(self, chosen: Sequence[int]) -> _Judged:
+        """The rows of these labels."""
+        rows = torch.isin(self.labels, torch.tensor(chosen))
+        columns = (self.features, self.labels, self.log_probs, self.nearer, self.expected)
+        return _Judged(*(column[rows] for column in columns))
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+def _of_rows(said: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
+    """On the CPU what an extractor has said, of so many rows."""
+    features, log_probs = (part.cpu() for part in said)
+    if not len(features) == len(log_probs) == count:
+        raise CbdmError(
+            f"{len(features)} feature rows and {len(log_probs)} of probabilities are known of {count} examples: give "
+            "those of this very set"
+        )
+    return features, log_probs
+
+
+def _with_copies(fake: _Judged, copies: Copies) -> _Judged:
+    """The samples with what is known of their neighbours, class by class: only there are the two sets of one law."""
+    nearer, expected = fake.nearer.clone(), fake.expected.clone()
+    for label in fake.labels.unique().tolist():
+        rows = fake.labels == label
+        ours = copies.trained[copies.trained_labels == label]
+        theirs = copies.held_out[copies.held_out_labels == label]
+        if len(ours) and len(theirs):
+            found = memorisation(fake.features[rows], ours, theirs)
+            nearer[rows], expected[rows] = found.nearer, found.expected
+    return replace(fake, nearer=nearer, expected=expected)
+
+
+def _bytes_of_rows(data: Dataset) -> Iterator[bytes]:
+    return (hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in data.x.cpu().numpy())
+
+
+def _scores(real: _Judged, fake: _Judged, k: int, prd_runs: int) -> Scores:
+    x, y = real.features, fake.features
+    fewest = min(len(real), len(fake))
+    kid, kid_error = kernel_distance(x, y) if fewest >= 3 else (None, None)
+    precision, recall, density, coverage = prdc(x, y, k) if fewest > k else (None, None, None, None)
+    f8, f1_8 = _prd(real, fake, prd_runs)
+    knows = fake.log_probs.shape[1] > 0  # of classes: features from elsewhere do not
+    return Scores(
+        fid=frechet_distance(x, y) if fewest >= 2 else None,
+        precision=precision,
+        recall=recall,
+        label_accuracy=_mean((fake.log_probs.argmax(1) == fake.labels).double().tolist()) if knows else None,
+        n_samples=len(fake),
+        n_reference=len(real),
+        kid=kid,
+        kid_error=kid_error,
+        inception_score=inception_score(fake.log_probs).value if len(fake) and knows else None,
+        density=density,
+        coverage=coverage,
+        f8=f8,
+        f1_8=f1_8,
+        memorised=_memorised(fake),
+        diversity=_mean(relative_diversity(x, real.labels, y, fake.labels).values()),
+    )
+
+
+def _mean(values: Collection[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _prd(real: _Judged, fake: _Judged, runs: int) -> tuple[float | None, float | None]:
+    num_classes = len(real.labels.unique())
+    if runs == 0 or num_classes < 2 or min(len(real), len(fake)) < 20 * num_classes:
+        return None, None
+    return prd(real.features, fake.features, num_classes, runs=runs)
+
+
+def _memorised(fake: _Judged) -> float | None:
+    """Σ (nearer − expected) / Σ (1 − expected) over the samples of which it is known."""
+    known = ~fake.nearer.isnan()
+    if not known.any():
+        return None
+    nearer, expected = fake.nearer[known], fake.expected[known]
+    return float((nearer - expected).sum() / (1 - expected).sum())
+
+
+def _intervals(real: _Judged, fake: _Judged, k: int, resamples: int) -> dict[str, tuple[float, float]]:
+    """Those that are defined."""
+    fewest, found = min(len(real), len(fake)), {}
+    if fewest >= 2:
+        found["fid"] = frechet_interval(real.features, fake.features, resamples, centred=True)
+    if fewest > k:
+        found["precision"], found["recall"] = precision_recall_intervals(
+            real.features, fake.features, k, resamples, centred=True
+        )
+    return {name: (low, high) for name, (low, high) in found.items()}

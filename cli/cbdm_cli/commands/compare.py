@@ -1,0 +1,317 @@
+"""`cbdm compare`: many runs with paired seeds, one process each, and what their differences amount to."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cbdm_cli import render
+from cbdm_cli.config import Config, load_config, preset_names, setting, validated
+from cbdm_cli.locking import held
+from cbdm_cli.run_folder import new_folder, write_json
+from cbdm_cli.signals import asked_to_stop
+from cbdm_cli.study.job import config_of, job_command, missing_readings, run_folder
+from cbdm_cli.study.plan import FILE, Plan, Variant, extended, load_plan, readings_of, save_plan, variants_of
+from cbdm_cli.study.summary import summarise
+from cbdm_cli.trust import features_setting, quoted, refuse_code, runs_code
+from cbdm_core.errors import CbdmError
+
+__all__ = ["compare", "extend", "is_comparison", "planned"]
+
+_POLL = 0.5  # seconds between two looks at the jobs
+
+
+@dataclass
+class _Job:
+    """A variant and a seed, and the process that works on it."""
+
+    variant: Variant
+    seed: int
+    path: Path
+    plan: Plan
+    steps: int
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    state: str = "waiting"
+    fault: str = ""
+    log: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.log = self.path.parent / f"seed-{self.seed}.log"
+
+    def judged(self) -> tuple[int, int]:
+        """Readings that are written, and those of the plan."""
+        there = len(readings_of(self.plan, self.variant))
+        return there - len(missing_readings(self.path, self.plan, self.variant)), there
+
+    def done(self) -> bool:
+        """Whether nothing is left to do."""
+        written, there = self.judged()
+        return (self.path / "evaluation.json").exists() and written == there
+
+    def progress(self) -> float:
+        """In [0, 1]: training counts as much as its share of the time usually is, a half."""
+        written, there = self.judged()
+        return 0.5 * min(self._step() / self.steps, 1) + 0.5 * written / there
+
+    def _step(self) -> int:
+        file = self.path / "metrics.jsonl"
+        try:
+            with file.open("rb") as opened:
+                opened.seek(max(0, file.stat().st_size - 4096))
+                lines = opened.read().splitlines()
+            return int(json.loads(lines[-1])["step"]) if lines else 0
+        except (OSError, ValueError, KeyError):
+            return 0
+
+    def told(self) -> str:
+        """The state in a phrase."""
+        if self.state != "running":
+            return self.state
+        step = self._step()
+        return f"training {step}/{self.steps}" if step < self.steps else "judged {}/{}".format(*self.judged())
+
+    def start(self, folder: Path, device: str, threads: int) -> None:
+        self.state, self.started = "running", time.monotonic()
+        try:
+            self._launch(folder, device, threads)
+        except OSError as error:  # the next look finds no process, and the other jobs go on
+            self.fault = f"it could not be started: {error}"
+
+    def _launch(self, folder: Path, device: str, threads: int) -> None:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        threading = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                job_command(folder, self.variant, self.seed, device),
+                env={**os.environ, **threading},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def last_line(self) -> str:
+        if self.fault:
+            return self.fault
+        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return lines[-1].removeprefix("cbdm: ") if lines else "it said nothing"
+
+
+def compare(plan: Plan, out: Path | None, *, jobs: int, threads: int, device: str) -> None:
+    """Make the folder of a new comparison and run it.
+
+    Raises:
+        CbdmError: whatever a run would refuse, before anything is trained; jobs that failed, after the others ended.
+    """
+    _check(plan, device)
+    folder = new_folder(out, f"compare-{plan.preset}")
+    with held(folder, "cbdm compare"):
+        save_plan(folder, plan)
+        _work(folder, plan, jobs, threads, device)
+
+
+def extend(
+    folder: Path,
+    add: Sequence[Variant],
+    seeds: int | None,
+    settings: Sequence[str] = (),
+    *,
+    jobs: int,
+    threads: int,
+    device: str,
+) -> None:
+    """Go on with a comparison, with more variants or seeds if asked.
+
+    Args:
+        folder: of the comparison.
+        add: variants that it does not have yet.
+        seeds: how many it shall have; as many as now by default.
+        settings: the plan's own features, `evaluation.features=…`; needed where they run code.
+        jobs: processes at a time.
+        threads: of each.
+        device: to compute on.
+
+    Raises:
+        CbdmError: another setting, features that run code and that only the plan names, or what `compare` raises.
+    """
+    with held(folder, "cbdm compare"):
+        plan = load_plan(folder)
+        _refuse_settings(folder, _common(plan), settings)
+        plan = extended(plan, add, seeds)
+        _check(plan, device)
+        save_plan(folder, plan)
+        _work(folder, plan, jobs, threads, device)
+
+
+def _common(plan: Plan) -> Config:
+    """What all runs of a comparison are made from."""
+    return validated(load_config(plan.preset, None, plan.settings))
+
+
+def _refuse_settings(folder: Path, config: Config, settings: Sequence[str]) -> None:
+    """The plan has its own; its features may be named again, and must be where they run code."""
+    if not settings:
+        refuse_code(folder / FILE, config, f"--set {quoted(features_setting(config.evaluation.features))}")
+    if any(setting(text) != {"evaluation": {"features": config.evaluation.features}} for text in settings):
+        raise CbdmError(
+            f"--set: the comparison {folder} has its own; only --add and --seeds may extend it, and --set only name "
+            "its own evaluation.features again"
+        )
+
+
+def _again(folder: Path, plan: Plan) -> str:
+    """The command that goes on with the comparison."""
+    place, features = str(folder), _common(plan).evaluation.features
+    named = quoted(f"./{place}" if place in preset_names() else place)
+    return f"cbdm compare {named}" + (f" --set {quoted(features_setting(features))}" if runs_code(features) else "")
+
+
+def _check(plan: Plan, device: str) -> None:
+    """Assemble each variant and its sampler once, and find what judges them: a mistake should show before training."""
+    from cbdm_cli.assemble import assemble
+    from cbdm_cli.evaluator import check_judging, solver
+    from cbdm_core.distributed import pick_device
+    from cbdm_core.guidance import parse_omega
+
+    pick_device(device)
+    for omega in plan.omegas:
+        parse_omega(omega)
+    for variant in plan.variants:
+        made = assemble(config_of(plan, variant, 0))
+        solver(made.config, made.objective.network, made.schedule)
+        check_judging(made.config, made.full, made.data)
+
+
+def _work(folder: Path, plan: Plan, jobs: int, threads: int, device: str) -> None:
+    # Seed by seed, so that what is there at any time is paired.
+    todo = [
+        _Job(
+            variant,
+            seed,
+            run_folder(folder, variant, seed),
+            plan,
+            config_of(plan, variant, seed).training.steps,
+        )
+        for seed in range(plan.seeds)
+        for variant in plan.variants
+    ]
+    for job in todo:
+        if job.done():
+            job.state = "done"
+    failed = _run_all(folder, plan, todo, jobs, threads, device)
+    summary = summarise(folder, plan)
+    if summary is not None:
+        write_json(folder / "results.json", summary.to_dict())
+        render.comparison_table(summary, _title(plan))
+    render.note(f"comparison: {folder}")
+    if failed:
+        first = failed[0]
+        raise CbdmError(
+            f"{len(failed)} of {len(todo)} jobs failed, first {first.variant.name} seed {first.seed}: "
+            f"{first.last_line()} (whole log: {first.log}); mend it and go on with: {_again(folder, plan)}"
+        )
+
+
+def _title(plan: Plan) -> str:
+    seeds = "1 seed" if plan.seeds == 1 else f"{plan.seeds} paired seeds"
+    return f"{plan.preset}: {len(plan.variants)} methods × {seeds}, each at its best ω"
+
+
+def _run_all(folder: Path, plan: Plan, todo: list[_Job], jobs: int, threads: int, device: str) -> list[_Job]:
+    """Run what is not done, `jobs` at a time; returns those that failed."""
+    begun, before = time.monotonic(), sum(job.progress() for job in todo)
+    with render.LiveJobs(_title(plan)) as live, asked_to_stop() as came:
+        try:
+            while not came and any(job.state in ("waiting", "running") for job in todo):
+                for job in todo:
+                    _look(job, live)
+                running = sum(job.state == "running" for job in todo)
+                for job in [job for job in todo if job.state == "waiting"][: jobs - running]:
+                    job.start(folder, device, threads)
+                live.show(_rows(todo), _time_left(todo, begun, before))
+                time.sleep(_POLL)
+        finally:
+            _stop(todo)
+    if came:
+        render.note(f"stopped; what is done is kept, go on with: {_again(folder, plan)}")
+        raise SystemExit(128 + came[0])
+    return [job for job in todo if job.state == "failed"]
+
+
+def _look(job: _Job, live: render.LiveJobs) -> None:
+    if job.state != "running":
+        return
+    code = 1 if job.process is None else job.process.poll()
+    if code is None:
+        return
+    job.state = "failed" if code else "done"
+    minutes = (time.monotonic() - job.started) / 60
+    outcome = f"failed: {job.last_line()}" if code else f"done in {minutes:.1f} min"
+    live.line(f"{job.variant.name}, seed {job.seed}: {outcome}")
+
+
+def _stop(todo: Sequence[_Job]) -> None:
+    """Let each child save where it stands; the terminal has sent it the interrupt too."""
+    for job in todo:
+        if job.process is not None and job.process.poll() is None:
+            job.process.terminate()
+    for job in todo:
+        if job.process is not None:
+            job.process.wait()
+
+
+def _rows(todo: Sequence[_Job]) -> list[tuple[str, str, str]]:
+    """What runs, what failed, and the next few."""
+    busy = [job for job in todo if job.state in ("running", "failed")]
+    waiting = [job for job in todo if job.state == "waiting"]
+    return [(job.variant.name, str(job.seed), job.told()) for job in [*busy, *waiting[:3]]]
+
+
+def _time_left(todo: Sequence[_Job], begun: float, before: float) -> str:
+    done = sum(job.progress() for job in todo if job.state != "failed")
+    wanted = sum(job.state != "failed" for job in todo)
+    finished = sum(job.state == "done" for job in todo)
+    gained, seconds = done - before, time.monotonic() - begun
+    left = "time left not known yet"
+    if gained > 0.02:
+        left = f"about {seconds * (wanted - done) / gained / 60:.0f} min left"
+    return f"{finished} of {len(todo)} jobs done, {left}"
+
+
+def planned(
+    preset: str,
+    methods: Sequence[str],
+    priors: Sequence[str],
+    taus: Sequence[float],
+    omegas: Sequence[str],
+    *,
+    seeds: int,
+    steps: int | None,
+    settings: Sequence[str],
+    one_omega: bool,
+) -> Plan:
+    """The plan that the options name.
+
+    Raises:
+        CbdmError: one ω without `one_omega`: methods differ in their best ω, so that at one ω any verdict can be had;
+            or no training step.
+    """
+    if steps is not None and steps < 1:
+        raise CbdmError(f"--steps {steps}: it must be 1 or more")
+    omegas = tuple(dict.fromkeys(omegas))
+    if len(omegas) == 1 and not one_omega:
+        raise CbdmError(
+            f"--omega {omegas[0]}: methods differ in their best ω, so a comparison at one ω misleads; give several, or "
+            "add --one-omega if you mean it"
+        )
+    variants = variants_of(methods, priors, taus)
+    return Plan(preset=preset, settings=tuple(settings), steps=steps, seeds=seeds, omegas=omegas, variants=variants)
+
+
+def is_comparison(text: str) -> bool:
+    """Whether the argument names the folder of a comparison; the name of a preset is the preset's."""
+    return text not in preset_names() and (Path(text) / FILE).exists()

@@ -1,0 +1,313 @@
+"""`cbdm evaluate`: judge runs again, at one ω or several, or samples that any program drew."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cbdm_cli import render
+from cbdm_cli.commands.sample import with_sampling
+from cbdm_cli.commands.train import evaluation_facts, report_caption, report_title
+from cbdm_cli.config import Config, load_config, merged, preset_names, setting, validated
+from cbdm_cli.data import load_data, load_own_data
+from cbdm_cli.evaluator import Judge, balanced_samples, check_judging, counted, drawn_with_bar
+from cbdm_cli.foreign_samples import Samples, read_samples
+from cbdm_cli.naming import file_tag, file_words
+from cbdm_cli.run_folder import write_json
+from cbdm_cli.trust import quoted, refuse_code
+from cbdm_core.data.dataset import Dataset
+from cbdm_core.distributed import pick_device
+from cbdm_core.errors import CbdmError
+from cbdm_core.guidance import parse_omega
+from cbdm_core.metrics.features.classifier import FeatureExtractor
+from cbdm_core.metrics.report import Report
+from cbdm_core.run import Run, load_run, read_config
+
+__all__ = ["Judged", "evaluate_runs", "evaluate_samples", "omegas_of"]
+
+
+def omegas_of(texts: Sequence[str]) -> list[str]:
+    """The values of `--omega`: each a schedule of ω, or numbers parted by commas.
+
+    Raises:
+        CbdmError: a text that is neither.
+    """
+    values = []
+    for text in texts:
+        pieces = text.split(",")
+        values += pieces if ":" not in text else [text]
+    for value in values:
+        parse_omega(value)
+    return [value.strip() for value in values]
+
+
+def _measure(config: Config) -> str:
+    """What sets a result's name apart where features or reference are not the usual ones."""
+    features, reference = config.evaluation.features.strip(), config.evaluation.reference
+    measure = "" if features == "classifier" else f"-{file_tag(features)}"
+    return measure + ("" if reference == "balanced" else f"-{reference}")
+
+
+def _file_name(config: Config) -> str:
+    """A name that tells every option, so that another evaluation does not take its place."""
+    sampling = config.sampling
+    omega = file_words(sampling.omega)
+    null = "" if sampling.guidance_prior is None else f"-null-{file_words(sampling.guidance_prior)}"
+    how = f"{sampling.sampler}-{sampling.steps}-n{config.evaluation.per_class}"
+    return f"evaluation-omega-{omega}{null}{_measure(config)}-{how}.json"
+
+
+def _judged_by(config: Config, judging: Mapping[str, Any], saved: Path | None = None) -> Config:
+    """The configuration with those of the `evaluation` table's values replaced that are given.
+
+    Args:
+        config: with `evaluation`.
+        judging: its values, None where not given.
+        saved: the run whose configuration it is, if one's.
+
+    Raises:
+        CbdmError: a value out of range, or features that run code and that only the run names.
+    """
+    if saved is not None and judging.get("features") is None:
+        refuse_code(saved / "config.toml", config, f"--features {quoted(config.evaluation.features)}")
+    given = {name: value for name, value in judging.items() if value is not None}
+    return validated(merged(config.model_dump(), {"evaluation": given}))
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """A run and what is needed to judge it, read once.
+
+    Args:
+        path: the run folder.
+        run: the trained network.
+        config: as the run was trained, judged as asked.
+        judge: holds samples against the reference.
+    """
+
+    path: Path
+    run: Run
+    config: Config
+    judge: Judge
+
+    @classmethod
+    def of(cls, path: Path, device: str, features: str | None = None, reference: str | None = None) -> Judged:
+        """The run in `path`, judged in these features and against this reference, or the run's own.
+
+        Raises:
+            CbdmError: no run, data that are not those of the run, a reference that they do not have, or features that
+                run code and that only the run names.
+        """
+        run = load_run(path, device=device)
+        saved = validated(run.config)
+        config = _judged_by(saved, {"features": features, "reference": reference}, path)
+        full, data = load_own_data(path, saved)
+        where = str(next(run.network.parameters()).device)
+        return cls(path, run, config, Judge.of(config, full, data, where))
+
+    @property
+    def full(self) -> Dataset:
+        """The balanced set."""
+        return self.judge.full
+
+    @property
+    def data(self) -> Dataset:
+        """Its long-tailed part."""
+        return self.judge.training
+
+    @property
+    def classifier(self) -> FeatureExtractor:
+        """What gives the features."""
+        return self.judge.extractor
+
+    def report(self, options: dict[str, Any], name: str) -> tuple[Config, Report, float]:
+        """Balanced samples drawn with these sampling options, judged, and the NFE; `name` is what the bar is called."""
+        config = with_sampling(self.config, options)
+        labels, told = balanced_samples(config, self.full)
+        network, where = self.run.network, next(self.run.network.parameters()).device
+        with counted(network) as rows:
+            x = drawn_with_bar(config, network, self.run.schedule, told, self.run.shape, where, name)
+        return config, self.judge(config, x, labels), rows.per(len(x))
+
+    def write(self, file: Path | None, options: dict[str, Any]) -> tuple[Config, Report]:
+        """Judge and write the result; the file is named by the options where none is given."""
+        config, report, nfe = self.report(options, f"{self.path.name} ω {options['omega']}")
+        measured = {"nfe": nfe, **self.judge.facts(report)}
+        facts = evaluation_facts(config, self.run.step, report, measured)
+        write_json(file or self.path / _file_name(config), facts)
+        return config, report
+
+
+def evaluate_runs(paths: Sequence[Path], omegas: Sequence[str], options: dict[str, Any], device: str) -> None:
+    """Evaluate each run at each ω; each result is a file in the run folder, named by its options.
+
+    Args:
+        paths: run folders.
+        omegas: `--omega`; none for each run's own.
+        options: of sampling and judging, laid over the run's; None where not given.
+        device: to compute on.
+
+    Raises:
+        CbdmError: no run, or an option that it cannot be judged by.
+    """
+    asked = omegas_of(omegas)
+    measure = {name: options.pop(name, None) for name in ("features", "reference")}
+    for path in paths[1:]:  # the first is read before any work in any case
+        _check_run(path, measure)
+    rows, captions = [], []
+    for path in paths:
+        judged = Judged.of(path, device, **measure)
+        for omega in asked or [judged.config.sampling.omega]:
+            config, report = judged.write(None, {**options, "omega": omega})
+            rows.append((path.name, config, report))
+            captions.append(report_caption(report, judged.judge.told(report)))
+    _, config, report = rows[-1]
+    if len(rows) == 1:
+        render.report_table(report, report_title(config), captions[0])
+        return
+    shown = [(name, at.sampling.omega, found) for name, at, found in rows]
+    _show_many(shown, captions)
+
+
+def _check_run(path: Path, measure: Mapping[str, Any]) -> None:
+    """Refuse a run for what is known before it is judged: its configuration, data, reference and features."""
+    saved = validated(read_config(path))
+    config = _judged_by(saved, measure, path)
+    check_judging(config, *load_own_data(path, saved))
+
+
+def _show_many(rows: Sequence[tuple[str, str, Report]], captions: Sequence[str]) -> None:
+    """One table, and each different caption once."""
+    render.sweep_table(rows, "evaluated, one row a result")
+    for caption in dict.fromkeys(captions):
+        render.note(caption)
+
+
+@dataclass(frozen=True, eq=False)
+class _Yardstick:
+    """The data that samples are judged by.
+
+    Args:
+        name: `--data`.
+        config: with `data`, `seed` of the split, and `evaluation`.
+        full: the balanced set.
+        training: its long-tailed part.
+        told: settings and seed that differ from the preset's, for the name of a result.
+    """
+
+    name: str
+    config: Config
+    full: Dataset
+    training: Dataset
+    told: str = ""
+
+    def facts(self) -> dict[str, Any]:
+        """What tells the data and their split from others."""
+        counts = self.training.counts().tolist()
+        return {"split_seed": self.config.seed, "data_hash": self.full.content_hash(), "training_counts": counts}
+
+
+def _yardstick(name: str, seed: int | None, settings: Sequence[str], judging: Mapping[str, Any]) -> _Yardstick:
+    """The data of a preset with the split of `seed`, or of a run with its own split."""
+    if name in preset_names():
+        for text in settings:
+            (section,) = setting(text)
+            if section not in ("data", "evaluation"):
+                raise CbdmError(f"--set {text}: of samples only the tables data and evaluation can be set")
+        preset = validated(load_config(name, None, settings))
+        config = _judged_by(preset if seed is None else validated({**preset.model_dump(), "seed": seed}), judging)
+        full, training, _ = load_data(config)
+        changed = ",".join(sorted(text for text in settings if "data" in setting(text)))
+        told = f"-{file_tag(changed)}" if changed else ""
+        told += "" if config.seed == preset.seed else f"-seed-{seed}"
+        return _Yardstick(name, config, full, training, told)
+    if not (Path(name) / "config.toml").is_file():
+        raise CbdmError(f"--data {name} is neither a run folder nor a preset: presets are {', '.join(preset_names())}")
+    if seed is not None or settings:
+        given = f"--seed {seed}" if seed is not None else f"--set {settings[0]}"
+        raise CbdmError(f"{given}: the run {name} has its own data and split; leave it out, or name a preset")
+    saved = validated(read_config(Path(name)))
+    config = _judged_by(saved, judging, Path(name))
+    return _Yardstick(name, config, *load_own_data(Path(name), saved))
+
+
+def evaluate_samples(
+    paths: Sequence[Path],
+    data: str,
+    seed: int | None,
+    settings: Sequence[str],
+    judging: dict[str, Any],
+    device: str,
+) -> None:
+    """Judge samples of any program; the result of `s.npz` or of the folder `s` is `s.evaluation.json` beside it.
+
+    Its name also tells what is not the usual: a preset's other split, features, reference, and the data where that
+    file is one by other data.
+
+    Args:
+        paths: npz files and folders of class folders.
+        data: a preset, or a run folder with its split.
+        seed: of a preset's split; the preset's by default.
+        settings: `a.b=v`, laid over a preset's tables data and evaluation.
+        judging: features, reference, intervals, prd_runs; None where not given.
+        device: to compute features on.
+
+    Raises:
+        CbdmError: data that are not there, samples that cannot be read, or two samples with one result file.
+    """
+    by = _yardstick(data, seed, settings, judging)
+    files = [_result_file(path, by) for path in paths]
+    twice = [file for i, file in enumerate(files) if file in files[:i]]
+    if twice:
+        raise CbdmError(f"two of the samples would have the result {twice[0]}: name one, or rename it")
+    found = [read_samples(path, by.full) for path in paths]  # all, so that a mistake shows before any work
+    judge = Judge.of(by.config, by.full, by.training, str(pick_device(device)))
+    rows, captions = [], []
+    for path, file, samples in zip(paths, files, found, strict=True):
+        report = judge(by.config, samples.x, samples.labels)
+        write_json(file, _sample_facts(path, by, samples, report, judge))
+        rows.append((path.name, "–", report))
+        unbalanced = "" if samples.balanced else f"; {path.name}: labels {samples.told_labels}"
+        captions.append(report_caption(report, judge.told(report)) + unbalanced)
+    if len(rows) == 1:
+        title = f"{paths[0].name} · data {by.name} · split of seed {by.config.seed}"
+        render.report_table(rows[0][2], title, captions[0])
+    else:
+        _show_many(rows, captions)
+    for file in files:
+        render.note(f"result: {file}")
+
+
+def _result_file(path: Path, by: _Yardstick) -> Path:
+    name = by.name if by.name in preset_names() else file_tag(by.name)
+    place, words = path.resolve(), by.told + _measure(by.config)  # "." and ".." have a name then
+    start = f"{place.name if place.is_dir() else place.stem}.evaluation"
+    plain = place.parent / f"{start}{words}.json"
+    return place.parent / f"{start}-{name}{words}.json" if _of_other_data(plain, by) else plain
+
+
+def _of_other_data(file: Path, by: _Yardstick) -> bool:
+    """Whether a result is there already that was judged by other data, or by another split of them."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return not isinstance(found, dict) or any(found.get(name) != value for name, value in by.facts().items())
+
+
+def _sample_facts(path: Path, by: _Yardstick, samples: Samples, report: Report, judge: Judge) -> dict[str, Any]:
+    """A result with everything that is known of samples of another program."""
+    data = by.config.data
+    return {
+        "samples": str(path),
+        "drawn_by": "not known here: sampler, NFE, ω, EMA and seed are those of the program that drew the samples",
+        "labels": samples.told_labels,
+        "data": by.name,
+        "source": {"name": data.source, "options": data.options},
+        **by.facts(),
+        **judge.facts(report),
+        **report.to_dict(),
+    }

@@ -1,0 +1,101 @@
+"""`cbdm import`: a published-style checkpoint becomes a run folder."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cbdm_cli import render
+from cbdm_cli.config import Config, Data, Facts, Method, Network, Sampling, Schedule, Training
+from cbdm_cli.data import IMPORTED
+from cbdm_cli.run_folder import environment, new_folder, write_json, write_text
+from cbdm_core.adjustment import DenoisingLoss
+from cbdm_core.checkpoint import save_checkpoint
+from cbdm_core.distributed import World
+from cbdm_core.errors import CbdmError, unknown_name
+from cbdm_core.networks.published import load_published
+from cbdm_core.objective import Objective
+from cbdm_core.process import Process
+from cbdm_core.run import build_schedule
+from cbdm_core.training import TrainSettings, TrainState
+
+__all__ = ["import_checkpoint", "read_state_dict"]
+
+
+def read_state_dict(path: Path, weights: str) -> tuple[dict[str, torch.Tensor], int]:
+    """(state dict, step) of a checkpoint; no pickle in it is executed.
+
+    Args:
+        path: a file written by `torch.save`.
+        weights: the entry to take, ema_model or net_model; a bare state dict is taken whole.
+
+    Raises:
+        CbdmError: the file is missing or truncated, would execute code, or has no such entry.
+    """
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CbdmError(f"{path} cannot be read: {error.strerror or error}") from error
+    except pickle.UnpicklingError as error:
+        raise CbdmError(
+            f"{path} holds more than tensors, or is damaged, and loading it could execute code, so it was not loaded: "
+            "save it again as a state dict of tensors"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise CbdmError(f"{path} is truncated or no torch checkpoint: {str(error) or type(error).__name__}") from error
+    if not isinstance(content, dict):
+        raise CbdmError(f"{path} holds a {type(content).__name__}, not a state dict: save a dict of tensors")
+    step = content.get("step", 0)
+    state = content
+    if "net_model" in content or "ema_model" in content:
+        if weights not in content:
+            raise unknown_name("entry of the checkpoint", weights, [k for k in content if str(k).endswith("_model")])
+        state = content[weights]
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()) or not state:
+        raise CbdmError(f"{path} holds no state dict of tensors: expected net_model and ema_model, or bare tensors")
+    return state, step if isinstance(step, int) and step >= 0 else 0
+
+
+def import_checkpoint(path: Path, out: Path, weights: str, image_size: int, beta_1: float, beta_T: float) -> None:
+    """Read, hold against the architecture, and write the run folder.
+
+    Raises:
+        CbdmError: the checkpoint cannot be read or is of another architecture, or `out` is not empty.
+    """
+    state_dict, step = read_state_dict(path, weights)
+    network = load_published(state_dict, spatial=(image_size, image_size)).float()
+    classes = network.num_classes or 0  # published networks have classes
+    options: dict[str, Any] = dict(network.options)
+    schedule = Schedule(name="linear", options={"steps": options["time_steps"], "beta_1": beta_1, "beta_T": beta_T})
+    shape = network.shape
+    config = Config(
+        preset="imported",
+        question=f"imported from {path.name}",
+        data=Data(source=IMPORTED, profile="none"),
+        schedule=schedule,
+        network=Network(name="unet", options=options),
+        method=Method(parts="ddpm"),
+        training=Training(steps=max(step, 1)),
+        sampling=Sampling(sampler="dpm++2m", steps=25, omega="0"),
+        # The checkpoint does not say how many images each class had; one each makes every law from counts uniform.
+        facts=Facts(
+            shape=shape,
+            class_names=tuple(str(y) for y in range(classes)),
+            counts=(1,) * classes,
+            data_hash="",
+            split_hash="",
+            laws={},
+        ),
+    )
+    objective = Objective(Process(build_schedule(schedule.model_dump())), network, DenoisingLoss())
+    state = TrainState.start(objective, TrainSettings(), World(0, 1, torch.device("cpu")))
+    state.step = step
+    folder = new_folder(out, "imported")
+    write_text(folder / "config.toml", config.to_toml())
+    write_json(folder / "environment.json", environment(sys.argv, "cpu"))
+    save_checkpoint(folder / "checkpoints", state)
+    render.note(f"imported {sum(p.numel() for p in network.parameters()):,} parameters, {classes} classes: {folder}")

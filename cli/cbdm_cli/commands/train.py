@@ -1,0 +1,302 @@
+"""`cbdm train`: from a configuration to a run folder."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cbdm_cli import pictures, render
+from cbdm_cli.assemble import Experiment, assemble
+from cbdm_cli.config import Config, merged, overlaid, preset_table, validated
+from cbdm_cli.evaluator import Judge, balanced_samples, check_judging, counted, drawn_with_bar, solver
+from cbdm_cli.resolve import resolved
+from cbdm_cli.run_folder import Metrics, environment, new_folder, read_records, write_json, write_tensors, write_text
+from cbdm_cli.signals import asked_to_stop
+from cbdm_cli.trust import features_setting, quoted, refuse_code, runs_code
+from cbdm_core.checkpoint import checkpoints, latest_checkpoint, load_checkpoint, read_tensors, save_checkpoint
+from cbdm_core.conditions import Condition
+from cbdm_core.distributed import World, join, leave
+from cbdm_core.draws import Draws
+from cbdm_core.errors import CbdmError
+from cbdm_core.metrics.report import rank_groups
+from cbdm_core.run import LAW_DATA, read_config
+from cbdm_core.training import DivergedError, TrainState, train
+
+__all__ = ["Stopped", "resume", "start"]
+
+
+class Stopped(SystemExit):
+    """A signal ended the training after it was saved; the exit code is the shell's 128 + signal."""
+
+
+def start(config: Config, out: Path | None, device: str, dry_run: bool) -> None:
+    """Train, sample and evaluate a new run."""
+    world = join(device)
+    try:
+        experiment = assemble(config)
+        # A mistake in the sampling or the judging should show before training, not after.
+        solver(experiment.config, experiment.objective.network, experiment.schedule)
+        check_judging(experiment.config, experiment.full, experiment.data)
+        _rehearse(experiment)
+        if dry_run:
+            _describe(experiment, world)
+            return
+        folder = _share(str(new_folder(out, config.preset)) if world.leads else None, world)
+        if world.leads:
+            write_text(folder / "config.toml", experiment.config.to_toml())
+            write_json(folder / "environment.json", environment(sys.argv, str(world.device)))
+            if experiment.law_data:
+                write_tensors(folder / LAW_DATA, experiment.law_data)
+        _run(experiment, experiment.start(world), folder)
+    finally:
+        leave()
+
+
+def resume(
+    folder: Path, preset: str | None, file: Path | None, settings: Sequence[str], options: dict[str, Any], device: str
+) -> None:
+    """Continue a run bit-identically from its newest checkpoint.
+
+    Args:
+        folder: the run.
+        preset: a preset named besides; like `file`, `settings` and `options` it must agree with the run.
+        file: a configuration named besides.
+        settings: `a.b=v` named besides; features that run code must be.
+        options: the named options; only `steps` may differ from the run's, to extend it.
+        device: to compute on.
+
+    Raises:
+        CbdmError: another configuration, other data than at the start, fewer steps than are done, or features that are
+            not there or that run code and are named by the run alone.
+    """
+    saved = validated(read_config(folder))
+    base = saved.model_dump(exclude={"facts"}) if preset is None else preset_table(preset)
+    asked = resolved(overlaid(base, file, settings), {**options, "steps": None})
+    _refuse_difference(folder, saved, asked, but=("training.steps",) if preset and options["steps"] else ())
+    if "features" not in overlaid({}, file, settings).get("evaluation", {}):
+        refuse_code(folder / "config.toml", saved, _setting_of(saved))
+    config = saved
+    if options["steps"] is not None:
+        config = validated(merged(saved.model_dump(), {"training": {"steps": options["steps"]}}))
+    world = join(device)
+    try:
+        experiment = assemble(config.model_copy(update={"facts": None}))
+        _refuse_difference(folder, config, experiment.config)
+        _refuse_other_laws(folder, experiment)
+        check_judging(experiment.config, experiment.full, experiment.data)
+        state = load_checkpoint(latest_checkpoint(folder / "checkpoints"), experiment.start(world))
+        if config.training.steps < state.step:
+            raise CbdmError(
+                f"--steps {config.training.steps}: {folder} has {state.step} steps done already; ask for more than that"
+            )
+        if world.leads and config != saved:
+            write_text(folder / "config.toml", experiment.config.to_toml())
+        _run(experiment, state, folder)
+    finally:
+        leave()
+
+
+def _setting_of(config: Config) -> str:
+    """What names the features on the command line."""
+    return f"--set {quoted(features_setting(config.evaluation.features))}"
+
+
+def _refuse_difference(folder: Path, saved: Config, asked: Config, but: Sequence[str] = ()) -> None:
+    mine, theirs = _flat(saved.model_dump()), _flat(asked.model_dump())
+    if asked.facts is None:
+        but = [*but, *(key for key in {*mine, *theirs} if key.startswith("facts"))]
+    for key in sorted({*mine, *theirs} - {*but}):
+        if mine.get(key) != theirs.get(key):
+            raise CbdmError(
+                f"--resume {folder} was trained with {key} = {mine.get(key)!r}, not {theirs.get(key)!r}: leave it out "
+                "to continue, or start a new run (only --steps and --device may change)"
+            )
+
+
+def _refuse_other_laws(folder: Path, experiment: Experiment) -> None:
+    """A table of affinities is a file of the user's, which may have changed; the facts do not tell."""
+    saved = read_tensors(folder / LAW_DATA) if experiment.law_data else {}
+    for name, value in experiment.law_data.items():
+        if name not in saved or saved[name].shape != value.shape or not torch.allclose(saved[name], value):
+            raise CbdmError(
+                f"--resume {folder}: the laws are made from another {name} than at the start, which is in {LAW_DATA}: "
+                "restore it, or start a new run"
+            )
+
+
+def _flat(table: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(table, dict):
+        return {prefix: table}
+    return {k: v for key, value in table.items() for k, v in _flat(value, f"{prefix}.{key}".lstrip(".")).items()}
+
+
+def _share(folder: str | None, world: World) -> Path:
+    """The leader's folder name, on every rank."""
+    box = [folder]
+    if world.size > 1:
+        torch.distributed.broadcast_object_list(box)
+    return Path(str(box[0]))
+
+
+@torch.no_grad()
+def _rehearse(experiment: Experiment) -> None:
+    """One pass over two examples, so that parts that do not fit one another are refused before a folder is made."""
+    objective, data = experiment.objective.eval(), experiment.data
+    rows = torch.arange(2) % len(data)
+    objective(data.model_input(rows), Condition.of(data.told(rows)), Draws(experiment.config.seed, 0, torch.arange(2)))
+
+
+def _describe(experiment: Experiment, world: World) -> None:
+    """What a run would be, with nothing written."""
+    parameters = sum(p.numel() for p in experiment.objective.network.parameters())
+    counts = experiment.data.counts().tolist()
+    render.note(experiment.config.to_toml())
+    render.note(
+        f"would train {parameters:,} parameters on {len(experiment.data):,} examples ({counts}) on {world.device} for "
+        f"{experiment.config.training.steps:,} steps; nothing was written"
+    )
+
+
+def _run(experiment: Experiment, state: TrainState, folder: Path) -> None:
+    _train(experiment, state, folder)
+    if state.world.leads:
+        _finish(experiment, state, folder)
+
+
+def _train(experiment: Experiment, state: TrainState, folder: Path) -> None:
+    training, leads = experiment.config.training, state.world.leads
+    groups = rank_groups(experiment.data.counts())
+    names = tuple(groups)
+    member = torch.zeros(experiment.data.num_classes, dtype=torch.long)
+    for index, classes in enumerate(groups.values()):
+        member[list(classes)] = index
+    records = train(state, experiment.batches, steps=training.steps, groups=member, group_names=names)
+    metrics = Metrics(folder / "metrics.jsonl", state.step) if leads else None
+    try:
+        with asked_to_stop() as came, render.progress(shown=leads) as bar:
+            task = bar.add_task("training", total=training.steps, completed=state.step, facts="")
+            for record in _until_divergence(records, folder):
+                if metrics and record.step % training.log_every == 0:
+                    metrics.write(record)
+                bar.update(task, completed=record.step, facts=f"loss {record.loss:.4f}")
+                last = record.step == training.steps
+                stopping = _signal_on_any_rank(came, state.world)
+                if (record.step % training.checkpoint_every == 0 or last or stopping) and leads:
+                    save_checkpoint(folder / "checkpoints", state, keep=training.keep)
+                if stopping:
+                    raise _stopped(folder, experiment.config, record.step, stopping, state.world)
+    finally:
+        if metrics:
+            metrics.close()
+
+
+def _signal_on_any_rank(came: list[int], world: World) -> int:
+    """The number of a signal that some rank was sent, 0 for none: all ranks must stop after the same step."""
+    mine = came[0] if came else 0
+    if world.size == 1:
+        return mine
+    box = torch.tensor(mine, device=world.device)
+    torch.distributed.all_reduce(box, torch.distributed.ReduceOp.MAX)
+    return int(box)
+
+
+def _stopped(folder: Path, config: Config, step: int, number: int, world: World) -> Stopped:
+    if world.leads:
+        trusted = f" {_setting_of(config)}" if runs_code(config.evaluation.features) else ""
+        name, mend = signal.Signals(number).name, f"cbdm train --resume {quoted(str(folder))}{trusted}"
+        print(f"cbdm: stopped by {name}, saved at step {step}; continue with: {mend}", file=sys.stderr)
+    return Stopped(128 + number)
+
+
+def _until_divergence(records: Iterator[Any], folder: Path) -> Iterator[Any]:
+    """The records; a loss that is not finite also names the last good checkpoint."""
+    try:
+        yield from records
+    except DivergedError as error:
+        saved = checkpoints(folder / "checkpoints")
+        good = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint had been written yet"
+        raise DivergedError(f"{error}; {good}", error.step, error.labels) from None
+
+
+def _finish(experiment: Experiment, state: TrainState, folder: Path) -> None:
+    """Draw balanced samples, judge them, and leave pictures, numbers and the table."""
+    config, data = experiment.config, experiment.data
+    records = read_records(folder / "metrics.jsonl")
+    pictures.loss_curve(folder / "loss.svg", records)
+    pictures.law_curves(folder, records, data.class_names)
+    labels, told = balanced_samples(config, experiment.full)
+    network = state.ema.eval()
+    with counted(network) as rows:
+        x = drawn_with_bar(config, network, experiment.schedule, told, tuple(data.shape), state.world.device)
+    counts = data.counts()
+    picture(folder / "samples.png", experiment.full.is_images, x, labels, data.class_names, counts.tolist())
+    judge = Judge.of(config, experiment.full, data)
+    report = judge(config, x, labels)
+    measured = {"nfe": rows.per(len(x)), **judge.facts(report)}
+    write_json(folder / "evaluation.json", evaluation_facts(config, state.step, report, measured))
+    render.report_table(report, report_title(config), report_caption(report, judge.told(report)))
+    render.note(f"run folder: {folder}")
+
+
+def picture(
+    path: Path, images: bool, x: torch.Tensor, labels: torch.Tensor, names: Sequence[str], counts: Sequence[int | None]
+) -> None:
+    """The samples as a grid (2-D images of 1 or 3 channels), else as a scatter plot of two coordinates."""
+    if images and x.ndim == 4 and x.shape[1] in (1, 3):
+        pictures.sample_grid(path, x, labels, names, counts)
+    else:
+        pictures.scatter(path, x.flatten(1), labels, names, counts)
+
+
+def evaluation_facts(
+    config: Config, step: int, report: Any, measured: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """A result with everything needed to read it.
+
+    Args:
+        config: as it was sampled and judged.
+        step: of training.
+        report: with `to_dict`.
+        measured: what the configuration does not tell: the network evaluations, and what was held against what.
+    """
+    return {
+        "preset": config.preset,
+        "method": config.method.parts,
+        "seed": config.seed,
+        "training_step": step,
+        "sampler": config.sampling.sampler,
+        "sampler_steps": config.sampling.steps,
+        "omega": config.sampling.omega,
+        "omega_convention": "eps_c + ω (eps_c − eps_null); 0 is plain conditional",
+        "guidance_interval": list(config.sampling.interval),
+        "guidance_prior": config.sampling.guidance_prior,
+        "tracking": None if config.sampling.guidance_prior is None else config.sampling.tracking.model_dump(),
+        "weights": "ema",
+        "ema_decay": config.training.ema_decay,
+        "labels": "cyclic, exactly balanced",
+        "reference": "the balanced full set",
+        **(measured or {}),
+        **report.to_dict(),
+    }
+
+
+def report_title(config: Config) -> str:
+    """The title names what changes a figure most: the method, ω and the sampler."""
+    sampling = config.sampling
+    null = "" if sampling.guidance_prior is None else f" from the null of {sampling.guidance_prior}"
+    return (
+        f"{config.preset} · {config.method.parts} · seed {config.seed} · ω = {sampling.omega}{null} · "
+        f"{sampling.sampler}, {sampling.steps} steps"
+    )
+
+
+def report_caption(report: Any, against: str) -> str:
+    """Which features were used, how good the classifier behind them is, and what the samples were held against."""
+    accuracy = report.held_out_accuracy
+    known = "" if accuracy is None else f", {accuracy:.1%} right on the stratified 20 % it never saw"
+    return f"features: {report.features}{known}; {report.note}; reference: {against}"

@@ -1,0 +1,89 @@
+"""From a configuration to its data: the balanced set, its long-tailed part, and what samples are held against."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+from cbdm_cli.building import build
+from cbdm_cli.config import Config
+from cbdm_core.data.dataset import Dataset
+from cbdm_core.data.longtail import make_long_tail
+from cbdm_core.data.sources import DATASETS
+from cbdm_core.errors import CbdmError
+from cbdm_core.metrics.recognition import held_out_rows
+
+__all__ = ["IMPORTED", "load_data", "load_own_data", "load_reference"]
+
+IMPORTED = "none"  # the data source of a run that came from a checkpoint
+
+
+def load_data(config: Config) -> tuple[Dataset, Dataset, str]:
+    """(the balanced set, its long-tailed part, the split's hash)."""
+    data = config.data
+    if data.source == IMPORTED:
+        raise CbdmError("an imported run carries no data: cbdm sample works on it, training and evaluation do not")
+    full: Dataset = build(DATASETS, data.source, data.options)
+    tail, _, split = make_long_tail(
+        full, profile=data.profile, imbalance=data.imbalance, n_max=data.n_max, counts=data.counts, seed=config.seed
+    )
+    return full, tail, split
+
+
+def load_own_data(path: Path, saved: Config) -> tuple[Dataset, Dataset]:
+    """(the balanced set, its long-tailed part) that the run in `path` was trained on.
+
+    Raises:
+        CbdmError: they have changed since.
+    """
+    full, data, split = load_data(saved)
+    if saved.facts is None or split != saved.facts.split_hash or full.content_hash() != saved.facts.data_hash:
+        raise CbdmError(f"{path}: the data are not those the run was trained on; restore them or train anew")
+    return full, data
+
+
+def load_reference(config: Config, full: Dataset, training: Dataset) -> tuple[Dataset, str]:
+    """(what samples are held against, its name in words) by `evaluation.reference`.
+
+    balanced is the full set. held-out is the part "test" of a source that has parts, else those rows of the full set
+    that are, byte by byte, no training row. training is the long-tailed set itself.
+
+    Args:
+        config: with `data` and `evaluation`.
+        full: the balanced set of `load_data`.
+        training: its long-tailed part.
+
+    Raises:
+        CbdmError: nothing is held out, training saw the test part, or that part is of other examples.
+    """
+    kind = config.evaluation.reference
+    if kind == "balanced":
+        return full, "the balanced full set"
+    if kind == "training":
+        return training, "the long-tailed training set"
+    data = config.data
+    if "part" in inspect.signature(DATASETS[data.source]).parameters:
+        return _test_part(config, full), f"the test part of {data.source}"
+    try:
+        rows = held_out_rows(full.x, training.x)
+    except CbdmError:
+        raise CbdmError(
+            "evaluation.reference = 'held-out': training has seen every example of the data; take balanced or "
+            "training, or hold some out with data.imbalance below 1"
+        ) from None
+    return full[rows], "the rows of the full set that training has not seen"
+
+
+def _test_part(config: Config, full: Dataset) -> Dataset:
+    data = config.data
+    if data.options.get("part") == "test":
+        raise CbdmError(
+            "evaluation.reference = 'held-out': data.options.part = 'test' is what training saw; leave it out"
+        )
+    test: Dataset = build(DATASETS, data.source, {**data.options, "part": "test"})
+    if (test.shape, test.class_names) != (full.shape, full.class_names):
+        raise CbdmError(
+            f"the test part of {data.source} has examples {test.shape} in {test.num_classes} classes, the full set "
+            f"{full.shape} in {full.num_classes}: take evaluation.reference = 'balanced'"
+        )
+    return test

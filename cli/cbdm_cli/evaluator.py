@@ -1,0 +1,258 @@
+"""From a network to a report: balanced samples, drawn and evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cbdm_cli import render
+from cbdm_cli.assemble import build_sampler
+from cbdm_cli.config import Config
+from cbdm_cli.data import load_reference
+from cbdm_cli.method import BATCH_PARTS
+from cbdm_core.data.dataset import Dataset
+from cbdm_core.errors import CbdmError
+from cbdm_core.generation import conditions_for, cyclic_labels, generate
+from cbdm_core.guidance import ClassifierFreeGuidance, Constant, parse_omega
+from cbdm_core.metrics.evaluation import Copies, evaluate
+from cbdm_core.metrics.features.classifier import FeatureExtractor
+from cbdm_core.metrics.features.named import check_features, feature_extractor
+from cbdm_core.metrics.features.reference import reference_features
+from cbdm_core.metrics.report import Report
+from cbdm_core.networks.base import ScoreNetwork
+from cbdm_core.priors import LabelPrior, make_law
+from cbdm_core.samplers import Sampler
+from cbdm_core.schedules import NoiseSchedule
+from cbdm_priors.laws.counts import Fixed
+from cbdm_priors.sampling.tracking import TrackedWeights
+
+__all__ = ["Judge", "Rows", "balanced_samples", "check_judging", "counted", "drawn_with_bar", "solver"]
+
+
+def drawn_with_bar(
+    config: Config,
+    network: ScoreNetwork,
+    schedule: NoiseSchedule,
+    told: Tensor,
+    shape: tuple[int, ...],
+    device: torch.device,
+    name: str = "sampling",
+    *,
+    unconditional: str | None = None,
+) -> Tensor:
+    """Samples for the conditions, guided and solved as the configuration's `sampling` table says, with a progress bar.
+
+    Args:
+        config: the configuration with its facts; its seed is the samples' seed.
+        network: in eval mode on `device`.
+        schedule: the schedule it was trained under.
+        told: (N, …) what the network is told of each sample, such as its label.
+        shape: of one sample.
+        device: to compute on.
+        name: what the bar is called.
+        unconditional: a law to generate under without conditions; `told` then only counts the samples.
+    """
+    sampling = config.sampling
+    guided, sampler = solver(config, network, schedule, unconditional)
+    chunks = generate(
+        guided,
+        sampler,
+        told,
+        shape,
+        steps=sampling.steps,
+        seed=config.seed,
+        batch_size=sampling.batch_size,
+        device=device,
+    )
+    facts = f"ω {sampling.omega}" if unconditional is None else f"law {unconditional}"
+    with render.progress() as bar:
+        task = bar.add_task(name, total=len(told), facts=facts)
+        drawn = []
+        for chunk in chunks:
+            drawn.append(chunk)
+            bar.update(task, advance=len(chunk))
+    return torch.cat(drawn)
+
+
+def solver(
+    config: Config, network: ScoreNetwork, schedule: NoiseSchedule, unconditional: str | None = None
+) -> tuple[ScoreNetwork, Sampler]:
+    """The network to ask and the sampler to ask it with: plain guidance, guidance from an adjusted null, or a mixture.
+
+    Raises:
+        CbdmError: a law without probabilities, conditions that are no labels, or ω that none of it fits.
+    """
+    sampling = config.sampling
+    base, omega = build_sampler(config, schedule), parse_omega(sampling.omega)
+    plain = sampling.guidance_prior is None or omega == Constant(0.0)  # at ω = 0 no null is asked
+    if unconditional is None and plain:
+        return ClassifierFreeGuidance(network, omega, interval=sampling.interval).eval(), base
+    # Plain guidance doubles the rows; no more than that in one forward here either.
+    most = 2 * sampling.batch_size
+    tracking = {**sampling.tracking.model_dump(), "clip": getattr(base, "clip", None), "chunk": most}
+    if unconditional is not None:
+        laws = (_label_law(config, unconditional), _trained_under(config))
+        return network, TrackedWeights(base, *laws, mode="mixture", **tracking)
+    laws = (_label_law(config, str(sampling.guidance_prior)), _trained_under(config))
+    return network, TrackedWeights(base, *laws, mode="null", omega=omega, interval=sampling.interval, **tracking)
+
+
+def _trained_under(config: Config) -> LabelPrior:
+    """The label law that the null branch has learned: that of the batches, times the weights of reweight."""
+    facts = config.facts
+    assert facts is not None
+    drawn = next((facts.laws[name] for name in BATCH_PARTS if name in facts.laws), "training")
+    q = _label_law(config, drawn)
+    if "reweight" not in facts.laws:
+        return q
+    pi, cap = _label_law(config, facts.laws["reweight"]).probs, config.method.cap
+    ratio = torch.where(q.probs > 0, pi / q.probs.clamp(min=1e-300), torch.zeros_like(pi))
+    return Fixed(facts.counts, *(q.probs * (ratio if cap is None else ratio.clamp(max=cap))).tolist())
+
+
+def _label_law(config: Config, text: str) -> LabelPrior:
+    facts = config.facts
+    assert facts is not None
+    if facts.condition is not None:
+        raise CbdmError(f"the law {text!r} is one of classes, and this run is told {facts.condition['kind']}")
+    law = make_law(text, facts.counts)
+    if law.learns:
+        raise CbdmError(f"the law {text!r} is learned in training; here name one that stands still, such as uniform")
+    if not isinstance(law, LabelPrior):
+        raise CbdmError(f"the law {text!r} has no probabilities to sample under; try uniform, training or power:0.5")
+    return law
+
+
+def balanced_samples(config: Config, full: Dataset) -> tuple[Tensor, Tensor]:
+    """(labels, what the network is told) of an evaluation: exactly `per_class` of each class, in cyclic order.
+
+    Where conditions are no classes, the labels are their regions, and the conditions those of the balanced set.
+    """
+    labels = cyclic_labels(config.evaluation.per_class * full.num_classes, full.num_classes)
+    return labels, labels if full.condition is None else conditions_for(labels, full.condition, full.y)
+
+
+@dataclass
+class Rows:
+    """Rows that went through a network."""
+
+    total: int = 0
+
+    def per(self, samples: int) -> float:
+        """The network evaluations (NFE) of one sample; a row under the null condition is one too."""
+        return self.total / samples
+
+
+@contextmanager
+def counted(network: nn.Module) -> Iterator[Rows]:
+    """Counts the rows that go through the network: what the sampler and the guidance ask, not what they should."""
+    rows = Rows()
+
+    def add(_module: nn.Module, _inputs: Any, out: Tensor) -> None:
+        rows.total += len(out)
+
+    hook = network.register_forward_hook(add)
+    try:
+        yield rows
+    finally:
+        hook.remove()
+
+
+def check_judging(config: Config, full: Dataset, training: Dataset) -> None:
+    """Refuse before any work a reference that these data do not have, and features that cannot be found."""
+    load_reference(config, full, training)
+    check_features(config.evaluation.features, full)
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """What samples are held against and in which features; those of the data are taken once, at the first samples.
+
+    Args:
+        full: the balanced set; the classifier is trained on it.
+        training: its long-tailed part.
+        reference: what samples are held against.
+        name: of the reference, in words.
+        extractor: gives the features.
+        kept: whether the features of the reference are kept on disk.
+    """
+
+    full: Dataset
+    training: Dataset
+    reference: Dataset
+    name: str
+    extractor: FeatureExtractor
+    kept: bool
+
+    @classmethod
+    def of(cls, config: Config, full: Dataset, training: Dataset, device: str = "cpu") -> Judge:
+        """By the configuration's `evaluation` table.
+
+        Raises:
+            CbdmError: a reference or features that these data do not have.
+        """
+        reference, name = load_reference(config, full, training)
+        features = config.evaluation.features
+        extractor = feature_extractor(features, full, device=device)
+        return cls(full, training, reference, name, extractor, features.strip() != "classifier")
+
+    @cached_property
+    def known(self) -> tuple[Tensor, Tensor]:
+        """(features, log-probabilities) of the reference."""
+        if self.kept:
+            return reference_features(self.reference, self.extractor)
+        return self.extractor(self.reference.model_input())
+
+    @cached_property
+    def copies(self) -> Copies:
+        """Held-out rows are those of the reference; the training set has none, and then they are the full set's."""
+        if self.reference is self.training:
+            return Copies.of(self.training, self.full, self.extractor)
+        return Copies.of(self.training, self.reference, self.extractor, self.known)
+
+    def __call__(self, config: Config, x: Tensor, labels: Tensor) -> Report:
+        """The samples against the reference, and how much closer they are to the training set than to held-out rows."""
+        asked = config.evaluation
+        return evaluate(
+            x,
+            labels,
+            self.reference,
+            self.extractor,
+            self.training.counts(),
+            k=asked.k,
+            training=self.copies,
+            known=self.known,
+            intervals=asked.intervals,
+            prd_runs=asked.prd_runs,
+        )
+
+    @property
+    def lacks(self) -> list[str]:
+        """The classes without a reference example."""
+        names, counts = self.reference.class_names, self.reference.counts().tolist()
+        return [name for name, count in zip(names, counts, strict=True) if count == 0]
+
+    def facts(self, report: Report) -> dict[str, Any]:
+        """What a result file says of it."""
+        return {
+            "n_samples": report.overall.n_samples,
+            "reference": self.name,
+            "reference_counts": self.reference.counts().tolist(),
+            "reference_lacks": self.lacks,
+        }
+
+    def told(self, report: Report) -> str:
+        """The reference in a phrase, for captions."""
+        parts, lacks = [f"{self.name} ({report.overall.n_reference:,} examples)"], self.lacks
+        there = [n for n in self.reference.counts().tolist() if n]
+        if max(there) > 2 * min(there):
+            parts.append(f"{min(there)} to {max(there)} a class, a mix that figures over several classes measure too")
+        if lacks:
+            parts.append(f"which lacks {', '.join(lacks)}: no figures of their own, though counted overall")
+        return ", ".join(parts)

@@ -1,0 +1,90 @@
+"""One job of a comparison in its own process: train (or resume, or find done), then judge at every reading."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from cbdm_cli.__main__ import refuse
+from cbdm_cli.config import Config, load_config, merged
+from cbdm_cli.method import parse_parts
+from cbdm_cli.study.plan import Plan, Reading, Variant, load_plan, readings_of
+from cbdm_cli.trust import features_setting
+from cbdm_core.errors import CbdmError
+
+__all__ = ["READINGS", "config_of", "job_command", "missing_readings", "run_folder", "run_job"]
+
+READINGS = "readings"
+
+
+def run_folder(folder: Path, variant: Variant, seed: int) -> Path:
+    """Where the run of a variant and a seed stands."""
+    return folder / "runs" / variant.folder / f"seed-{seed}"
+
+
+def config_of(plan: Plan, variant: Variant, seed: int) -> Config:
+    """The run's configuration: the preset, the plan's settings, the variant and the seed."""
+    from cbdm_cli.resolve import resolved
+
+    table = merged(load_config(plan.preset, None, plan.settings), variant.table())
+    # Options of a part are for the variants that have it.
+    there = {part.name for part in parse_parts(variant.parts)}
+    options = {name: values for name, values in table["method"].get("options", {}).items() if name in there}
+    table = {**table, "method": {**table["method"], "options": options}}
+    named = {"method": variant.parts, "prior": None, "tau": None, "gamma": None, "steps": plan.steps, "seed": seed}
+    return resolved(table, named)
+
+
+def job_command(folder: Path, variant: Variant, seed: int, device: str) -> list[str]:
+    """The command line of a job, which imports from the current directory only where this process does."""
+    here = {"", str(Path.cwd())} & {*sys.path}
+    module = ["-m", "cbdm_cli.study.job"] if here else ["-P", "-m", "cbdm_cli.study.job"]
+    return [sys.executable, *module, str(folder), variant.name, str(seed), device]
+
+
+def missing_readings(path: Path, plan: Plan, variant: Variant) -> list[Reading]:
+    """Readings of the plan that the run in `path` does not have yet; others that lie there count for nothing."""
+    return [reading for reading in readings_of(plan, variant) if not (path / READINGS / reading.file).exists()]
+
+
+def run_job(folder: Path, plan: Plan, variant: Variant, seed: int, device: str) -> None:
+    """Train where that is not done, then write each reading that is missing."""
+    from cbdm_cli.commands.train import resume, start
+    from cbdm_core.checkpoint import checkpoints
+
+    path, config = run_folder(folder, variant, seed), config_of(plan, variant, seed)
+    if not checkpoints(path / "checkpoints"):
+        shutil.rmtree(path, ignore_errors=True)  # stopped before its first checkpoint: nothing to keep
+        start(config, path, device, dry_run=False)
+    elif not (path / "evaluation.json").exists():
+        options: dict[str, Any] = dict.fromkeys(["method", "prior", "tau", "gamma", "steps", "seed"])
+        resume(path, None, None, (features_setting(config.evaluation.features),), options, device)
+    if missing := missing_readings(path, plan, variant):
+        judge_readings(path, missing, config.evaluation.features, device)
+
+
+def judge_readings(path: Path, readings: list[Reading], features: str, device: str) -> None:
+    """Sample and evaluate the run at each reading, in the features of the plan."""
+    from cbdm_cli.commands.evaluate import Judged
+
+    judged = Judged.of(path, device, features)
+    (path / READINGS).mkdir(exist_ok=True)
+    for reading in readings:
+        judged.write(path / READINGS / reading.file, {"omega": reading.omega, "interval": reading.interval})
+
+
+def main() -> None:
+    """`python -m cbdm_cli.study.job FOLDER VARIANT SEED DEVICE`."""
+    folder, name, seed, device = sys.argv[1:]
+    try:
+        plan = load_plan(Path(folder))
+        (variant,) = (v for v in plan.variants if v.name == name)
+        run_job(Path(folder), plan, variant, int(seed), device)
+    except CbdmError as error:
+        refuse(str(error))
+
+
+if __name__ == "__main__":
+    main()

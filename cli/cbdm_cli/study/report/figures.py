@@ -1,0 +1,393 @@
+"""The figures of a page; each is None where the files hold nothing to draw."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cbdm_cli.study.report.collect import Judgement, Story
+from cbdm_cli.study.report.drawing import Drawing, Style, canvas, finished, ramp, style_of
+from cbdm_cli.study.report.wording import digits_of, estimate_text, label_of, number
+from cbdm_cli.study.summary import Estimate
+from cbdm_core.metrics.report import rank_groups
+
+__all__ = [
+    "class_bars",
+    "class_histogram",
+    "law_trajectories",
+    "loss_curves",
+    "omega_curves",
+    "omega_value",
+    "plane",
+    "strength_curves",
+]
+
+_CURVES = ("fid", "tail fid", "recall")
+_MANY = 20  # more classes than this are told by rank, not by name
+_POINTS = 200  # of a curve against the training step: more cannot be seen, and would fill the page
+
+
+def class_histogram(story: Story) -> Drawing:
+    """Training images of each class, commonest first, on a logarithmic axis."""
+    counts, names, order = _classes(story)
+    sorted_counts = [counts[y] for y in order]
+    with canvas(1, 2.6) as (figure, (axes,)):
+        axes.bar(range(len(order)), [max(n, 0.8) for n in sorted_counts], color=ramp(len(order)), width=0.8)
+        axes.set(yscale="log", ylabel="training images", xlabel="class, commonest first", ylim=(0.7, None))
+        _plain(axes.yaxis)
+        _class_ticks(axes, [names[y] for y in order])
+        if len(order) <= _MANY:
+            for i, n in enumerate(sorted_counts):
+                axes.annotate(f"{n}", (i, max(n, 0.8)), (0, 2), textcoords="offset points", ha="center", fontsize=9)
+        shown = [f"{names[y]}: {counts[y]}" for y in order]
+        shown = shown if len(shown) <= _MANY else [*shown[:5], "…", *shown[-5:]]
+        alt = f"Bar chart, logarithmic. Training images of {len(order)} classes: {', '.join(shown)}."
+        caption = (
+            f"{sum(counts):,} training images in {len(order)} classes: {sorted_counts[0]} of the commonest, "
+            f"{sorted_counts[-1]} of the rarest."
+        )
+        return finished(figure, "histogram", alt, caption, legend=False)
+
+
+def class_bars(story: Story, score: str) -> Drawing | None:
+    """A score of each class for each method at its best ω, mean over seeds with the range of seeds.
+
+    Args:
+        story: with judgements.
+        score: `fid` or `recall`, as a class has it.
+    """
+    _, names, order = _classes(story)
+    shown = [j for j in story.judgements if not j.row.kind]
+    tables = [(j, t) for j in shown if np.isfinite(t := _per_class(j, score)[order]).any()]
+    if not tables:
+        return None
+    counts = [int(story.facts["counts"][y]) for y in order]
+    many = len(order) > _MANY or len(order) * len(tables) > 120
+    with canvas(1, 3.0) as (figure, (axes,)):
+        for i, (judgement, table) in enumerate(tables):
+            style, mean = style_of(judgement.method), _nanmean(table)
+            if many:
+                line = {**style.points(), "markersize": 4, "linestyle": "none"}
+                axes.plot(np.maximum(counts, 0.8), mean, label=judgement.row.name, alpha=0.85, **line)
+            else:
+                _bars(axes, i, len(tables), table, mean, style, judgement.row.name)
+        if many:
+            axes.set(xscale="log", xlabel="training images of the class")
+            axes.invert_xaxis()
+            _plain(axes.xaxis)
+        else:
+            axes.set_xlabel("class and its number of training images, commonest first")
+            axes.set_xticks(range(len(order)), [f"{names[y]}\n{n}" for y, n in zip(order, counts, strict=True)])
+            _turned(axes, [names[y] for y in order])
+        axes.set_ylabel(label_of(score))
+        alt = f"{label_of(score)} of each class by method. " + " ".join(
+            _class_alt(j, _nanmean(t), names, order, counts, score) for j, t in tables
+        )
+        better = "less is better" if score == "fid" else "more is better"
+        biased = " From few samples FID is too high: read it between methods, not between classes."
+        several = any(len(j.row.seeds) > 1 for j, _ in tables)
+        spread = " Mean over seeds." if many else " Mean over seeds; whiskers: the lowest and highest seed."
+        caption = (
+            f"Each class at each method's {_at(story)} ω: {label_of(score)}, {better}.{spread if several else ''}"
+            f"{biased if score == 'fid' else ''}"
+        )
+        return finished(figure, f"classes-{score}", alt, caption)
+
+
+def plane(story: Story) -> Drawing | None:
+    """Precision against recall of each row of the table, with 95 % intervals and the seeds."""
+    shown = [j for j in story.judgements if {"precision", "recall"} <= j.row.scores.keys()]
+    if not shown:
+        return None
+    with canvas(1, 3.5, 5.6) as (figure, (axes,)):
+        for j in shown:
+            style, r, p = style_of(j.method, j.row.kind), j.row.scores["recall"], j.row.scores["precision"]
+            seeds = [s for s in j.row.values["recall"] if s in j.row.values["precision"]]
+            axes.plot(
+                [j.row.values["recall"][s] for s in seeds],
+                [j.row.values["precision"][s] for s in seeds],
+                **{**style.points(), "markersize": 3.5, "alpha": 0.35, "linestyle": "none"},
+            )
+            bars = {"xerr": _width(r), "yerr": _width(p)}
+            axes.errorbar(r.mean, p.mean, **bars, elinewidth=1, linestyle="none", label=j.row.name, **style.points())
+        axes.grid(axis="x", alpha=0.12, linewidth=0.8)
+        axes.set(xlabel="recall (variety)", ylabel="precision (likeness)")
+        _within_unit(axes, shown)
+        told = [
+            f"{j.row.name}: precision {estimate_text(j.row.scores['precision'], 3)}, "
+            f"recall {estimate_text(j.row.scores['recall'], 3)}"
+            for j in shown
+        ]
+        alt = f"Precision against recall. {'; '.join(told)}."
+        caption = (
+            f"Each method at its {_at(story)} ω; up and right is better. Bars: 95 % intervals over two seeds or "
+            "more, cut at the frame; faint marks: the seeds."
+        )
+        return finished(figure, "plane", alt, caption)
+
+
+def omega_curves(story: Story) -> Drawing | None:
+    """Scores against ω for each way to sample: the mean over seeds, and each seed faint."""
+    series = {score: [(j, c) for j in story.judgements if (c := _curve(j, score))] for score in _CURVES}
+    if not any(len(curve) > 1 for found in series.values() for _, curve in found):
+        return None
+    panels = [score for score in _CURVES if series[score]]
+    with canvas(len(panels), 2.9) as (figure, axes):
+        for each, score in zip(axes, panels, strict=True):
+            for j, curve in series[score]:
+                _omega_curve(each, j, curve)
+            each.set(xlabel="ω", ylabel=label_of(score))
+        told = [
+            f"{label_of(score)}, {j.row.name}: "
+            + ", ".join(f"{number(_mean(by_seed), digits_of(score))} at ω {omega:g}" for omega, by_seed in curve)
+            for score in panels
+            for j, curve in series[score]
+        ]
+        alt = f"Scores against guidance strength ω. {'; '.join(told)}."
+        ways = any(j.row.kind for j in story.judgements)
+        caption = (
+            "Scores against guidance strength, ω = 0 being plain conditional sampling; FID: less is better, recall: "
+            "more is. Lines: mean over seeds; faint lines: the seeds."
+            + (" Hollow marks: the plain model guided otherwise, ω_eff(t) at the ω it is made from." if ways else "")
+        )
+        return finished(figure, "omega", alt, caption)
+
+
+def _omega_curve(axes: Any, judgement: Judgement, curve: Sequence[tuple[float, dict[int, float]]]) -> None:
+    style = style_of(judgement.method, judgement.row.kind)
+    omegas = [omega for omega, _ in curve]
+    for seed in judgement.row.seeds if len(judgement.row.seeds) > 1 else ():
+        known = [(omega, by_seed[seed]) for omega, by_seed in curve if seed in by_seed]
+        axes.plot([w for w, _ in known], [v for _, v in known], color=style.colour, alpha=0.3, linewidth=0.8)
+    means = [_mean(by_seed) for _, by_seed in curve]
+    axes.plot(omegas, means, linestyle=style.line, linewidth=1.8, label=judgement.row.name, **style.points())
+
+
+def strength_curves(story: Story) -> Drawing | None:
+    """Scores against τ at the best ω, where methods differ in τ only."""
+    lines: dict[str, list[tuple[float, Judgement]]] = {}
+    for j in story.judgements:
+        method = story.methods[j.method]
+        if method.tau is not None and not j.row.kind:
+            lines.setdefault(method.parts, []).append((method.tau, j))
+    lines = {parts: sorted(found, key=lambda pair: pair[0]) for parts, found in lines.items() if len(found) > 1}
+    if not lines:
+        return None
+    panels = [s for s in _CURVES if all(s in j.row.scores for found in lines.values() for _, j in found)]
+    plain = next((j for j in story.judgements if story.methods[j.method].tau is None and not j.row.kind), None)
+    with canvas(len(panels), 2.8) as (figure, axes):
+        for each, score in zip(axes, panels, strict=True):
+            for parts, found in lines.items():
+                _strengths(each, parts, found, score)
+            if plain is not None and score in plain.row.scores:
+                style = style_of(plain.method)
+                each.axhline(plain.row.scores[score].mean, color=style.colour, linestyle=":", label=plain.row.name)
+            taus = [tau for found in lines.values() for tau, _ in found]
+            if min(taus) > 0 and max(taus) / min(taus) > 5:
+                each.set_xscale("log")
+                _plain(each.xaxis)
+            each.set(xlabel="τ", ylabel=label_of(score))
+        told = [
+            f"{label_of(score)}, {parts}: "
+            + ", ".join(f"{estimate_text(j.row.scores[score], digits_of(score))} at τ {tau:g}" for tau, j in found)
+            for score in panels
+            for parts, found in lines.items()
+        ]
+        caption = f"Methods that differ in their strength τ only, each at its {_at(story)} ω. Bars: 95 % intervals."
+        return finished(figure, "strength", f"Scores against strength τ. {'; '.join(told)}.", caption)
+
+
+def _strengths(axes: Any, parts: str, found: Sequence[tuple[float, Judgement]], score: str) -> None:
+    style = style_of(found[0][1].method)
+    estimates = [j.row.scores[score] for _, j in found]
+    widths = [e.half_width if math.isfinite(e.half_width) else 0.0 for e in estimates]
+    taus, means = [tau for tau, _ in found], [e.mean for e in estimates]
+    axes.errorbar(taus, means, yerr=widths, linestyle=style.line, elinewidth=1, label=parts, **style.points())
+
+
+def loss_curves(story: Story) -> Drawing | None:
+    """The denoising loss of all rows and of the tail, mean over seeds, by method."""
+    panels = {"all classes": _denoising, "tail": lambda record: record["groups"].get("tail")}
+    curves = {
+        name: [(i, c) for i, m in enumerate(story.methods) if len(c := _losses([r.records for r in m.runs], of)[0])]
+        for name, of in panels.items()
+    }
+    if not curves["all classes"]:
+        return None
+    ends = []
+    with canvas(2, 2.7) as (figure, axes):
+        for each, (name, of) in zip(axes, panels.items(), strict=True):
+            for i, method in enumerate(story.methods):
+                steps, values = _losses([run.records for run in method.runs], of)
+                if not len(steps):
+                    continue
+                style = style_of(i)
+                each.plot(steps, values, color=style.colour, linestyle=style.line, linewidth=1.4, label=method.name)
+                ends.append(f"{method.name}, {name}: {values[0]:.4g} to {values[-1]:.4g} at step {int(steps[-1])}")
+            each.set(title=name, xlabel="step", ylabel="denoising loss", yscale="log")
+            each.locator_params(axis="x", integer=True)
+            _plain(each.yaxis, every=True)
+        alt = f"Denoising loss against training step, logarithmic. {'; '.join(ends)}."
+        caption = "Denoising loss without the regulariser, mean over seeds and over neighbouring records."
+        return finished(figure, "loss", alt, caption)
+
+
+def _denoising(record: Mapping[str, Any]) -> float | None:
+    return record["terms"].get("denoising", record["loss"])
+
+
+def law_trajectories(story: Story) -> list[tuple[str, Drawing]]:
+    """For each method whose laws learn: (method and law, the probability of each class against the step)."""
+    found = []
+    for i, method in enumerate(story.methods):
+        run = method.runs[0]
+        for law in sorted({law for record in run.records for law in record.get("laws") or {}}):
+            told = [(r["step"], r["laws"][law]) for r in run.records if law in (r.get("laws") or {})]
+            name = f"{method.name}, law of {law}"
+            found.append((name, _law(story, name, f"law-{i}-{law}", run.seed, told)))
+    return found
+
+
+def _law(story: Story, name: str, key: str, seed: int, told: Sequence[tuple[int, Sequence[float]]]) -> Drawing:
+    _, names, order = _classes(story)
+    steps, table = np.array([step for step, _ in told]), np.array([probs for _, probs in told], dtype=float)
+    places = order if table.shape[1] == len(order) else list(range(table.shape[1]))
+    texts = names if table.shape[1] == len(order) else [str(y) for y in places]
+    kept = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), _POINTS)).round().astype(int))
+    with canvas(1, 2.6) as (figure, (axes,)):
+        for rank, (y, colour) in enumerate(zip(places, ramp(len(places)), strict=True)):
+            line = ("-", "--", ":")[min(3 * rank // max(len(places), 1), 2)]
+            label = texts[y] if len(places) <= _MANY else None
+            axes.plot(steps[kept], table[kept, y], color=colour, linestyle=line, linewidth=1.4, label=label)
+        axes.set(xlabel="step", ylabel="probability", ylim=(0, None))
+        axes.locator_params(axis="x", integer=True)
+        first, last = places[0], places[-1]
+        alt = (
+            f"{name}, seed {seed}: class {texts[first]} from {table[0, first]:.4f} to {table[-1, first]:.4f}, class "
+            f"{texts[last]} from {table[0, last]:.4f} to {table[-1, last]:.4f}, by step {int(steps[-1])}."
+        )
+        caption = f"{name}, seed {seed}: blue and solid the commonest classes, orange and dotted the rarest."
+        return finished(figure, key, alt, caption)
+
+
+def omega_value(text: str) -> float | None:
+    """The number on the ω axis: ω itself, or the ω that implied:ω names; None for a schedule."""
+    kind, _, rest = text.rpartition(":")
+    if kind not in ("", "implied"):
+        return None
+    try:
+        return float(rest.split(",")[0])
+    except ValueError:
+        return None
+
+
+def _curve(judgement: Judgement, score: str) -> list[tuple[float, dict[int, float]]]:
+    """(ω, seed → score), by ω, where every seed has it."""
+    found = [(omega_value(omega), by_seed) for omega, by_seed in judgement.by_seed(score).items()]
+    complete = [(w, v) for w, v in found if w is not None and len(v) == len(judgement.row.seeds)]
+    return sorted(complete, key=lambda pair: pair[0])
+
+
+def _mean(by_seed: Mapping[int, float]) -> float:
+    return math.fsum(by_seed.values()) / len(by_seed)
+
+
+def _losses(runs: Sequence[Sequence[Mapping[str, Any]]], of: Any) -> tuple[Any, Any]:
+    """Steps and losses, averaged over the seeds that recorded the step, then over blocks of records."""
+    by_step: dict[int, list[float]] = {}
+    for records in runs:
+        for record in records:
+            value = of(record)
+            if value is not None and math.isfinite(value) and value > 0:
+                by_step.setdefault(int(record["step"]), []).append(float(value))
+    steps = np.array(sorted(by_step), dtype=float)
+    values = np.array([math.fsum(by_step[int(s)]) / len(by_step[int(s)]) for s in steps])
+    if not len(steps):
+        return steps, values
+    blocks = np.array_split(np.arange(len(steps)), min(_POINTS, max(len(steps) // max(len(steps) // 50, 1), 1)))
+    return np.array([steps[b].mean() for b in blocks]), np.array([values[b].mean() for b in blocks])
+
+
+def _classes(story: Story) -> tuple[list[int], list[str], list[int]]:
+    """Counts, names, and the labels from the commonest to the rarest."""
+    counts = [int(n) for n in story.facts["counts"]]
+    names = [str(name) for name in story.facts["class_names"]]
+    return counts, names, [y for group in rank_groups(counts).values() for y in group]
+
+
+def _per_class(judgement: Judgement, score: str) -> Any:
+    """(K, seeds), NaN where undefined."""
+    results = judgement.best().values()
+    table = [[entry["scores"].get(score) for entry in result["classes"]] for result in results]
+    return np.array([[math.nan if v is None else float(v) for v in row] for row in table]).T
+
+
+def _nanmean(table: Any) -> Any:
+    known = np.isfinite(table)
+    return np.where(known.any(1), np.where(known, table, 0).sum(1) / np.maximum(known.sum(1), 1), np.nan)
+
+
+def _bars(axes: Any, place: int, count: int, table: Any, mean: Any, style: Style, name: str) -> None:
+    width = 0.84 / count
+    x = np.arange(len(mean)) - 0.42 + (place + 0.5) * width
+    known = np.isfinite(mean)
+    axes.bar(x[known], mean[known], width * 0.92, color=style.colour, hatch=style.hatch, label=name)
+    if table.shape[1] > 1:
+        rows = table[known]
+        low, high = np.nanmin(rows, 1), np.nanmax(rows, 1)
+        axes.vlines(x[known], low, high, linewidth=0.9, color=axes.xaxis.label.get_color())
+
+
+def _class_alt(
+    judgement: Judgement, mean: Any, names: list[str], order: list[int], counts: list[int], score: str
+) -> str:
+    known = [i for i in range(len(order)) if np.isfinite(mean[i])]
+    told = [
+        f"class {names[order[i]]} ({counts[i]} training images) {number(float(mean[i]), digits_of(score))}"
+        for i in (known if len(known) <= 12 else [*known[:3], *known[-3:]])
+    ]
+    return f"{judgement.row.name}: {', '.join(told)}."
+
+
+def _class_ticks(axes: Any, names: Sequence[str]) -> None:
+    if len(names) > _MANY:
+        axes.set_xticks([])
+        return
+    axes.set_xticks(range(len(names)), names)
+    _turned(axes, names)
+
+
+def _turned(axes: Any, names: Sequence[str]) -> None:
+    """Long names are written upwards, else they run into one another."""
+    if max(map(len, names)) * len(names) > 70:
+        axes.tick_params(axis="x", rotation=90)
+
+
+def _plain(axis: Any, every: bool = False) -> None:
+    """Plain numbers on a logarithmic axis; `every` also names the steps between powers of ten."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
+    if every:
+        axis.set_major_locator(MaxNLocator(5))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _width(found: Estimate) -> float | None:
+    return found.half_width if math.isfinite(found.half_width) else None
+
+
+def _within_unit(axes: Any, shown: Sequence[Judgement]) -> None:
+    """Frame the seeds with some room, so that wide intervals of few seeds do not squeeze them to a point."""
+    for name, limit in (("recall", axes.set_xlim), ("precision", axes.set_ylim)):
+        values = [v for j in shown for v in j.row.values[name].values()]
+        low, high = min(values), max(values)
+        room = max(0.35 * (high - low), 0.02)
+        limit(max(low - room, -0.01), min(high + room, 1.01))
+
+
+def _at(story: Story) -> str:
+    return "best" if story.plan is not None else "own"

@@ -1,0 +1,283 @@
+"""From the results of a comparison to its table and its verdict: paired differences, intervals, best ω. No torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cbdm_cli.study.job import READINGS, run_folder
+from cbdm_cli.study.plan import Plan, readings_of
+from cbdm_core.errors import CbdmError
+
+__all__ = ["SCORES", "Estimate", "Row", "Summary", "at_edge", "estimate", "summarise", "swept", "value_at"]
+
+# Name → (where it stands in a result, whether less is better).
+SCORES: Mapping[str, tuple[tuple[str, ...], bool]] = {
+    "fid": (("overall", "fid"), True),
+    "precision": (("overall", "precision"), False),
+    "recall": (("overall", "recall"), False),
+    "tail fid": (("groups", "tail", "fid"), True),
+    "tail recall": (("groups", "tail", "recall"), False),
+    "tail copies": (("groups", "tail", "memorised"), True),
+}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds with the half width of its 95 % interval by Student's t; infinite from one seed."""
+
+    mean: float
+    half_width: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        return abs(self.mean) > self.half_width
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """The mean of (n,) values and the half width t_{0.975, n−1} s/√n."""
+    from scipy.stats import t
+
+    n = len(values)
+    mean = math.fsum(values) / n
+    if n < 2:
+        return Estimate(mean, math.inf)
+    spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
+    return Estimate(mean, float(t.ppf(0.975, n - 1)) * spread / math.sqrt(n))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A variant, or a sampling-time way of the plain one, at its best ω.
+
+    Args:
+        name: of the variant, with the way it is sampled.
+        variant: its name in the plan.
+        kind: of the readings.
+        omega: the best by the mean over seeds of the primary score.
+        at_edge: whether that is the first or last of the grid, so that a better one may lie outside.
+        seeds: those that have every reading.
+        scores: score → estimate at the best ω.
+        differences: score → estimate of the paired difference to the baseline row, None for the baseline.
+        curve: for each ω (ω, mean over seeds of each score).
+        values: score → value by seed, at the best ω.
+    """
+
+    name: str
+    variant: str
+    kind: str
+    omega: str
+    at_edge: bool
+    seeds: tuple[int, ...]
+    scores: dict[str, Estimate]
+    differences: dict[str, Estimate] | None
+    curve: tuple[tuple[str, dict[str, float]], ...]
+    values: dict[str, dict[int, float]]
+
+    def told_omega(self) -> str:
+        """The best ω for a table, whose rows are called by their kind and τ: `0.5`, or `a,b` of aτt + b."""
+        return ",".join(f"{number:g}" for number in swept(self.omega)[1])
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The rows, the baseline's first, and what they amount to in a sentence."""
+
+    rows: tuple[Row, ...]
+    verdict: str
+    features: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; an interval from one seed has no width, which is None."""
+
+        def plain(e: Estimate) -> dict[str, float | None]:
+            return {"mean": e.mean, "half_width": e.half_width if math.isfinite(e.half_width) else None}
+
+        return {
+            "verdict": self.verdict,
+            "features": self.features,
+            "rows": [
+                {
+                    "name": row.name,
+                    "omega": row.omega,
+                    "at_edge": row.at_edge,
+                    "seeds": list(row.seeds),
+                    "scores": {k: plain(e) for k, e in row.scores.items()},
+                    "differences": {k: plain(e) for k, e in (row.differences or {}).items()},
+                    "curve": [{"omega": omega, **means} for omega, means in row.curve],
+                    "values": {k: {str(s): v for s, v in by_seed.items()} for k, by_seed in row.values.items()},
+                }
+                for row in self.rows
+            ],
+        }
+
+
+def value_at(result: Mapping[str, Any], path: Sequence[str]) -> float | None:
+    """The number at a path of a result, such as those of `SCORES`; None where it is undefined."""
+    found: Any = result
+    for key in path:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return None if found is None else float(found)
+
+
+def _read(folder: Path, plan: Plan) -> dict[tuple[str, str], dict[str, dict[int, dict[str, Any]]]]:
+    """(variant, kind) → every ω → seed → result, of the readings that are there."""
+    table: dict[tuple[str, str], dict[str, dict[int, dict[str, Any]]]] = {}
+    for variant in plan.variants:
+        for reading in readings_of(plan, variant):
+            found = table.setdefault((variant.name, reading.kind), {}).setdefault(reading.omega, {})
+            for seed in range(plan.seeds):
+                file = run_folder(folder, variant, seed) / READINGS / reading.file
+                if file.exists():
+                    found[seed] = _result(file)
+    return table
+
+
+def _result(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CbdmError(f"{file} cannot be read: {error}; remove it, and cbdm compare makes it anew") from error
+    if not isinstance(found, dict):
+        raise CbdmError(f"{file} holds no result: remove it, and cbdm compare makes it anew")
+    return found
+
+
+def summarise(folder: Path, plan: Plan, primary: str = "fid") -> Summary | None:
+    """The table and verdict of what has been judged so far; None before the baseline has a result.
+
+    Args:
+        folder: of the comparison.
+        plan: its plan.
+        primary: the score that picks ω and that the verdict speaks of.
+
+    Raises:
+        CbdmError: a result that cannot be read.
+    """
+    table = _read(folder, plan)
+    rows, baseline = [], None
+    features = ""
+    for (variant, kind), by_omega in table.items():
+        seeds = tuple(sorted(set.intersection(*(set(found) for found in by_omega.values()))))
+        if not seeds:
+            continue
+        features = features or str(next(iter(next(iter(by_omega.values())).values())).get("features", ""))
+        row = _row(variant, kind, by_omega, seeds, primary, baseline)
+        if row is not None:
+            baseline = baseline or row
+            rows.append(row)
+    if not rows or (rows[0].variant, rows[0].kind) != next(iter(table)):
+        return None
+    return Summary(tuple(rows), _verdict(rows, primary), features)
+
+
+def _row(
+    variant: str,
+    kind: str,
+    by_omega: Mapping[str, Mapping[int, Mapping[str, Any]]],
+    seeds: tuple[int, ...],
+    primary: str,
+    baseline: Row | None,
+) -> Row | None:
+    values = {
+        omega: {
+            score: {s: v for s in seeds if (v := value_at(found[s], path)) is not None}
+            for score, (path, _) in SCORES.items()
+        }
+        for omega, found in by_omega.items()
+    }
+    omegas = [omega for omega in values if len(values[omega][primary]) == len(seeds)]
+    if not omegas:
+        return None
+    sign = 1 if SCORES[primary][1] else -1
+    best = min(omegas, key=lambda omega: sign * math.fsum(values[omega][primary].values()))
+    found = {score: by_seed for score, by_seed in values[best].items() if by_seed}
+    differences = None
+    if baseline is not None:
+        differences = {}
+        for score, by_seed in found.items():
+            paired = [by_seed[s] - baseline.values[score][s] for s in by_seed if s in baseline.values.get(score, {})]
+            if paired:
+                differences[score] = estimate(paired)
+    curve = tuple(
+        (omega, {score: math.fsum(v.values()) / len(v) for score, v in values[omega].items() if v}) for omega in omegas
+    )
+    return Row(
+        name=f"{variant}, {kind}" if kind else variant,
+        variant=variant,
+        kind=kind,
+        omega=best,
+        at_edge=at_edge(best, omegas),
+        seeds=seeds,
+        scores={score: estimate(list(by_seed.values())) for score, by_seed in found.items()},
+        differences=differences,
+        curve=curve,
+        values=found,
+    )
+
+
+def at_edge(best: str, omegas: Sequence[str]) -> bool:
+    """Whether `best` ends the grid of its kind; constant 0, plain conditional, is where guidance starts: no edge."""
+    kind, place = swept(best)
+    grid = {there for own, there in map(swept, omegas) if own == kind}
+    return len(grid) > 1 and (kind, place) != (("", ()), (0.0,)) and place in (min(grid), max(grid))
+
+
+def swept(omega: str) -> tuple[tuple[str, tuple[float, ...]], tuple[float, ...]]:
+    """((kind, its τ if it names one), what is swept: ω, or a and b of aτt + b)."""
+    kind, _, text = omega.rpartition(":")
+    numbers, count = tuple(map(float, text.split(","))), 2 if kind == "linear" else 1
+    return (kind, numbers[count:]), numbers[:count]
+
+
+def _paired(row: Row, baseline: Row, primary: str) -> int:
+    """How many seeds of the row the baseline has too."""
+    return len(row.values.get(primary, {}).keys() & baseline.values.get(primary, {}).keys())
+
+
+def _verdict(rows: Sequence[Row], primary: str) -> str:
+    """What the intervals say, and no more."""
+    baseline, others = rows[0], rows[1:]
+    name = primary.upper() if primary == "fid" else primary
+    if not others:
+        return f"Only {baseline.name} has been judged: there is nothing to compare it with yet."
+    least = min(_paired(row, baseline, primary) for row in others)
+    if least < 3:
+        return f"No verdict: {least} paired seed{'' if least == 1 else 's'}, and at least 3 are needed for an interval."
+    sign = 1 if SCORES[primary][1] else -1
+    better, worse = [], []
+    for row in others:
+        d = (row.differences or {}).get(primary)
+        if d is not None and d.excludes_zero:
+            (better if sign * d.mean < 0 else worse).append((row, d))
+    at = f"{baseline.name} at its best ω ({baseline.omega})"
+    told = [f"{r.name} by {d.mean:+.2f} ± {d.half_width:.2f}" for r, d in better]
+    lost = [f"{r.name} by {d.mean:+.2f} ± {d.half_width:.2f}" for r, d in worse]
+    parts = []
+    if told:
+        parts.append(f"Better than {at} in {name}: {'; '.join(told)}.")
+        parts += _copies([row for row, _ in better], baseline)
+    if lost:
+        parts.append(f"Worse than {at} in {name}: {'; '.join(lost)}.")
+    rest = len(others) - len(told) - len(lost)
+    if rest:
+        which = "No method" if rest == len(others) else f"Of the other {rest}, none"
+        parts.append(f"{which} is shown to differ from {at} in {name}: the 95 % interval holds 0.")
+    return " ".join(parts)
+
+
+def _copies(better: Sequence[Row], baseline: Row) -> list[str]:
+    """The sentence on methods that are better and copy more: the reference may hold the images they copy."""
+    found = []
+    for row in better:
+        d = (row.differences or {}).get("tail copies")
+        if d is not None and d.excludes_zero and d.mean > 0:
+            found.append(f"{row.name} {row.scores['tail copies'].mean:.0%}")
+    if not found:
+        return []
+    plain = f"{baseline.name} {max(baseline.scores['tail copies'].mean, 0.0):.0%}"
+    return [f"Of these, more tail samples are copies of training images: {'; '.join(found)}; against {plain}."]

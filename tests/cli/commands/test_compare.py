@@ -1,0 +1,412 @@
+"""`cbdm compare`: mistakes, and real comparisons that are finished, cut short, extended and damaged."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+
+import pytest
+
+import cbdm_cli.commands.compare as command
+from cbdm_cli.locking import held
+from cbdm_cli.run_folder import read_records
+from cbdm_cli.study.job import READINGS, config_of, job_command, run_folder
+from cbdm_cli.study.plan import FILE, Plan, Variant, load_plan, readings_of, save_plan, variants_of
+from cbdm_cli.study.summary import summarise
+from cbdm_core.errors import CbdmError
+from tests.cli.tiny import TINY, cbdm, fingerprint, shared_classifiers
+
+METHODS = "ddpm,cbdm:uniform"
+SMALL = [*TINY, "--omega", "0,0.5", "--steps", 40]
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--omega", "0.5"], "--one-omega if you mean it"),
+        (["--omega", "0.5,0.5"], "--one-omega if you mean it"),
+        (["--omega", "much,1"], "allowed are a number"),
+        (["--omega", "nan,1"], "allowed are a number"),
+        (["--methods", "ddpm,cbmd"], "did you mean 'cbdm'?"),
+        (["--methods", "ddpm,cbdm:unifrom"], "did you mean 'uniform'?"),
+        (["--methods", "ddpm,ddpm"], "'ddpm' twice"),
+        (["--methods", "ddpm,cbdm,cbdm:null", "--priors", "null"], "'cbdm:null' twice"),
+        (["--methods", "ddpm", "--priors", "null"], "no method leaves its law open"),
+        (["--methods", "ddpm,shrink", "--tau", "1"], "no method has that part"),
+        (["--priors", "fixed:0.5,0.5"], "one number per class, 10"),
+        (["--tau", "0.1,x"], "strengths are numbers"),
+        (["--tau", "0.1,-1"], "method.tau = -1.0"),
+        (["--tau", "nan"], "method.tau = nan"),
+        (["--seeds", "0"], "--seeds 0: it must be 1 or more"),
+        (["--steps", "0"], "--steps 0: it must be 1 or more"),
+        (["--jobs", "0"], "--jobs 0 --threads 1: both must be 1 or more"),
+        (["--threads", "-1"], "--jobs 2 --threads -1: both must be 1 or more"),
+        (["--jobs", "many"], "Invalid value for '--jobs'"),
+        (["--add", "cbdm"], "goes with the folder of a comparison"),
+        (["--device", "tpu"], "unknown device 'tpu'"),
+        (["--set", "training.step=3"], "did you mean 'steps'?"),
+        (["--set", "sampling.sampler=dimm"], "did you mean 'ddim'?"),
+        (["--set", "network.options.groups=7"], "not divisible"),
+        (["--set", "evaluation.features=clasifier"], "did you mean 'classifier'?"),
+        (["--set", "evaluation.features=torchscript:no.pt"], "no.pt"),
+        (["--set", "evaluation.features=no_such:map"], "No module named 'no_such'"),
+        (["--set", "evaluation.reference=held-out", "--set", "data.profile=none"], "training has seen every example"),
+        (["digit-lt"], "did you mean 'digits-lt'?"),
+        (["nowhere/here"], "unknown preset"),
+    ],
+)
+def test_a_mistake_is_one_line_before_anything_is_written(refused, tmp_path, arguments, words):
+    assert words in refused("compare", *arguments)
+    assert not list(tmp_path.iterdir()), "a refused command leaves nothing behind"
+
+
+@pytest.fixture
+def planned(tmp_path):
+    """The folder `c` of a comparison of which nothing has run yet."""
+    (tmp_path / "c").mkdir()
+    variants = variants_of(["ddpm", "cbdm:uniform"], [], [])
+    settings = tuple(TINY[1::2])
+    save_plan(
+        tmp_path / "c",
+        Plan(preset="digits-lt", settings=settings, steps=40, seeds=2, omegas=("0", "0.5"), variants=variants),
+    )
+    return tmp_path / "c"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--steps", "9"], "--steps: the comparison c has its own"),
+        (["--methods", "ddpm"], "--methods: the comparison c has its own"),
+        (["--omega", "0,1"], "--omega: the comparison c has its own"),
+        (["--set", "seed=1"], "--set: the comparison c has its own"),
+        (["--out", "d"], "--out: the comparison c has its own"),
+        (["--seeds", "1"], "--seeds 1: the comparison has 2 already"),
+        (["--seeds", "0"], "--seeds 0: the comparison has 2 already"),
+        (["--add", "ddpm"], "'ddpm' twice"),
+        (["--add", "cbmd"], "did you mean 'cbdm'?"),
+        (["--add", "cbdm:unifrom"], "did you mean 'uniform'?"),
+        (["--device", "tpu"], "unknown device 'tpu'"),
+    ],
+)
+def test_a_mistake_in_going_on_changes_nothing(refused, planned, arguments, words):
+    before = (planned / FILE).read_bytes()
+    assert words in refused("compare", "c", *arguments)
+    assert [p.name for p in planned.iterdir()] == [FILE] and (planned / FILE).read_bytes() == before
+    assert [p.name for p in planned.parent.iterdir()] == ["c"]
+
+
+def test_two_at_once_in_one_folder(refused, planned):
+    """The second is refused in a line while the first is there, also from this process, and not after it has gone."""
+    with held(planned, "cbdm compare"):
+        assert "cbdm compare already runs in c: wait for it" in refused("compare", "c", "--add", "t2h")
+    with held(planned, "cbdm compare"):
+        pass
+    assert [p.name for p in planned.iterdir()] == [FILE]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"", "cannot be read"),
+        (b'{"preset": ', "cannot be read"),
+        (b"\xff\xfe", "cannot be read"),
+        (b"[]", "is no plan of a comparison"),
+        (b'{"preset": "digits-lt", "variants": [{"name": "ddpm"}]}', "variants.0.parts: Field required"),
+        (b'{"preset": "digits-lt", "variants": [], "seeds": 0}', "seeds: Input should be greater than or equal to 1"),
+        (b'{"preset": "digits-lt", "variants": [], "seed": 3}', "seed: Extra inputs are not permitted"),
+    ],
+)
+def test_a_damaged_plan_is_named(refused, planned, text, words):
+    (planned / FILE).write_bytes(text)
+    line = refused("compare", "c")
+    assert words in line and f"c/{FILE}" in line
+    assert (planned / FILE).read_bytes() == text
+
+
+def test_a_folder_that_is_no_comparison(tmp_path):
+    with pytest.raises(CbdmError, match=r"it has no compare\.json"):
+        load_plan(tmp_path)
+
+
+def test_a_folder_in_use_is_left_alone(refused, tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "file").write_text("mine")
+    assert "not empty" in refused("compare", *SMALL, "--out", "there")
+    assert [p.name for p in (tmp_path / "there").iterdir()] == ["file"]
+
+
+# The jobs, without training
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_seed_by_seed_and_no_more_at_a_time_than_asked(run, planned, monkeypatch, jobs):
+    begun, running = [], []
+
+    def launch(job, folder, device, threads):
+        running[:] = [process for process in running if process.poll() is None]
+        job.process = subprocess.Popen(["sleep", "0.1"])
+        running.append(job.process)
+        begun.append((job.variant.name, job.seed, len(running)))
+
+    monkeypatch.setattr(command._Job, "_launch", launch)
+    monkeypatch.setattr(command, "_POLL", 0.01)
+    assert run("compare", "c", "--jobs", jobs)[0] == 0
+    assert [b[:2] for b in begun] == [("ddpm", 0), ("cbdm:uniform", 0), ("ddpm", 1), ("cbdm:uniform", 1)]
+    assert max(b[2] for b in begun) == jobs
+
+
+def test_readings_are_named_and_not_counted(run, planned, monkeypatch):
+    """Another τ has as many readings with other names: a judged model is judged again at those it lacks."""
+    plan, begun = load_plan(planned), []
+    for variant in plan.variants:
+        for seed in range(plan.seeds):
+            path = run_folder(planned, variant, seed)
+            (path / READINGS).mkdir(parents=True)
+            (path / "evaluation.json").write_text("{}")
+            for reading in readings_of(plan, variant):
+                (path / READINGS / reading.file).write_text('{"overall": {"fid": 1}}')
+
+    def launch(job, folder, device, threads):
+        job.process = subprocess.Popen(["true"])
+        begun.append((job.variant.name, job.seed))
+
+    monkeypatch.setattr(command._Job, "_launch", launch)
+    monkeypatch.setattr(command, "_POLL", 0.01)
+    assert run("compare", "c")[0] == 0 and begun == []
+    save_plan(planned, plan.model_copy(update={"settings": (*plan.settings, "method.tau=0.3")}))
+    assert run("compare", "c")[0] == 0 and begun == [("ddpm", 0), ("ddpm", 1)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_jobs_too(run, planned, monkeypatch, number):
+    """A job that outlived the comparison would write into a run that the next one continues."""
+    children = []
+
+    def launch(job, folder, device, threads):
+        job.process = subprocess.Popen(["sleep", "60"])
+        children.append(job.process)
+        if len(children) == 2:
+            threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
+
+    monkeypatch.setattr(command._Job, "_launch", launch)
+    before = signal.getsignal(number)
+    code, out, _ = run("compare", "c", "--jobs", 2)
+    assert code == 128 + number and "go on with: cbdm compare c" in out
+    assert [child.returncode for child in children] == [-signal.SIGTERM, -signal.SIGTERM]
+    assert signal.getsignal(number) == before
+
+
+def test_a_job_that_cannot_be_started_is_told(run, planned):
+    (planned / "runs").write_text("in the way")
+    code, _, err = run("compare", "c", "--jobs", 2)
+    lines = err.splitlines()
+    assert code == 2 and len([line for line in lines if "failed: it could not be started" in line]) == 4, err
+    assert lines[-1].startswith("cbdm: 4 of 4 jobs failed, first ddpm seed 0: it could not be started")
+    assert "go on with: cbdm compare c" in lines[-1] and (planned / "runs").read_text() == "in the way"
+
+
+@pytest.mark.parametrize("ours", [False, True])
+def test_a_job_imports_from_the_current_directory_only_where_its_parent_does(tmp_path, monkeypatch, ours):
+    """As `python -m cbdm_cli` does, and the script `cbdm` does not."""
+    (tmp_path / "shutil.py").write_text("open('marker', 'w').close()\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*([str(tmp_path)] if ours else []), *(p for p in sys.path if p)])
+    arguments = job_command(tmp_path / "none", Variant(name="ddpm", parts="ddpm"), 0, "cpu")
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert (tmp_path / "marker").exists() == ours, done.stderr
+    if not ours:
+        assert done.returncode == 2 and "none is no comparison" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_folder_called_as_a_preset_is_none_but_with_its_place(asked, run, planned, monkeypatch):
+    """The bare name, which is also what stands where nothing is given, is the preset's; the mend has the place too."""
+    planned.rename(planned.parent / "digits-lt")
+    for arguments in ([], ["digits-lt"]):
+        plan, _, _ = asked(*arguments)
+        assert [v.name for v in plan.variants] == ["ddpm", "cbdm"] and plan.seeds == 5
+
+    def launch(*_):
+        raise OSError("no job in this test")
+
+    monkeypatch.setattr(command._Job, "_launch", launch)
+    for place in ("./digits-lt", "digits-lt/"):
+        code, _, err = run("compare", place)
+        assert code == 2 and "4 of 4 jobs failed" in err and err.endswith("go on with: cbdm compare ./digits-lt\n"), err
+
+
+# Real comparisons
+
+
+@pytest.fixture(scope="module")
+def classifiers(tmp_path_factory):
+    """The suite's cache, as an environment; two threads, for the jobs to make one of."""
+    shared = shared_classifiers(tmp_path_factory.getbasetemp())
+    return {"CBDM_CACHE": str(shared), **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "2")}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, classifiers):
+    """A finished comparison of two methods with two seeds at two ω, and what the command said."""
+    base = tmp_path_factory.mktemp("compared")
+    options = ["--methods", METHODS, "--seeds", 2, "--jobs", 2, *SMALL, "--out", "whole"]
+    done = cbdm("compare", *options, cwd=base, env=classifiers, check=0)
+    return base / "whole", done
+
+
+def state(folder, but=()):
+    """(time of the last change, hash) of every file below the folder."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in but)
+    return {
+        str(p.relative_to(folder)): (p.stat().st_mtime_ns, hashlib.sha256(p.read_bytes()).hexdigest()) for p in files
+    }
+
+
+def test_a_comparison_ends_with_its_table_and_results(whole):
+    folder, done = whole
+    told = [line.partition(": ")[0] for line in done.stderr.splitlines()]
+    assert sorted(told) == ["cbdm:uniform, seed 0", "cbdm:uniform, seed 1", "ddpm, seed 0", "ddpm, seed 1"]
+    assert "2 methods × 2 paired seeds" in done.stdout and "comparison: whole" in done.stdout
+    results = json.loads((folder / "results.json").read_text())
+    assert results == summarise(folder, load_plan(folder)).to_dict() and results["verdict"] in done.stdout
+    names = ["ddpm", "ddpm, ω_eff(t)", "ddpm, interval", "cbdm:uniform"]
+    assert [row["name"] for row in results["rows"]] == names
+    assert all(row["seeds"] == [0, 1] for row in results["rows"])
+    for row in results["rows"]:
+        assert any(line.split("  ")[1].strip() == row["name"] for line in done.stdout.splitlines() if "  " in line)
+        fids = row["values"]["fid"]
+        assert row["scores"]["fid"]["mean"] == pytest.approx((fids["0"] + fids["1"]) / 2, rel=1e-12)
+        assert row["scores"]["fid"]["mean"] == min(point["fid"] for point in row["curve"])
+
+
+def test_each_reading_says_how_it_was_made(whole):
+    folder, _ = whole
+    plan = load_plan(folder)
+    for variant in plan.variants:
+        for seed in range(2):
+            there = run_folder(folder, variant, seed) / READINGS
+            fids = []
+            for reading in readings_of(plan, variant):
+                found = json.loads((there / reading.file).read_text())
+                assert (found["omega"], tuple(found["guidance_interval"])) == (reading.omega, reading.interval)
+                assert (found["method"], found["seed"], found["training_step"]) == (variant.parts, seed, 40)
+                # one call of the network a step: this is the NFE
+                assert (found["sampler"], found["sampler_steps"]) == ("dpm++2m", 2)
+                assert found["overall"]["n_samples"] == 80 and found["features"].startswith("classifier/")
+                fids.append(found["overall"]["fid"])
+            assert len(list(there.iterdir())) == len(fids) == len(set(fids)), "each ω must reach the sampler"
+
+
+def test_the_same_seed_is_the_same_start(whole):
+    """The same split, the same initial weights, and so the same loss of the first step, bit for bit."""
+    from cbdm_cli.assemble import assemble
+
+    folder, _ = whole
+    plan = load_plan(folder)
+    starts = []
+    for seed in range(2):
+        splits, weights, losses = set(), set(), set()
+        for variant in plan.variants:
+            made = assemble(config_of(plan, variant, seed))
+            there = run_folder(folder, variant, seed)
+            facts = tomllib.loads((there / "config.toml").read_text())["facts"]
+            assert facts["split_hash"] == made.config.facts.split_hash
+            splits.add(facts["split_hash"])
+            digest = hashlib.sha256()
+            for name, value in made.objective.network.state_dict().items():
+                digest.update(name.encode() + value.numpy().tobytes())
+            weights.add(digest.hexdigest())
+            losses.add(read_records(there / "metrics.jsonl")[0]["terms"]["denoising"])
+        assert (len(splits), len(weights), len(losses)) == (1, 1, 1)
+        starts.append((splits, weights, losses))
+    assert all(a != b for a, b in zip(*starts)), "another seed is another start"
+    ends = {fingerprint(run_folder(folder, v, seed))["ema.safetensors"] for v in plan.variants for seed in range(2)}
+    assert len(ends) == 4, "the methods must have trained differently"
+
+
+def test_jobs_compute_with_as_many_threads_as_asked(whole):
+    folder, _ = whole
+    found = [json.loads(file.read_text())["threads"] for file in folder.rglob("environment.json")]
+    assert found == [1, 1, 1, 1]
+
+
+def test_again_nothing_is_trained(run, whole, monkeypatch):
+    folder, done = whole
+
+    def launch(*_):
+        raise AssertionError("a finished job was started")
+
+    monkeypatch.setattr(command._Job, "_launch", launch)
+    before, plan, results = state(folder / "runs"), (folder / FILE).read_bytes(), (folder / "results.json").read_bytes()
+    code, out, err = run("compare", folder)
+    assert code == 0 and not err and state(folder / "runs") == before
+    assert ((folder / FILE).read_bytes(), (folder / "results.json").read_bytes()) == (plan, results)
+    assert json.loads(results)["verdict"] in out
+
+
+def test_killed_in_the_middle_and_extended_it_ends_as_if_it_had_not_been(run, whole, tmp_path, classifiers):
+    """One seed, SIGTERM in the second job, then on with two seeds: bit for bit the undisturbed comparison of two."""
+    folder, _ = whole
+    options = ["--methods", METHODS, "--seeds", 1, "--jobs", 1, *SMALL, "--out", "cut"]
+    parent = subprocess.Popen(
+        [sys.executable, "-m", "cbdm_cli", "compare", *map(str, options)],
+        cwd=tmp_path, env={**os.environ, **classifiers}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    cut = tmp_path / "cut"
+    second = cut / "runs" / "cbdm-uniform" / "seed-0"
+    while parent.poll() is None and not (second / "metrics.jsonl").exists():
+        time.sleep(0.01)
+    parent.send_signal(signal.SIGTERM)
+    out, err = parent.communicate(timeout=120)
+    assert parent.returncode == 128 + signal.SIGTERM, err
+    assert "go on with: cbdm compare cut" in out and "ddpm, seed 0: done" in err and not (cut / "results.json").exists()
+    first = state(cut / "runs" / "ddpm")
+    assert len(list((second / READINGS).glob("*"))) < 2, "the second job was over before it was stopped"
+
+    code, out, err = run("compare", cut, "--seeds", 2, "--jobs", 2)
+    assert code == 0, err
+    for name in (FILE, "results.json"):
+        assert (cut / name).read_bytes() == (folder / name).read_bytes(), name
+    plan = load_plan(cut)
+    for variant in plan.variants:
+        for seed in range(2):
+            ours, theirs = run_folder(cut, variant, seed), run_folder(folder, variant, seed)
+            assert fingerprint(ours) == fingerprint(theirs)
+            for file in [*theirs.glob(f"{READINGS}/*"), theirs / "metrics.jsonl", theirs / "samples.png"]:
+                assert (ours / file.relative_to(theirs)).read_bytes() == file.read_bytes(), file
+    now = state(cut / "runs" / "ddpm")
+    assert {name: now[name] for name in first} == first, "a finished run is left as it was"
+
+
+def test_a_job_that_fails_is_told_and_the_others_finish(run, whole, tmp_path):
+    """A method is added whose first run is damaged: the old runs stay as they were, its second seed is judged."""
+    folder = tmp_path / "more"
+    shutil.copytree(whole[0], folder)
+    added = Variant(name="cbdm:null", parts="cbdm:null")
+    damaged = run_folder(folder, added, 0)
+    (damaged / "checkpoints" / "step-00000004").mkdir(parents=True)
+    (damaged / "config.toml").write_text("seed = [")
+    old = state(folder / "runs", but=["config.toml"])
+
+    code, out, err = run("compare", folder, "--add", "cbdm:null", "--jobs", 2)
+    lines = err.splitlines()
+    assert code == 2 and [line for line in lines if line.startswith("cbdm: ")] == lines[-1:], err
+    log = damaged.parent / "seed-0.log"
+    assert lines[-1].startswith("cbdm: 1 of 6 jobs failed, first cbdm:null seed 0: ")
+    assert "config.toml" in lines[-1] and str(log) in lines[-1] and "config.toml" in log.read_text()
+    assert any(line.startswith("cbdm:null, seed 1: done") for line in lines)
+    assert "3 methods × 2 paired seeds" in out and "No verdict: 1 paired seed," in out
+    rows = {row["name"]: row for row in json.loads((folder / "results.json").read_text())["rows"]}
+    assert rows["cbdm:null"]["seeds"] == [1] and rows["cbdm:uniform"]["seeds"] == [0, 1]
+    now = state(folder / "runs", but=["config.toml"])
+    assert {name: now[name] for name in old} == old
+    assert [v.name for v in load_plan(folder).variants] == ["ddpm", "cbdm:uniform", "cbdm:null"]

@@ -1,0 +1,239 @@
+"""`cbdm train`: the run folder, resume, signals, a full disk."""
+
+import json
+import os
+import resource
+import shlex
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+
+from cbdm import load_run
+from tests.cli.tiny import TINY, cbdm, fingerprint, one_line
+
+
+def test_a_run_leaves_everything_a_reader_needs(run, tmp_path):
+    code, out, err = run("train", "--steps", 8, *TINY)
+    assert code == 0, err
+    folder = tmp_path / "runs" / "digits-lt-001"
+    names = {p.name for p in folder.iterdir()}
+    assert names == {
+        "config.toml", "environment.json", "metrics.jsonl", "checkpoints", "samples.png", "loss.svg", "evaluation.json",
+    }  # fmt: skip
+    assert "ω = 1" in out and "class 9" in out and "tail" in out
+    config = tomllib.loads((folder / "config.toml").read_text())
+    assert config["facts"]["counts"] == [174, 112, 72, 47, 30, 19, 12, 8, 5, 3]
+    result = json.loads((folder / "evaluation.json").read_text())
+    assert result["omega"] == "1" and len(result["classes"]) == 10
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records] == list(range(1, 9))
+    assert set(records[0]["terms"]) == {"denoising", "balancing"}
+
+
+def test_runs_are_numbered_and_a_folder_in_use_is_refused(run, refused, tmp_path):
+    assert run("train", "--steps", 1, *TINY)[0] == 0
+    assert run("train", "--steps", 1, *TINY)[0] == 0
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["digits-lt-001", "digits-lt-002"]
+    line = refused("train", "--steps", 1, *TINY, "--out", "runs/digits-lt-001")
+    assert "not empty" in line and "--resume" in line
+
+
+def test_the_same_command_gives_the_same_bytes(run, tmp_path):
+    for name in ("a", "b"):
+        assert run("train", "--steps", 3, *TINY, "--out", name)[0] == 0
+    for file in ("config.toml", "metrics.jsonl", "samples.png", "loss.svg", "evaluation.json"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
+    assert fingerprint(tmp_path / "a") == fingerprint(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("method", "precision"), [("cbdm:null", "fp32"), ("cbdm:training+resample:uniform", "fp32"), ("cbdm:null", "bf16")]
+)
+def test_resume_is_bit_identical_to_an_uninterrupted_run(run, tmp_path, method, precision):
+    assert run("train", "--steps", 8, "--method", method, "--precision", precision, *TINY, "--out", "whole")[0] == 0
+    assert run("train", "--steps", 3, "--method", method, "--precision", precision, *TINY, "--out", "parts")[0] == 0
+    assert run("train", "--resume", "parts", "--steps", 8)[0] == 0
+    assert fingerprint(tmp_path / "whole") == fingerprint(tmp_path / "parts")
+    for file in ("metrics.jsonl", "samples.png", "config.toml"):
+        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "parts" / file).read_bytes(), file
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_first_and_resume_completes_identically(run, tmp_path, cache, number):
+    assert run("train", "--steps", 60, *TINY, "--out", "whole")[0] == 0
+    child = subprocess.Popen(
+        [sys.executable, "-m", "cbdm_cli", "train", "--steps", "60", *TINY, "--out", "cut off"],
+        cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    metrics = tmp_path / "cut off" / "metrics.jsonl"
+    while child.poll() is None and not (metrics.exists() and len(metrics.read_text().splitlines()) >= 2):
+        pass
+    child.send_signal(number)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 128 + number, err
+    assert "saved at step" in err
+    again = shlex.split(err.strip().rpartition("continue with: cbdm ")[2])
+    assert again == ["train", "--resume", "cut off"] and run(*again)[0] == 0
+    assert fingerprint(tmp_path / "whole") == fingerprint(tmp_path / "cut off")
+
+
+def test_a_disk_that_fills_leaves_the_earlier_checkpoint(run, tmp_path, cache):
+    assert run("train", "--steps", 4, *TINY, "--out", "full")[0] == 0
+    before = fingerprint(tmp_path / "full")
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+
+    line = one_line(cbdm("train", "--resume", "full", "--steps", 8, cwd=tmp_path, before=limit))
+    assert "cannot write" in line and "intact" in line
+    assert fingerprint(tmp_path / "full") == before
+    assert not list((tmp_path / "full").rglob(".writing-*"))
+    assert run("train", "--resume", "full", "--steps", 8)[0] == 0
+
+
+def test_no_space_is_told_with_the_mend(run, refused, tmp_path, monkeypatch):
+    import errno
+
+    import cbdm_core.checkpoint as checkpoint
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    line = refused("train", "--steps", 1, *TINY, "--out", "here")
+    assert "the disk is full" in line and "--out" in line
+    assert (tmp_path / "here" / "metrics.jsonl").read_text()
+
+
+def test_a_diverging_loss_names_step_labels_and_the_last_good_checkpoint(refused, tmp_path):
+    line = refused(
+        "train", "--steps", 60, *TINY, "--out", "nan", "--set", "training.learning_rate=1e30",
+        "--set", "training.checkpoint_every=1",
+    )  # fmt: skip
+    assert "batch labels [" in line and " at step " in line and "nan/checkpoints/step-" in line
+    good = sorted((tmp_path / "nan" / "checkpoints").iterdir())[-1]
+    assert str(good.name) in line
+
+
+def test_resume_with_another_configuration_is_refused(run, refused):
+    assert run("train", "--steps", 2, *TINY, "--out", "r")[0] == 0
+    assert "method.tau = 1.0, not 3.0" in refused("train", "--resume", "r", "--tau", 3)
+    assert "method.parts" in refused("train", "--resume", "r", "--method", "ddpm")
+    assert "was trained with data" in refused("train", "mixture-lt", "--resume", "r")
+    assert "2 steps done already" in refused("train", "--resume", "r", "--steps", 1)
+    assert "leave out --out" in refused("train", "--resume", "r", "--out", "x")
+    assert "no run folder" in refused("train", "--resume", "nowhere")
+
+
+def test_dry_run_writes_nothing(run, tmp_path):
+    code, out, _ = run("train", "--dry-run", "--steps", 8, *TINY)
+    assert code == 0 and "nothing was written" in out and "cbdm:null" in out
+    assert not list(tmp_path.iterdir())
+
+
+def test_methods_and_laws_reach_the_run(run, tmp_path):
+    for number, (options, parts) in enumerate([
+        (["--method", "ddpm"], "ddpm"),
+        (["--prior", "training"], "cbdm:training"),
+        (["--prior", "power:0.5", "--tau", "0.3", "--gamma", "0"], "cbdm:power:0.5"),
+        (["--method", "cbdm:training+resample:uniform"], "cbdm:training+resample:uniform"),
+        (["--method", "reweight", "--prior", "balanced:0.999"], "reweight:balanced:0.999"),
+        (["--method", "resample"], "resample"),
+    ]):  # fmt: skip
+        code, out, err = run("train", "--steps", 1, *TINY, *options, "--out", f"m{number}")
+        assert code == 0, err
+        config = tomllib.loads((tmp_path / f"m{number}" / "config.toml").read_text())
+        assert config["method"]["parts"] == parts
+    assert load_run(tmp_path / "m5").laws["resample"].probs.max() < 0.11
+
+
+def test_load_run_gives_the_averaged_network_and_its_laws(run, tmp_path):
+    assert run("train", "--steps", 2, *TINY, "--out", "r")[0] == 0
+    loaded = load_run(tmp_path / "r")
+    assert loaded.step == 2 and loaded.shape == (1, 8, 8) and set(loaded.laws) == {"training", "cbdm"}
+    assert loaded.schedule.domain == (0.001, 1.0) and loaded.config["seed"] == 0
+    from safetensors.torch import load_file
+
+    ema = load_file(tmp_path / "r" / "checkpoints" / "step-00000002" / "ema.safetensors")
+    for name, value in loaded.network.state_dict().items():
+        assert torch.equal(value, ema[name])
+
+
+def test_a_third_party_law_is_found_by_name(tmp_path, cache):
+    package = tmp_path / "site"
+    info = package / "theirs-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[cbdm.priors]\ntheirs = theirs_law:Squared\n")
+    (package / "theirs_law.py").write_text(
+        "from cbdm import CountLaw\n\n\nclass Squared(CountLaw):\n"
+        "    def log_weights(self, counts):\n        return 2 * counts.log()\n"
+    )
+    env = {"PYTHONPATH": str(package)}
+    cbdm("train", "--prior", "theirs", "--steps", 1, *TINY, "--out", "r", cwd=tmp_path, env=env, check=0)
+    assert tomllib.loads((tmp_path / "r" / "config.toml").read_text())["facts"]["laws"] == {"cbdm": "theirs"}
+    table = cbdm("priors", "--law", "theirs", cwd=tmp_path, env=env, check=0).stdout
+    assert "theirs" in table
+
+
+def test_vectors_train_too(run, tmp_path):
+    code, out, err = run(
+        "train", "mixture-lt", "--steps", 3, "--out", "v", "--set", "data.options.per_class=50", "--set",
+        "data.imbalance=0.1", "--set", "evaluation.per_class=10", "--set", "sampling.steps=2",
+    )  # fmt: skip
+    assert code == 0, err
+    assert (tmp_path / "v" / "samples.png").stat().st_size > 1000
+
+
+def test_the_mixture_preset_ends_near_its_data(run, tmp_path):
+    """A network that says ε under the cosine schedule would end at a distance of thousands."""
+    code, _, err = run("train", "mixture-lt", "--steps", 300, "--out", "m", "--set", "evaluation.per_class=50")
+    assert code == 0, err
+    assert json.loads((tmp_path / "m" / "evaluation.json").read_text())["overall"]["fid"] < 100
+
+
+def test_torchrun_trains_one_run_as_one_process_does(run, tmp_path, cache):
+    """Two ranks over gloo write one folder; without dropout only the order of summation differs."""
+    options = [*TINY, "--steps", "3", "--set", "network.options.dropout=0"]
+    assert run("train", *options, "--out", "one")[0] == 0
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cbdm_cli"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launch, "train", *options, "--out", "two"], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (
+        [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    )
+    assert two == pytest.approx(one, rel=1e-5) and len(two) == 3
+    assert (tmp_path / "two" / "evaluation.json").exists()
+
+
+@pytest.mark.slow
+def test_a_wheel_in_an_empty_environment_runs_the_command(tmp_path):
+    root = Path(__file__).parents[3]
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    pip = [python, "-m", "pip", "install", "-q", "-c", root / "constraints.txt"]
+    subprocess.run([python, "-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path / "dist", root], check=True)
+    subprocess.run([*pip, *(tmp_path / "dist").glob("*.whl")], check=True)
+    (tmp_path / "empty").mkdir()
+    command = [tmp_path / "venv" / "bin" / "cbdm", "train", "--steps", "20"]
+    done = subprocess.run(
+        command, cwd=tmp_path / "empty", capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""}
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "empty" / "runs" / "digits-lt-001" / "evaluation.json").exists()
+
+
+@pytest.mark.gpu
+def test_the_main_job_runs_on_a_gpu(run, tmp_path):
+    assert run("train", "--steps", 4, "--device", "cuda", "--precision", "bf16", *TINY, "--out", "gpu")[0] == 0
+    assert json.loads((tmp_path / "gpu" / "environment.json").read_text())["device"].startswith("cuda")

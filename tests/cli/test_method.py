@@ -1,0 +1,411 @@
+"""Every method by its name: training, resume, what `load_run` gives back, several processes, mistakes."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cbdm import (
+    ADJUSTMENTS,
+    Affinity,
+    Batches,
+    ClassBalancing,
+    ClassReweighting,
+    Condition,
+    Dataset,
+    DenoisingLoss,
+    Learned,
+    Objective,
+    Process,
+    ScoreNetwork,
+    Shrinkage,
+    SupervisedContrast,
+    TrainSettings,
+    TrainState,
+    Uniform,
+    feature_similarity,
+    load_run,
+    train,
+)
+from cbdm_cli.assemble import assemble
+from cbdm_cli.config import load_config, validated
+from cbdm_core.checkpoint import latest_checkpoint, load_checkpoint
+from cbdm_core.distributed import World
+from cbdm_core.errors import CbdmError
+from cbdm_core.networks import NETWORKS
+from cbdm_core.networks.experts import experts_off, has_experts
+from cbdm_core.networks.mlp import MLP
+from cbdm_core.run import read_config
+from cbdm_core.schedules import Cosine
+from tests.cli.tiny import TINY, fingerprint
+
+QUICK = [*TINY, "--set", "evaluation.per_class=2"]
+ALONE = World(0, 1, torch.device("cpu"))
+TERMS = {
+    "cbdm": "balancing",
+    "shrink": "shrinkage",
+    "coral": "coral",
+    "ccua": "ccua",
+    "diffrop": "diffrop",
+    "capacity": "capacity",
+}
+
+
+def settings(*pairs):
+    return [word for pair in pairs for word in ("--set", pair)]
+
+
+def made(method, *pairs, preset="digits-lt"):
+    """What the command line would train, without the command."""
+    quick = [word for word in QUICK if word != "--set"]
+    return assemble(validated(load_config(preset, None, [f"method.parts='{method}'", *quick, *pairs])))
+
+
+def records_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """Averaged weights after two steps of ddpm, which every method must leave behind."""
+    experiment = made("ddpm")
+    state = experiment.start(ALONE)
+    list(train(state, experiment.batches, steps=2))
+    return state.ema.state_dict()
+
+
+COMPOSED = ["cbdm:learned+t2h", "coral+cbdm:null", "capacity+shrink:uniform"]
+
+
+@pytest.mark.parametrize("method", [*ADJUSTMENTS, *COMPOSED])
+def test_every_method_trains_and_changes_what_is_learned(run, tmp_path, plain, method):
+    # One bin, or two steps would not see the same class at the same time twice.
+    one_bin = settings("method.options.shrink.bins=1") if "shrink" in method else []
+    code, _, err = run("train", "--steps", 2, "--method", method, *QUICK, *one_bin, "--out", "r")
+    assert code == 0, err
+    names = [part.partition(":")[0] for part in method.split("+")]
+    expected = {"denoising", *(TERMS[name] for name in names if name in TERMS)}
+    records = records_of(tmp_path / "r")
+    assert [set(record["terms"]) for record in records] == [expected, expected]
+    loaded = load_run(tmp_path / "r").network.state_dict()
+    assert loaded.keys() == plain.keys()
+    assert any(not torch.equal(value, plain[name]) for name, value in loaded.items())
+    assert [p.name for p in (tmp_path / "r").glob("law-*.svg")] == ["law-balancing.svg"] * ("learned" in method)
+
+
+RARE = ("method.options.coral.bank=2", "method.options.coral.rare=200")  # so that every class has a memory
+STATEFUL = {
+    "cbdm:learned:0.1,0.5": ([], "log_pi"),
+    "shrink:uniform": (["method.options.shrink.bins=2"], "distance"),
+    "coral": (RARE, "memory"),
+    "capacity": ([], "parametrizations.weight.0.A"),
+}
+
+
+@pytest.mark.parametrize("method", STATEFUL)
+def test_resume_continues_the_state_of_a_method_bit_by_bit(run, tmp_path, method):
+    pairs, state = STATEFUL[method]
+    options = ["--method", method, *QUICK, *settings(*pairs)]
+    assert run("train", "--steps", 4, *options, "--out", "whole")[0] == 0
+    assert run("train", "--steps", 2, *options, "--out", "parts")[0] == 0
+    before = load_file(tmp_path / "parts" / "checkpoints" / "step-00000002" / "model.safetensors")
+    assert run("train", "--resume", "parts", "--steps", 4)[0] == 0
+    assert fingerprint(tmp_path / "whole") == fingerprint(tmp_path / "parts")
+    after = load_file(tmp_path / "parts" / "checkpoints" / "step-00000004" / "model.safetensors")
+    kept = [name for name in after if name.endswith(state)]
+    assert kept and any(not torch.equal(before[name], after[name]) for name in kept), "the state did not move"
+    files = ["metrics.jsonl", "samples.png", "config.toml", *(["law-balancing.svg"] if "learned" in method else [])]
+    for file in files:
+        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "parts" / file).read_bytes(), file
+
+
+@pytest.mark.parametrize(
+    ("method", "terms"),
+    [
+        ("cbdm:learned:0.1,0.5", {"cbdm": "balancing"}),
+        ("coral+cbdm:learned:0.1,0.5", {"cbdm": "balancing"}),
+        ("cbdm:learned:0.1,0.5+diffrop:learned:0.1,2", {"cbdm": "balancing", "diffrop": "diffrop"}),
+        ("diffrop:learned:0.1,2+cbdm:learned:0.1,0.5", {"cbdm": "balancing", "diffrop": "diffrop"}),
+    ],
+)
+def test_load_run_gives_back_each_law_as_it_was_learned(run, tmp_path, method, terms):
+    """The probabilities are those of the last line of metrics.jsonl, to the last digit, and no longer those of n."""
+    assert run("train", "--steps", 3, "--method", method, *QUICK, "--out", "r")[0] == 0
+    last, loaded = records_of(tmp_path / "r")[-1], load_run(tmp_path / "r")
+    assert last["step"] == loaded.step == 3 and last["laws"].keys() == {*terms.values()}
+    for part, term in terms.items():
+        assert loaded.laws[part].probs.tolist() == last["laws"][term]
+        assert (loaded.laws[part].probs - loaded.laws["training"].probs).abs().max() > 1e-4
+    if len(terms) == 2:
+        assert last["laws"]["balancing"] != last["laws"]["diffrop"]
+
+
+def test_the_same_learned_law_draws_the_same_picture(run, tmp_path):
+    for name in ("a", "b"):
+        assert run("train", "--steps", 3, "--method", "cbdm:learned", *QUICK, "--out", name)[0] == 0
+    one, two = ((tmp_path / name / "law-balancing.svg").read_bytes() for name in ("a", "b"))
+    assert one == two and one.count(b"<path") > 10  # a curve for each of ten classes
+
+
+def test_a_capacity_run_loads_as_a_plain_network_that_says_the_same(run, tmp_path):
+    """W_g + B·A in place of the experts: outputs agree to 1e-5 in float32, and the experts did count."""
+    pairs = settings("training.learning_rate=1e-2", "training.ema_decay=0.5")
+    assert run("train", "--steps", 4, "--method", "capacity", *QUICK, *pairs, "--out", "r")[0] == 0
+    merged = load_run(tmp_path / "r").network
+    experiment = assemble(validated({**read_config(tmp_path / "r"), "facts": None}))
+    state = load_checkpoint(latest_checkpoint(tmp_path / "r" / "checkpoints"), experiment.start(ALONE))
+    with_experts = state.ema.eval()
+    assert has_experts(with_experts) and not has_experts(merged)
+    x_t, t = torch.randn(10, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.linspace(0.1, 1, 10)
+    c = Condition.of(torch.arange(10))
+    said = with_experts(x_t, t, c)
+    torch.testing.assert_close(merged(x_t, t, c), said, atol=1e-5, rtol=1e-5)
+    with experts_off(with_experts):
+        assert (with_experts(x_t, t, c) - said).abs().max() > 1e-3
+
+
+def test_load_run_rebuilds_the_affinity_of_features(run, tmp_path):
+    assert run("train", "--steps", 1, "--method", "cbdm:affinity:0.5", *QUICK, "--out", "r")[0] == 0
+    data = made("ddpm").data
+    expected = Affinity(feature_similarity(data.model_input().flatten(1), data.y, 10), 0.5).table
+    torch.testing.assert_close(load_run(tmp_path / "r").laws["cbdm"].table, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("ending", ["npy", "csv"])
+def test_load_run_rebuilds_the_affinity_of_a_table(run, refused, tmp_path, ending):
+    """At T = 1 the law is the table with rows of sum 1, and the run keeps it when the file is gone."""
+    table = np.random.default_rng(0).uniform(0, 3, (10, 10))
+    table[2, :9] = 0
+    file = tmp_path / f"table.{ending}"
+
+    def write(values):
+        np.save(file, values) if ending == "npy" else np.savetxt(file, values, delimiter=",")
+
+    write(table)
+    options = ["--method", "cbdm:affinity", *QUICK, *settings(f"method.affinity={file.name}")]
+    assert run("train", "--steps", 1, *options, "--out", "r")[0] == 0
+    write(table[::-1])
+    assert "another similarity than at the start" in refused("train", "--resume", "r", "--steps", 2)
+    write(table)
+    assert run("train", "--resume", "r", "--steps", 2)[0] == 0
+    file.unlink()
+    law = load_run(tmp_path / "r").laws["cbdm"]
+    expected = torch.from_numpy(table / table.sum(1, keepdims=True))
+    torch.testing.assert_close(law.table, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("draws", "forwards"), [("1", 2), ("all", 11), ("3", 4)])
+def test_options_of_a_part_reach_it(draws, forwards):
+    """Counted in forward passes of one step: the batch's own, and one for each other condition."""
+    experiment = made("cbdm:uniform", f"method.options.cbdm.draws={draws}", "method.gamma=0.5")
+    calls = []
+    experiment.objective.network.register_forward_hook(lambda *_: calls.append(1))
+    list(train(experiment.start(ALONE), experiment.batches, steps=1))
+    assert len(calls) == forwards and experiment.objective.adjustment.gamma == 0.5
+
+
+def test_a_strength_has_one_place():
+    """τ, γ and w(t) of cbdm are the method's own keys; a second place for them would leave open which counts."""
+    outer = made("cbdm+shrink", "method.tau=2", "method.options.shrink.strength=4").objective.adjustment
+    assert (outer.tau, outer.inner.strength) == (2, 4)
+    with pytest.raises(CbdmError, match="unknown option of method part 'cbdm' 'tau': allowed: draws, dropout"):
+        made("cbdm", "method.options.cbdm.tau=3")
+
+
+def test_the_igd_preset_is_the_parts_it_says():
+    experiment = made("reweight:uniform+cbdm:uniform+pure:training", preset="digits-igd")
+    outer = experiment.objective.adjustment
+    assert [type(part) for part in (outer, outer.inner, outer.inner.inner)] == [
+        ClassReweighting, ClassBalancing, DenoisingLoss,
+    ]  # fmt: skip
+    balancing = outer.inner
+    assert (balancing.tau, balancing.gamma, balancing.draws) == (1.0, 0.0, "all")
+    counts = experiment.data.counts()
+    torch.testing.assert_close(balancing.target.probs, torch.full((10,), 0.1, dtype=torch.float64))
+    torch.testing.assert_close(experiment.batches.pure, counts / counts.sum().double())
+    # π/q ∝ 1/n_y, where q is what the classes of batches are drawn from
+    torch.testing.assert_close(outer.weights * counts, torch.full((10,), float(counts.sum()) / 10))
+    assert all(len(experiment.batches.at(step).y.unique()) == 1 for step in range(20))
+
+
+def test_options_of_a_preset_go_with_the_part_that_method_replaces(run, tmp_path):
+    code, _, err = run("train", "digits-igd", "--method", "coral", "--steps", 1, *QUICK, "--out", "r")
+    assert code == 0, err
+    method = tomllib.loads((tmp_path / "r" / "config.toml").read_text())["method"]
+    assert method["parts"] == "coral" and method["options"] == {}
+    code, out, _ = run("train", "digits-igd", "--method", "cbdm:training", "--dry-run", *QUICK)
+    assert code == 0 and 'draws = "all"' in out
+
+
+def vectors(n=48):
+    x = torch.arange(2 * n, dtype=torch.float32).reshape(n, 2) / n - 1
+    return Dataset(x, torch.tensor([0, 0, 0, 1, 1, 2]).repeat(n // 6), tuple("abc"))
+
+
+def by_name(name, data):
+    counts, inner = data.counts(), DenoisingLoss()
+    if name == "learned":
+        return ClassBalancing(inner, Learned(counts, 0.1, 0.5))
+    if name == "shrink":
+        return Shrinkage(inner, Uniform(counts), counts, bins=3)
+    return SupervisedContrast(inner, counts, 16, bank=3, rare=100, projection=4)
+
+
+def trained(name, world):
+    """Six steps on a batch of 12: the losses, and the state of the adjustment."""
+    data = vectors()
+    torch.manual_seed(0)
+    adjustment = by_name(name, data)
+    objective = Objective(Process(Cosine()), MLP(data.shape, 3, width=16, depth=1), adjustment, drop=0.1)
+    state = TrainState.start(objective, TrainSettings(learning_rate=1e-2, ema_decay=0.9), world)
+    losses = [record.loss for record in train(state, Batches(data, 12, seed=0), steps=6)]
+    return losses, adjustment.state_dict()
+
+
+_PEER = """
+import sys, torch
+from cbdm_core.distributed import join, leave
+from tests.cli.test_method import trained
+torch.set_num_threads(1)
+world = join("cpu")
+told = {name: trained(name, world) for name in ("learned", "shrink", "coral")}
+torch.save(told, f"{sys.argv[1]}/rank-{world.rank}.pt")
+leave()
+"""
+
+
+def test_processes_share_what_a_method_learns(tmp_path):
+    """DDP over gloo: the same bits on both ranks, and one process's values to 1e-3, float32 in another order.
+
+    CORAL compares rows within a rank's share, so only its ranks are held against each other.
+    """
+    script = tmp_path / "peer.py"
+    script.write_text(_PEER)
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*launch, script, tmp_path], env=env, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1))
+    for name, (losses, state) in first.items():
+        assert losses == second[name][0]
+        for key, value in state.items():
+            assert torch.equal(value, second[name][1][key]), (name, key)
+    for name, moved, by in (("learned", "target.log_pi", 1e-2), ("shrink", "distance", 1e-4)):
+        alone_losses, alone = trained(name, ALONE)
+        assert first[name][0] == pytest.approx(alone_losses, rel=1e-4)
+        for key, value in alone.items():
+            torch.testing.assert_close(first[name][1][key], value, rtol=1e-3, atol=1e-7)
+        start = by_name(name, vectors()).state_dict()[moved]
+        assert (first[name][1][moved] - start).abs().max() > by
+    assert (first["coral"][1]["filled"] == 3).all()
+
+
+class Featureless(ScoreNetwork):
+    """A network that has no inner features to give."""
+
+    def __init__(self, shape, condition):
+        super().__init__()
+        self.linear = torch.nn.Linear(8, 8)
+
+    def forward(self, x_t, t, c):
+        return self.linear(x_t)
+
+
+def test_coral_refuses_a_network_without_features(refused, tmp_path, monkeypatch):
+    monkeypatch.setitem(NETWORKS.builtin, "featureless", f"{__name__}:Featureless")
+    arguments = ["train", "--method", "coral", "--set", "network.name=featureless"]
+    assert "part 'coral' needs inner features, and Featureless has none" in refused(*arguments)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (settings("method.options.cbdm.drawz=2"), "did you mean 'draws'?"),
+        (["--method", "coral", *settings("method.options.coral.bnak=2")], "did you mean 'bank'?"),
+        (settings("method.options.shrink.cap=2"), "method.options.shrink: 'cbdm:null' has no such part"),
+        (["digits-igd", "--method", "coral", *settings("method.options.cbdm.draws=1")], "has no such part"),
+        (settings("method.options.cbdm=3"), "method.options.cbdm = 3"),
+        (settings("method.options.cbdm.draws=0"), "draws must be 1, 2, 3, … or \"all\", got 0"),
+        (settings("method.options.cbdm.fraction=0"), "fraction of rows must lie in (0, 1], got 0"),
+        (settings("method.options.cbdm.dropout=some"), "allowed: independent, shared"),
+        (settings("method.time_weight=lnear"), "did you mean 'linear'?"),
+        (["--method", "shrink", *settings("method.options.shrink.cap=-2")], "cap > 0"),
+        (["--method", "coral", *settings("method.options.coral.temperature=0")], "temperature of coral"),
+        (["--method", "coral", *settings("method.options.coral.bank=abc")], "cannot be made from {'bank': 'abc'}"),
+        (["--method", "capacity", *settings("method.options.capacity.rank_ratio=2")], "rank ratio"),
+        (["--method", "t2h", *settings("method.options.t2h.window=[0.9,0.1]")], "low before high"),
+        (["--method", "t2h", *settings("method.options.t2h.null_direction=h2")], "did you mean 'h2t'?"),
+        (["--method", "cbdm:learned:0"], "temperature > 0"),
+        (["--method", "t2h:uniform"], "takes no law"),
+        (["--method", "t2h", "--prior", "uniform"], "no part that takes a law"),
+        (["--method", "resample+pure"], "both say how batches are drawn; keep one"),
+        (["--method", "resample:learned"], "reads its law once"),
+        (["--method", "pure:learned"], "reads its law once"),
+        (["--method", "reweight:learned"], "reads its law once"),
+        (["--method", "cbdm:knn"], "made from the training set's conditions"),
+        (["digits-pose", "--method", "cbdm:gaussian", *settings("method.options.cbdm.draws=all")], "Gaussian has none"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_method_is_one_clear_line(refused, tmp_path, arguments, words):
+    assert words in refused("train", *arguments)
+    assert not list(tmp_path.iterdir()), "a refused command leaves nothing behind"
+
+
+class _Evil:
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+def _npz(path):
+    with path.open("wb") as file:
+        np.savez(file, a=np.ones((10, 10)))
+
+
+def _changed(value):
+    table = np.ones((10, 10))
+    table[3] = value
+    return table
+
+
+TABLES = {
+    "small.npy": (lambda p: np.save(p, np.ones((3, 3))), "10 × 10 finite numbers of 0 or more"),
+    "flat.npy": (lambda p: np.save(p, np.ones(100)), "has the shape (100,)"),
+    "negative.npy": (lambda p: np.save(p, _changed(-1)), "10 × 10 finite numbers of 0 or more"),
+    "nan.csv": (lambda p: np.savetxt(p, _changed(np.nan), delimiter=","), "10 × 10 finite numbers of 0 or more"),
+    "nothing.csv": (lambda p: np.savetxt(p, _changed(0), delimiter=","), "none all 0"),
+    "words.csv": (lambda p: p.write_text("a,b\nc,d\n"), "cannot be read"),
+    "words.npy": (lambda p: np.save(p, np.full((10, 10), "a")), "cannot be read"),
+    "complex.npy": (lambda p: np.save(p, np.full((10, 10), 1j)), "cannot be read"),
+    "ragged.csv": (lambda p: p.write_text("1,2\n3\n"), "cannot be read"),
+    "empty.csv": (lambda p: p.write_text("\n"), "it is empty"),
+    "empty.npy": (lambda p: p.write_bytes(b""), "cannot be read"),
+    "archive.npy": (_npz, "cannot be read"),
+    "objects.npy": (lambda p: np.save(p, np.array([_Evil()] * 4, dtype=object)), "allow_pickle=False"),
+    "pickle.npy": (lambda p: p.write_bytes(pickle.dumps(_Evil())), "cannot be read"),
+    "missing.npy": (lambda p: None, "No such file"),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.filterwarnings("error")  # a warning would be a second line
+def test_a_table_of_affinities_that_is_none_is_refused(refused, tmp_path, name):
+    write, words = TABLES[name]
+    write(tmp_path / name)
+    line = refused("train", "--method", "cbdm:affinity", *settings(f"method.affinity={name}"))
+    assert name in line and words in line
+    assert {p.name for p in tmp_path.iterdir()} <= {name}
+
+
+def test_a_table_of_affinities_goes_with_the_law(refused, tmp_path):
+    np.save(tmp_path / "table.npy", np.ones((10, 10)))
+    line = refused("train", *settings("method.affinity=table.npy"))
+    assert "no part of 'cbdm:null' has the law affinity" in line

@@ -1,0 +1,56 @@
+"""`import cbdm`: the working set in one flat namespace, lazily."""
+
+import subprocess
+import sys
+from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec
+
+import pytest
+
+import cbdm
+from cbdm_core.adjustment import ADJUSTMENTS
+from cbdm_core.data.sources import DATASETS
+from cbdm_core.networks import NETWORKS
+from cbdm_core.priors import PRIORS
+from cbdm_core.samplers import SAMPLERS
+from cbdm_core.schedules import SCHEDULES
+
+REGISTRIES = (ADJUSTMENTS, DATASETS, NETWORKS, PRIORS, SAMPLERS, SCHEDULES)
+
+
+def test_every_name_is_the_one_of_its_home():
+    for name in cbdm.__all__[1:]:
+        thing = getattr(cbdm, name)
+        if hasattr(thing, "__qualname__"):  # a class or a function
+            assert getattr(import_module(thing.__module__), name) is thing
+        assert name in dir(cbdm)
+
+
+@pytest.mark.parametrize("registry", REGISTRIES, ids=lambda registry: registry.kind)
+def test_what_a_registry_names_is_there(registry):
+    """The laws, adjustments, networks, samplers, schedules and data sets that a user composes."""
+    missing = [name for name in registry if getattr(cbdm, registry[name].__name__, None) is not registry[name]]
+    assert missing == ["published"] * (registry is NETWORKS)  # the published U-Net is made by `load_published`
+
+
+def test_no_name_is_hidden_by_a_module():
+    """Importing a submodule sets it on the package, where it would stand in for a function of the same name."""
+    assert [name for name in cbdm.__all__ if find_spec(f"cbdm.{name}")] == []
+
+
+def test_the_version_is_that_of_the_distribution():
+    assert cbdm.__version__ == version("cbdm")
+
+
+def test_an_unknown_name_raises_as_python_does():
+    with pytest.raises(AttributeError, match="no attribute 'Proces'"):
+        _ = cbdm.Proces
+
+
+def test_importing_it_costs_no_torch_until_a_name_is_used():
+    code = (
+        "import sys, cbdm; dir(cbdm), cbdm.__version__; before = 'torch' in sys.modules; cbdm.UNet; "
+        "sys.exit(before or 'torch' not in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
