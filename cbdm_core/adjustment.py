@@ -6,12 +6,14 @@ Losses are per example and named, `dict[str, (B,)]`; the trainer reduces them in
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from cbdm_core.errors import CbdmError
 from cbdm_core.loss_weights import Constant, LossWeight
+from cbdm_core.priors import ConditionPrior
 from cbdm_core.process import DenoisingStep
 from cbdm_core.registry import Registry
 
@@ -30,12 +32,26 @@ def mean_squared(a: Tensor, b: Tensor) -> Tensor:
 class PriorAdjustment(nn.Module, ABC):
     """What to do about the law of the conditions: a map from a step to named per-example losses.
 
-    Adjustments compose by wrapping; the outer one sees the step first. `inner` is the wrapped one, None innermost.
+    Adjustments compose by wrapping; the outer one sees the step first. `inner` is the wrapped one, None innermost; a
+    law that is drawn from stands as `target`.
+
+    Class attributes, which a configuration is read by:
+        term: the name of the term it adds; "" if it adds none.
+        needs: what its constructor takes beside the inner one and its options, of "target" (its law), "training" (the
+            law the examples are drawn from), "counts", "network" and "num_features".
+        default_law: the text of its law where none is named; None asks for one.
+        reads_law: whether it reads the law's probabilities once, so that the law must have them and not learn.
+        needs_features: whether it reads `step.features`.
+        needs_dropout_state: whether it asks the network again with the same dropout masks.
     """
 
-    inner: PriorAdjustment | None
+    term: str = ""
+    needs: tuple[str, ...] = ()
+    default_law: str | None = None
+    reads_law: bool = False
     needs_features: bool = False
     needs_dropout_state: bool = False
+    inner: PriorAdjustment | None
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,13 +70,25 @@ class PriorAdjustment(nn.Module, ABC):
             return torch.ones(len(step), dtype=step.x_0.dtype, device=step.x_0.device)
         return self.inner.loss_weight(step)
 
+    @property
+    def law(self) -> ConditionPrior | None:
+        """The law that this adjustment draws from, None where it draws from none."""
+        return None
+
+    def chain(self) -> Iterator[PriorAdjustment]:
+        """This adjustment and those inside it, the outermost first."""
+        part: PriorAdjustment | None = self
+        while part is not None:
+            yield part
+            part = part.inner
+
     def wants_features(self) -> bool:
         """Whether this adjustment, or one inside it, reads `step.features`."""
-        return self.needs_features or (self.inner is not None and self.inner.wants_features())
+        return any(part.needs_features for part in self.chain())
 
     def wants_dropout_state(self) -> bool:
         """Whether this adjustment, or one inside it, asks the network again with the same dropout masks."""
-        return self.needs_dropout_state or (self.inner is not None and self.inner.wants_dropout_state())
+        return any(part.needs_dropout_state for part in self.chain())
 
 
 def add_term(terms: dict[str, Tensor], name: str, value: Tensor) -> dict[str, Tensor]:

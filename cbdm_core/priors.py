@@ -14,15 +14,17 @@ from cbdm_core.draws import Draws
 from cbdm_core.errors import CbdmError
 from cbdm_core.registry import Registry
 
-__all__ = ["PRIORS", "ConditionPrior", "LabelPrior", "law_subject", "make_law"]
+__all__ = ["PRIORS", "ConditionPrior", "LabelPrior", "make_law"]
 
 
 class ConditionPrior(nn.Module, ABC):
     """A law over conditions, π(c' | c), from which an adjustment draws the other condition.
 
-    Class attributes: `finite`, whether the law draws from a list (`atoms`); `learns`, whether `observe` changes it.
+    Class attributes: `made_from`, what the constructor takes first, "counts", "conditions" or "similarity"; `finite`,
+    whether the law draws from a list (`atoms`); `learns`, whether `observe` changes it.
     """
 
+    made_from: str = "counts"
     finite: bool = False
     learns: bool = False
 
@@ -89,7 +91,7 @@ def make_law(
     conditions: Tensor | None = None,
     similarity: Tensor | None = None,
 ) -> ConditionPrior:
-    """The law that `text` names, made from what its first parameter asks for by name.
+    """The law that `text` names, made from what its class declares as `made_from`.
 
     Args:
         text: `name` or `name:a,b,…` with numbers, for example `training`, `power:0.5`, `fixed:0.2,0.8`.
@@ -108,20 +110,14 @@ def make_law(
     except ValueError:
         raise CbdmError(f"law {text!r}: {rest!r} is no list of numbers; write for example power:0.5") from None
     offers = {"counts": torch.as_tensor(counts), "conditions": conditions, "similarity": similarity}
-    wanted = law_subject(name)
-    subject = offers.get(wanted, offers["counts"])
+    subject = offers[law.made_from]
     if subject is None:
-        raise CbdmError(f"law {text!r} is made from the training set's {wanted}, which these data do not have")
+        raise CbdmError(f"law {text!r} is made from the training set's {law.made_from}, which these data do not have")
     try:
         inspect.signature(law).bind(subject, *numbers)
     except TypeError as error:
         raise CbdmError(f"law {text!r} has the wrong number of arguments ({error}): signature {_shown(law)}") from None
     return law(subject, *numbers)
-
-
-def law_subject(name: str) -> str:
-    """What the law of that name is made from: the name of its first parameter, "counts", "conditions", "similarity"."""
-    return next(iter(inspect.signature(PRIORS[name]).parameters), "counts")
 
 
 def _shown(law: type) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -45,6 +46,25 @@ class Registry(Mapping[str, Any]):
             return getattr(import_module(module), attribute)
         except (ImportError, AttributeError) as error:
             raise CbdmError(f"{self.kind} {name!r} is registered as {targets[name]!r}, which fails: {error}") from error
+
+    def build(self, name: str, options: Mapping[str, Any], *arguments: Any) -> Any:
+        """`self[name](*arguments, **options)`, after the options' names are held against the signature.
+
+        Raises:
+            CbdmError: an unknown name or option (the closest match is named), or a value of the wrong kind.
+        """
+        cls = self[name]
+        allowed = list(inspect.signature(cls).parameters)[len(arguments) :]
+        for option in options:
+            if option not in allowed:
+                raise unknown_name(f"option of {self.kind} {name!r}", option, allowed)
+        values = {key: tuple(v) if isinstance(v, list) else v for key, v in options.items()}
+        try:
+            return cls(*arguments, **values)
+        except CbdmError:
+            raise
+        except (TypeError, ValueError, OverflowError) as error:
+            raise CbdmError(f"{self.kind} {name!r} cannot be made from {dict(options)}: {error}") from error
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._targets()))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from cbdm_core.adjustment import ADJUSTMENTS
 from cbdm_core.checkpoint import latest_checkpoint, load_weights, read_tensors
 from cbdm_core.conditions import Classes, ConditionSpace, space_from_dict
 from cbdm_core.distributed import pick_device
@@ -19,7 +21,7 @@ from cbdm_core.networks.predicts import Predicts
 from cbdm_core.priors import ConditionPrior, make_law
 from cbdm_core.schedules import SCHEDULES, NoiseSchedule
 
-__all__ = ["LAW_DATA", "Run", "build_network", "build_schedule", "load_run", "read_config"]
+__all__ = ["LAW_DATA", "Run", "build_network", "build_schedule", "load_run", "part_names", "read_config"]
 
 LAW_DATA = "law_data.safetensors"  # what laws are made from beside the counts: conditions, their labels, similarity
 
@@ -37,8 +39,8 @@ class Run:
         class_names: K names.
         shape: of one example.
         space: of what the network is told.
-        law_data: "conditions" (N, …) of the training set and their "labels" where it is told no labels, and
-            "similarity" (K, K) where a law is made from it.
+        law_data: "conditions" (N, …) of the training set and their "labels" where its conditions are no labels, and
+            "similarity.PART" (K, K) where the law of a part is made from it.
         step: training steps done.
         config: the run's configuration as plain values.
     """
@@ -76,17 +78,32 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def build_schedule(config: dict[str, Any]) -> NoiseSchedule:
-    """The schedule of a configuration's `schedule` table."""
-    return SCHEDULES[config["name"]](**config.get("options", {}))
+    """The schedule of a configuration's `schedule` table.
+
+    Raises:
+        CbdmError: an unknown name or option, or a value of the wrong kind.
+    """
+    return SCHEDULES.build(config["name"], config.get("options", {}))
 
 
 def build_network(
     config: dict[str, Any], shape: tuple[int, ...], condition: ConditionSpace, schedule: NoiseSchedule
 ) -> ScoreNetwork:
-    """The network of a configuration's `network` table, wrapped where it predicts something else than ε."""
+    """The network of a configuration's `network` table, wrapped where it predicts something else than ε.
+
+    Raises:
+        CbdmError: an unknown name or option, a value of the wrong kind, or a table of times of another length than the
+            schedule's.
+    """
     # A number where there are classes: that is all that a network written elsewhere need understand.
-    told = condition.size if isinstance(condition, Classes) else condition
-    network = NETWORKS[config["name"]](shape, told, **config.get("options", {}))
+    classes = condition.size if isinstance(condition, Classes) else condition
+    network = NETWORKS.build(config["name"], config.get("options", {}), shape, classes)
+    table, steps = getattr(network, "options", {}).get("time_steps"), getattr(schedule, "steps", None)
+    if table is not None and table != steps:
+        raise CbdmError(
+            f"the network embeds a table of {table} steps and the schedule has {steps or 'no table'}: "
+            "make network.options.time_steps and schedule.options.steps agree"
+        )
     predicts = config.get("predicts", "eps")
     if predicts == "eps":
         return network
@@ -108,35 +125,53 @@ def load_run(path: str | Path, *, device: str = "cpu") -> Run:
         space = space_from_dict(facts["condition"]) if "condition" in facts else Classes(len(counts))
         network = build_network(config["network"], shape, space, schedule)
         data = read_tensors(path / LAW_DATA) if (path / LAW_DATA).exists() else {}
-        made_from = {name: data.get(name) for name in ("conditions", "similarity")}
         texts = {"training": "training", **facts["laws"]}
-        laws = {part: make_law(text, counts, **made_from) for part, text in texts.items()}
+        laws = {part: make_law(text, counts, **_made_from(data, part)) for part, text in texts.items()}
     except (KeyError, TypeError, AttributeError) as error:
         raise CbdmError(f"{path / 'config.toml'} is no run's configuration: {error}; restore it") from error
     checkpoint = latest_checkpoint(path / "checkpoints")
     load_weights(checkpoint / "ema.safetensors", network, verify=True)
-    _restore_learned(laws, checkpoint)
+    _restore_learned(laws, part_names(config), checkpoint)
     network = network.to(pick_device(device)).eval().requires_grad_(False)
     step = int(checkpoint.name.removeprefix("step-"))
     return Run(path, network, schedule, laws, counts, names, shape, space, data, step, config)
 
 
-def _restore_learned(laws: dict[str, ConditionPrior], checkpoint: Path) -> None:
-    """Put what the laws have learned back; the outermost part of a method comes first, and has the shortest name."""
-    learned = [law for law in laws.values() if law.learns]
-    if not learned:
+def _made_from(data: Mapping[str, torch.Tensor], part: str) -> dict[str, torch.Tensor | None]:
+    """What the law of a part is made from; runs of version 0.1 have one similarity for all parts."""
+    return {
+        "conditions": data.get("conditions"),
+        "similarity": data.get(f"similarity.{part}", data.get("similarity")),
+    }
+
+
+def part_names(config: Mapping[str, Any]) -> list[str]:
+    """The parts of a run's method, the outermost first; runs written before parts were a list have them as a text."""
+    method = config.get("method", ())
+    if isinstance(method, Mapping):
+        names = [piece.partition(":")[0].strip() for piece in method["parts"].split("+")]
+        return [name for name in names if name != "ddpm"]
+    return [entry["part"] for entry in method]
+
+
+def _restore_learned(laws: Mapping[str, ConditionPrior], parts: Sequence[str], checkpoint: Path) -> None:
+    """Put back what the laws have learned, which stands where their part stands in the chain of adjustments."""
+    if not any(law.learns for law in laws.values()):
         return
-    state: dict[str, dict[str, torch.Tensor]] = {}
-    for name, value in read_tensors(checkpoint / "model.safetensors").items():
-        prefix, found, key = name.rpartition("target.")
-        if found and name.startswith("adjustment."):
-            state.setdefault(prefix, {})[key] = value
-    kept = [state[prefix] for prefix in sorted(state, key=len)]
-    for law in learned:
-        values = next((v for v in kept if v.keys() == law.state_dict().keys()), None)
-        if values is None:
-            raise CbdmError(
-                f"{checkpoint} holds nothing that {type(law).__name__} has learned: take another checkpoint"
-            )
-        kept = [v for v in kept if v is not values]
+    state, prefix = read_tensors(checkpoint / "model.safetensors"), "adjustment."
+    for part in parts:
+        if part not in ADJUSTMENTS:  # it acts on the batches
+            continue
+        law = laws.get(part)
+        if law is not None and law.learns:
+            _put_back(law, {key: state.get(f"{prefix}target.{key}") for key in law.state_dict()}, checkpoint)
+        prefix += "inner."
+
+
+def _put_back(law: ConditionPrior, values: Mapping[str, torch.Tensor | None], checkpoint: Path) -> None:
+    try:
         law.load_state_dict(values)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise CbdmError(
+            f"{checkpoint} holds nothing that {type(law).__name__} has learned: take another checkpoint"
+        ) from error

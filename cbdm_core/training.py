@@ -198,15 +198,10 @@ def _one_step(
     return TrainRecord(step + 1, sum(means.values()), means, by_group, norm, rate, laws)
 
 
-def learned_laws(adjustment: PriorAdjustment | None) -> dict[str, tuple[float, ...]]:
+def learned_laws(adjustment: PriorAdjustment) -> dict[str, tuple[float, ...]]:
     """The probabilities of each law that learns, by the term of the adjustment that draws from it."""
-    laws = {}
-    while adjustment is not None:
-        law = getattr(adjustment, "target", None)
-        if isinstance(law, LabelPrior) and law.learns:
-            laws[getattr(adjustment, "term", type(adjustment).__name__)] = tuple(law.probs.tolist())
-        adjustment = adjustment.inner
-    return laws
+    laws = {part.term or type(part).__name__: part.law for part in adjustment.chain()}
+    return {name: tuple(law.probs.tolist()) for name, law in laws.items() if isinstance(law, LabelPrior) and law.learns}
 
 
 def _update(state: TrainState, loss: Tensor, rate: float, step: int, labels: Tensor) -> float:

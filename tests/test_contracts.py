@@ -30,7 +30,7 @@ from cbdm_core.loss_weights import LOSS_WEIGHTS
 from cbdm_core.networks import NETWORKS
 from cbdm_core.networks.base import ScoreNetwork
 from cbdm_core.objective import Objective
-from cbdm_core.priors import ConditionPrior, LabelPrior, law_subject
+from cbdm_core.priors import ConditionPrior, LabelPrior
 from cbdm_core.process import Process
 from cbdm_core.samplers import SAMPLERS, Sampler
 from cbdm_core.schedules import SCHEDULES, Cosine, Linear, uniform_times
@@ -472,7 +472,7 @@ def law_for(name: str) -> ConditionPrior:
 
 
 def over_vectors(law_name: str) -> bool:
-    return law_subject(law_name) == "conditions"
+    return PRIORS[law_name].made_from == "conditions"
 
 
 def labels(rows: int) -> Condition:

@@ -21,14 +21,13 @@ import torch
 from cbdm import ADJUSTMENTS, PRIORS, AdjustedNull, MixtureScore, TrackedWeights, Training, Uniform
 from cbdm_cli.assemble import Experiment, assemble
 from cbdm_cli.config import load_config, validated
-from cbdm_cli.laws import DEFAULT_LAWS, law_takers
-from cbdm_cli.method import BATCH_PARTS, PURE, RESAMPLE, parse_parts
+from cbdm_cli.laws import law_takers, law_text
+from cbdm_cli.method import BATCH_PARTS, PURE, RESAMPLE, Part, parse_parts
 from cbdm_core.conditions import Condition
 from cbdm_core.draws import Draws
 from cbdm_core.guidance import ClassifierFreeGuidance
 from cbdm_core.networks.base import ScoreNetwork
 from cbdm_core.oracle import GaussianMixtureOracle
-from cbdm_core.priors import law_subject
 from cbdm_core.samplers import DDIM, Sampler
 from cbdm_core.schedules import Cosine
 
@@ -229,7 +228,7 @@ def _needs(name: str, experiment: Experiment, features: bool) -> list[str]:
     parameters = {} if name in BATCH_PARTS else inspect.signature(ADJUSTMENTS[name]).parameters
     adjustment = experiment.objective.adjustment
     return [
-        *([f"a law, `{DEFAULT_LAWS[name]}` by default"] if law_takers(parse_parts(name)) else []),
+        *([f"a law, `{law_text(Part(part=name))}` by default"] if law_takers(parse_parts(name)) else []),
         *(["class counts"] if {"counts", "training"} & parameters.keys() or name in BATCH_PARTS else []),
         *(["the network, before its optimiser is made"] if "network" in parameters else []),
         *(["inner features"] if features else []),
@@ -325,7 +324,7 @@ def law_table() -> str:
         formula = (inspect.getdoc(law) or "").partition("\n")[0].rstrip(".")
         yes = {True: "yes", False: "no"}
         rows.append(
-            (f"`{name}`", formula, law_subject(name), _numbers(law), yes[law.finite], yes[law.learns], source(law))
+            (f"`{name}`", formula, PRIORS[name].made_from, _numbers(law), yes[law.finite], yes[law.learns], source(law))
         )
     return table(head, rows)
 

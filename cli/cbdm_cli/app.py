@@ -42,7 +42,7 @@ def train(
         typer.Option(
             help="ddpm, or parts joined by +, each with its law: cbdm:null, shrink:null, reweight:uniform, t2h, h2t, "
             "transfer, coral, ccua, diffrop:uniform, capacity, resample:uniform, pure. Options: "
-            "--set method.options.PART.NAME=VALUE."
+            "--set method.PART.NAME=VALUE."
         ),
     ] = None,
     prior: Annotated[

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,34 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cbdm_cli.building import build
 from cbdm_cli.config import Config, Facts
 from cbdm_cli.data import load_data
-from cbdm_cli.laws import (
-    ChosenLaws,
-    choose_laws,
-    counts_classes,
-    law_takers,
-    parameters_of,
-    sampled_from,
-    table_law,
-    target_law,
-)
-from cbdm_cli.method import BATCH_PARTS, PURE, RESAMPLE, Part, parse_parts
-from cbdm_core.adjustment import ADJUSTMENTS, DenoisingLoss, PriorAdjustment
+from cbdm_cli.laws import ChosenLaws, choose_laws, counts_classes, sampled_from, table_law
+from cbdm_cli.method import BATCH_PARTS, PURE, RESAMPLE, Part, completed, part_class, part_options
+from cbdm_core.adjustment import DenoisingLoss, PriorAdjustment
 from cbdm_core.conditions import space_to_dict
 from cbdm_core.data.batches import Batches, resampling_weights
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.distributed import World
 from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.loss_weights import LOSS_WEIGHTS, LossWeight
-from cbdm_core.networks import NETWORKS
-from cbdm_core.networks.base import ScoreNetwork
-from cbdm_core.networks.predicts import Predicts
 from cbdm_core.objective import Objective
 from cbdm_core.process import Process
+from cbdm_core.run import build_network, build_schedule
 from cbdm_core.samplers import SAMPLERS, Sampler
-from cbdm_core.schedules import SCHEDULES, NoiseSchedule
+from cbdm_core.schedules import NoiseSchedule
 from cbdm_core.training import TrainSettings, TrainState
 from cbdm_priors.penalties.penalty import named_time_weight
 
@@ -72,17 +59,69 @@ class Experiment:
         return TrainState.start(self.objective, settings_of(self.config), world)
 
 
-def _adjustment(
-    config: Config, parts: tuple[Part, ...], laws: ChosenLaws, data: Dataset, schedule: Any, network: ScoreNetwork
-) -> PriorAdjustment:
+def _adjustment(config: Config, laws: ChosenLaws, data: Dataset, schedule: Any, network: Any) -> PriorAdjustment:
+    """The parts of the loss, each around the next, the denoising loss innermost."""
     adjustment: PriorAdjustment = DenoisingLoss(_loss_weight(config))
-    loss_parts = [part for part in parts if part.name not in BATCH_PARTS]
-    stray = sorted(set(config.method.options) - {part.name for part in loss_parts})
-    if stray:
-        raise CbdmError(f"method.options.{stray[0]}: {config.method.parts!r} has no such part to give options to")
-    for part in reversed(loss_parts):
-        adjustment = _wrapped(config, part, adjustment, laws, data, schedule, network)
+    for part in reversed(config.method):
+        if part.name in BATCH_PARTS:
+            if part.options:
+                raise CbdmError(f"method part {part.name!r} has no options, got {next(iter(part.options))!r}")
+            continue
+        if counts_classes(part.name) and data.condition is not None:
+            raise CbdmError(
+                f"method part {part.name!r} counts classes, and these data are told "
+                f"{space_to_dict(data.space)['kind']}: try cbdm, diffrop or ccua"
+            )
+        adjustment = _wrapped(part, adjustment, _needed(part, laws, data, network), getattr(schedule, "steps", None))
     return adjustment
+
+
+def _needed(part: Part, laws: ChosenLaws, data: Dataset, network: Any) -> dict[str, Any]:
+    """What the class of a part declares that it needs."""
+    cls = part_class(part.name)
+    offers: dict[str, Callable[[], Any]] = {
+        "target": lambda: table_law(part.name, *laws.of[part.name]) if cls.reads_law else laws.of[part.name][1],
+        "training": lambda: sampled_from(laws, data.counts()),
+        "counts": data.counts,
+        "network": lambda: network,
+        "num_features": lambda: _num_features(part, network),
+    }
+    strange = [name for name in cls.needs if name not in offers]
+    if strange:
+        raise CbdmError(
+            f"method part {part.name!r} needs {strange[0]!r}, which the command line does not have: it offers "
+            f"{', '.join(offers)}; make it an option"
+        )
+    return {name: offers[name]() for name in cls.needs}
+
+
+def _wrapped(part: Part, inner: PriorAdjustment, needed: dict[str, Any], table_steps: int | None) -> PriorAdjustment:
+    """The part around its inner adjustment, made from what it needs and its options."""
+    options, defaults = part.options, part_options(part.name)
+    for name in options:
+        if name not in defaults:
+            raise unknown_name(f"option of method part {part.name!r}", name, defaults)
+    missing = [name for name, value in defaults.items() if value is inspect.Parameter.empty and name not in options]
+    if missing:
+        raise CbdmError(
+            f"method part {part.name!r} needs {missing[0]!r}: set method.{part.name}.{missing[0]}, or give it a default"
+        )
+    if isinstance(options.get("time_weight"), str):  # of a name, of which one asks for the schedule's table
+        options["time_weight"] = named_time_weight(options["time_weight"], table_steps)
+    try:
+        return part_class(part.name)(inner, **needed, **options)
+    except CbdmError:
+        raise
+    except (TypeError, ValueError, OverflowError) as error:
+        changed = {name: value for name, value in options.items() if value != defaults[name]}
+        raise CbdmError(f"method part {part.name!r} cannot be made from {changed}: {error}") from error
+
+
+def _num_features(part: Part, network: Any) -> int:
+    size = getattr(network, "num_features", None)
+    if size is None:
+        raise CbdmError(f"method part {part.name!r} needs inner features, and {type(network).__name__} has none")
+    return size
 
 
 def _loss_weight(config: Config) -> LossWeight:
@@ -97,73 +136,7 @@ def _loss_weight(config: Config) -> LossWeight:
             f"the edm loss weight has sigma_data {options['sigma_data']} and the network {network.sigma_data}: leave "
             "it out of the loss weight's options"
         )
-    if config.method.cap is not None and "reweight" not in config.method.parts:
-        raise CbdmError(f"method.cap = {config.method.cap}: no part of {config.method.parts!r} reads it; try reweight")
-    return build(LOSS_WEIGHTS, weight.name, options)
-
-
-def _wrapped(
-    config: Config,
-    part: Part,
-    inner: PriorAdjustment,
-    laws: ChosenLaws,
-    data: Dataset,
-    schedule: Any,
-    network: ScoreNetwork,
-) -> PriorAdjustment:
-    """The part around its inner adjustment: a parameter gets what goes by its name, or the part's option."""
-    method, parameters = config.method, parameters_of(part.name)
-    if counts_classes(part.name) and data.condition is not None:
-        raise CbdmError(
-            f"method part {part.name!r} counts classes, and these data are told "
-            f"{space_to_dict(data.space)['kind']}: try cbdm, diffrop or ccua"
-        )
-    table_steps = getattr(schedule, "steps", None)
-    offers: dict[str, Callable[[], Any]] = {
-        "target": lambda: target_law(part, parameters, laws),
-        "training": lambda: sampled_from(laws, data.counts()),
-        "counts": data.counts,
-        "network": lambda: network,
-        "num_features": lambda: _num_features(part, network),
-    }
-    if "tau" in parameters:
-        offers |= {
-            "tau": lambda: method.tau,
-            "gamma": lambda: method.gamma,
-            "time_weight": lambda: named_time_weight(method.time_weight, table_steps),
-        }
-    if "training" in parameters:
-        offers["cap"] = lambda: math.inf if method.cap is None else method.cap
-    options = dict(method.options.get(part.name, {}))
-    fixed = ("target", "training", "counts", "network", "num_features")
-    # What the method's own keys say has one place only.
-    allowed = [name for name in list(parameters)[1:] if name not in fixed and name not in offers]
-    for name in options:
-        if name not in allowed:
-            raise unknown_name(f"option of method part {part.name!r}", name, allowed)
-    if isinstance(options.get("time_weight"), str):  # of parts without tau, which have a time weight of their own
-        options["time_weight"] = named_time_weight(options["time_weight"], table_steps)
-    given = {name: offer() for name, offer in offers.items() if name in parameters and name not in options}
-    needed = [n for n, p in parameters.items() if p.default is inspect.Parameter.empty]
-    unknown = [n for n in needed[1:] if n not in {**given, **options}]
-    if unknown:
-        raise CbdmError(
-            f"method part {part.name!r} needs {unknown[0]!r}, which the command line does not have: it offers "
-            f"{', '.join(offers)}; set method.options.{part.name}.{unknown[0]}, or give it a default"
-        )
-    try:
-        return ADJUSTMENTS[part.name](inner, **given, **options)
-    except CbdmError:
-        raise
-    except (TypeError, ValueError, OverflowError) as error:
-        raise CbdmError(f"method part {part.name!r} cannot be made from {options}: {error}") from error
-
-
-def _num_features(part: Part, network: ScoreNetwork) -> int:
-    found = getattr(network, "num_features", None)
-    if found is None:
-        raise CbdmError(f"method part {part.name!r} needs inner features, and {type(network).__name__} has none")
-    return found
+    return LOSS_WEIGHTS.build(weight.name, options)
 
 
 def assemble(config: Config) -> Experiment:
@@ -172,25 +145,15 @@ def assemble(config: Config) -> Experiment:
     Raises:
         CbdmError: whatever does not fit, in one line.
     """
-    parts = parse_parts(config.method.parts)
-    law_takers(parts)
+    config = config.model_copy(update={"method": completed(config.method)})
     full, data, split = load_data(config)
     counts = data.counts()
-    laws = choose_laws(config, parts, data)
-    schedule: NoiseSchedule = build(SCHEDULES, config.schedule.name, config.schedule.options)
+    laws = choose_laws(config.method, data)
+    schedule = build_schedule(config.schedule.model_dump())
     torch.manual_seed(config.seed)
-    told = data.num_classes if data.condition is None else data.space
-    network = build(NETWORKS, config.network.name, config.network.options, data.shape, told)
-    table, steps = getattr(network, "options", {}).get("time_steps"), getattr(schedule, "steps", None)
-    if table is not None and table != steps:
-        raise CbdmError(
-            f"the network embeds a table of {table} steps and the schedule has {steps or 'no table'}: "
-            "make network.options.time_steps and schedule.options.steps agree"
-        )
-    if config.network.predicts != "eps":
-        network = Predicts(network, config.network.predicts, schedule, sigma_data=config.network.sigma_data)
+    network = build_network(config.network.model_dump(), tuple(data.shape), data.space, schedule)
     training = config.training
-    adjustment = _adjustment(config, parts, laws, data, schedule, network)
+    adjustment = _adjustment(config, laws, data, schedule, network)
     objective = Objective(Process(schedule), network, adjustment, drop=training.drop, drop_per=training.drop_per)
     batches = _batches(config, data, laws)
     facts = Facts(
@@ -210,7 +173,7 @@ def _batches(config: Config, data: Dataset, laws: ChosenLaws) -> Batches:
     probs = {name: table_law(name, *laws.of[name]).probs for name in BATCH_PARTS if name in laws.of}
     if len(probs) > 1:
         raise CbdmError(
-            f"method {config.method.parts!r}: {RESAMPLE} and {PURE} both say how batches are drawn; keep one"
+            f"method {config.method_text!r}: {RESAMPLE} and {PURE} both say how batches are drawn; keep one"
         )
     weights = resampling_weights(data.y, probs[RESAMPLE]) if RESAMPLE in probs else None
     return Batches(
@@ -225,7 +188,7 @@ def _batches(config: Config, data: Dataset, laws: ChosenLaws) -> Batches:
 
 def build_sampler(config: Config, schedule: NoiseSchedule) -> Sampler:
     """The configuration's sampler."""
-    return build(SAMPLERS, config.sampling.sampler, config.sampling.options, schedule)
+    return SAMPLERS.build(config.sampling.sampler, config.sampling.options, schedule)
 
 
 def settings_of(config: Config) -> TrainSettings:

@@ -14,11 +14,13 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from cbdm_cli.method import Part, format_parts, method_over, method_parts
 from cbdm_core.errors import CbdmError, closest, unknown_name
 
 __all__ = [
     "Config",
     "Facts",
+    "flat",
     "load_config",
     "merged",
     "overlaid",
@@ -59,21 +61,6 @@ class Network(_Section):
     predicts: Literal["eps", "x_0", "v", "flow", "edm"] = "eps"
     sigma_data: Annotated[float, Field(gt=0)] = 0.5
     options: dict[str, Any] = {}
-
-
-class Method(_Section):
-    """What is done about the law of the conditions.
-
-    tau, gamma and time_weight are CBDM's, cap is reweight's; `options` holds the options of each part by its name.
-    """
-
-    parts: str = "cbdm:null"
-    tau: Annotated[float, Field(ge=0)] = 1.0
-    gamma: Annotated[float, Field(ge=0)] = 0.25
-    time_weight: str = "linear"
-    cap: Annotated[float | None, Field(gt=0)] = None
-    affinity: str | None = None
-    options: dict[str, dict[str, Any]] = {}
 
 
 class LossWeight(_Section):
@@ -155,11 +142,16 @@ class Config(_Section):
     data: Data = Data()
     schedule: Schedule = Schedule()
     network: Network = Network()
-    method: Method = Method()
+    method: tuple[Part, ...] = (Part(part="cbdm", law="null"),)
     training: Training = Training()
     sampling: Sampling = Sampling()
     evaluation: Evaluation = Evaluation()
     facts: Facts | None = None
+
+    @property
+    def method_text(self) -> str:
+        """The method as --method takes it, without its options."""
+        return format_parts(self.method)
 
     def to_toml(self) -> str:
         """The configuration as TOML, which `load_config` reads back; values that are None are left out."""
@@ -232,6 +224,9 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Two nested tables in one, `over` winning key by key; naming another source, network … drops the old options."""
     out = dict(base)
     for key, value in over.items():
+        if key == "method":
+            out[key] = method_over(out.get(key), value)
+            continue
         if isinstance(value, Mapping) and isinstance(out.get(key), Mapping):
             old = dict(out[key])
             named = [k for k in ("name", "source", "sampler") if k in value and k in old]
@@ -250,7 +245,8 @@ def validated(table: Mapping[str, Any]) -> Config:
         CbdmError: an unknown key (the closest match is named) or a value outside its range, in one line.
     """
     try:
-        return Config.model_validate(table)
+        given = {**table, "method": method_parts(table["method"])} if "method" in table else table
+        return Config.model_validate(given)
     except ValidationError as error:
         raise CbdmError(_told(error)) from None
 
@@ -258,6 +254,8 @@ def validated(table: Mapping[str, Any]) -> Config:
 def _told(error: ValidationError) -> str:
     first = error.errors()[0]
     path = ".".join(str(p) for p in first["loc"])
+    if first["type"] == "missing":
+        return f"{path} is missing: add it"
     if first["type"] == "extra_forbidden":
         allowed = _keys(first["loc"][:-1])
         near = closest(str(first["loc"][-1]), allowed)
@@ -269,5 +267,16 @@ def _told(error: ValidationError) -> str:
 def _keys(path: tuple[int | str, ...]) -> list[str]:
     model: Any = Config
     for name in path:
-        model = model.model_fields[str(name)].annotation
+        model = Part if isinstance(name, int) else model.model_fields[str(name)].annotation
     return sorted(model.model_fields)
+
+
+def flat(table: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested tables as dotted names; the parts of a method go by theirs, `method.cbdm.tau`."""
+    if prefix == "method" and isinstance(table, list | tuple):
+        rest = {part["part"]: {k: v for k, v in part.items() if k not in ("part", "law")} for part in table}
+        parts = format_parts([Part(part=part["part"], law=part.get("law")) for part in table])
+        return {"method": parts, **flat(rest, prefix)}
+    if not isinstance(table, Mapping):
+        return {prefix: table}
+    return {k: v for key, value in table.items() for k, v in flat(value, f"{prefix}.{key}".lstrip(".")).items()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
-from cbdm_cli.building import build
 from cbdm_cli.config import Config
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.data.longtail import make_long_tail
@@ -23,7 +22,7 @@ def load_data(config: Config) -> tuple[Dataset, Dataset, str]:
     data = config.data
     if data.source == IMPORTED:
         raise CbdmError("an imported run carries no data: cbdm sample works on it, training and evaluation do not")
-    full: Dataset = build(DATASETS, data.source, data.options)
+    full: Dataset = DATASETS.build(data.source, data.options)
     tail, _, split = make_long_tail(
         full, profile=data.profile, imbalance=data.imbalance, n_max=data.n_max, counts=data.counts, seed=config.seed
     )
@@ -80,7 +79,7 @@ def _test_part(config: Config, full: Dataset) -> Dataset:
         raise CbdmError(
             "evaluation.reference = 'held-out': data.options.part = 'test' is what training saw; leave it out"
         )
-    test: Dataset = build(DATASETS, data.source, {**data.options, "part": "test"})
+    test: Dataset = DATASETS.build(data.source, {**data.options, "part": "test"})
     if (test.shape, test.class_names) != (full.shape, full.class_names):
         raise CbdmError(
             f"the test part of {data.source} has examples {test.shape} in {test.num_classes} classes, the full set "

@@ -30,6 +30,7 @@ from cbdm_core.priors import LabelPrior, make_law
 from cbdm_core.samplers import Sampler
 from cbdm_core.schedules import NoiseSchedule
 from cbdm_priors.laws.counts import Fixed
+from cbdm_priors.reweighting import class_weights
 from cbdm_priors.sampling.tracking import TrackedWeights
 
 __all__ = ["Judge", "Rows", "balanced_samples", "check_judging", "counted", "drawn_with_bar", "solver"]
@@ -111,9 +112,9 @@ def _trained_under(config: Config) -> LabelPrior:
     q = _label_law(config, drawn)
     if "reweight" not in facts.laws:
         return q
-    pi, cap = _label_law(config, facts.laws["reweight"]).probs, config.method.cap
-    ratio = torch.where(q.probs > 0, pi / q.probs.clamp(min=1e-300), torch.zeros_like(pi))
-    return Fixed(facts.counts, *(q.probs * (ratio if cap is None else ratio.clamp(max=cap))).tolist())
+    cap = next(part.options.get("cap") for part in config.method if part.name == "reweight")
+    weights = class_weights(_label_law(config, facts.laws["reweight"]), q, cap)
+    return Fixed(facts.counts, *(q.probs * weights).tolist())
 
 
 def _label_law(config: Config, text: str) -> LabelPrior:

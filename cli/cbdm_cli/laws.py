@@ -1,9 +1,8 @@
-"""The laws of a method's parts: which parts take one, and from a configuration and a training set to the laws."""
+"""The laws of a method's parts: from its texts and a training set to the laws themselves."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,58 +10,36 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cbdm_cli.config import Config
-from cbdm_cli.method import BATCH_PARTS, PURE, RESAMPLE, Part
-from cbdm_core.adjustment import ADJUSTMENTS
+from cbdm_cli.method import BATCH_PARTS, PURE, RESAMPLE, Part, part_class, takes_law
 from cbdm_core.conditions import space_to_dict
 from cbdm_core.data.dataset import Dataset
-from cbdm_core.errors import CbdmError, unknown_name
-from cbdm_core.priors import PRIORS, ConditionPrior, LabelPrior, law_subject, make_law
+from cbdm_core.errors import CbdmError
+from cbdm_core.priors import PRIORS, ConditionPrior, LabelPrior, make_law
 from cbdm_priors.laws.affinity import Affinity, feature_similarity
 
 __all__ = [
-    "DEFAULT_LAWS",
     "ChosenLaws",
     "choose_laws",
     "counts_classes",
     "law_of",
     "law_takers",
-    "parameters_of",
+    "law_text",
     "read_table",
     "sampled_from",
     "table_law",
-    "target_law",
 ]
 
-DEFAULT_LAWS = {
-    "cbdm": "null",
-    "shrink": "null",
-    "reweight": "uniform",
-    "diffrop": "uniform",
-    RESAMPLE: "uniform",
-    PURE: "training",
-}
+_BATCH_LAWS = {RESAMPLE: "uniform", PURE: "training"}
 
 
-def law_takers(parts: tuple[Part, ...]) -> list[str]:
+def law_takers(parts: Iterable[Part]) -> list[str]:
     """The names of those parts that take a law."""
-    return [part.name for part in parts if part.name in BATCH_PARTS or "target" in parameters_of(part.name)]
-
-
-def parameters_of(name: str) -> Mapping[str, inspect.Parameter]:
-    """What a part of the loss is made from.
-
-    Raises:
-        CbdmError: no such part.
-    """
-    if name not in ADJUSTMENTS:
-        raise unknown_name("method part", name, [*ADJUSTMENTS, *BATCH_PARTS, "ddpm"])
-    return inspect.signature(ADJUSTMENTS[name]).parameters
+    return [part.name for part in parts if takes_law(part.name)]
 
 
 def counts_classes(name: str) -> bool:
     """Whether a part of the loss looks at the counts of classes."""
-    return not {"counts", "training"}.isdisjoint(parameters_of(name))
+    return not {"counts", "training"}.isdisjoint(part_class(name).needs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,59 +48,69 @@ class ChosenLaws:
 
     Args:
         of: part → (text, law), for the parts that take one.
-        made_from: what the laws were made from beside the counts.
+        made_from: what the laws were made from beside the counts: "conditions" and "labels", "similarity.PART".
     """
 
     of: dict[str, tuple[str, ConditionPrior]]
     made_from: dict[str, Tensor]
 
 
-def choose_laws(config: Config, parts: tuple[Part, ...], data: Dataset) -> ChosenLaws:
+def choose_laws(parts: Sequence[Part], data: Dataset) -> ChosenLaws:
     """The laws that the parts name, or their defaults, made from the training set.
 
     Raises:
         CbdmError: a law for a part that takes none, no law for one that needs it, or a law that these data do not have.
     """
-    takers, texts = law_takers(parts), {}
-    for part in parts:
-        if part.name not in takers:
-            if part.law is not None:
-                raise CbdmError(f"method part {part.name!r} takes no law, got {part.law!r}: write just {part.name}")
-            continue
-        texts[part.name] = part.law or DEFAULT_LAWS.get(part.name)
-        if texts[part.name] is None:
-            raise CbdmError(f"method part {part.name!r} needs a law: write for example {part.name}:uniform")
-    # Names that are none are refused by make_law.
-    subjects = {
-        law_subject(name) for name in (str(text).partition(":")[0] for text in texts.values()) if name in PRIORS
-    }
-    if config.method.affinity is not None and "similarity" not in subjects:
-        raise CbdmError(
-            f"method.affinity = {config.method.affinity!r}: no part of {config.method.parts!r} has the law affinity"
-        )
-    similarity = _similarity(config.method.affinity, data) if "similarity" in subjects else None
-    laws = {
-        name: (text, make_law(text, data.counts(), conditions=data.condition, similarity=similarity))
-        for name, text in texts.items()
-        if text is not None
-    }
-    for name, (text, law) in laws.items():
-        # A part that counts classes is refused as a whole, since no other law would mend it.
-        draws = data.condition is not None and name not in BATCH_PARTS and not counts_classes(name)
-        if draws and isinstance(law, LabelPrior | Affinity):
-            raise CbdmError(
-                f"method part {name!r}: the law {text!r} draws class labels, and these data are told "
-                f"{space_to_dict(data.space)['kind']}: try {name}:null, {name}:knn or {name}:combinations"
-            )
+    laws: dict[str, tuple[str, ConditionPrior]] = {}
     made_from = {} if data.condition is None else {"conditions": data.condition, "labels": data.y}
-    return ChosenLaws(laws, made_from if similarity is None else {**made_from, "similarity": similarity})
+    for part in parts:
+        text = law_text(part)
+        if text is None:
+            continue
+        similarity = _similarity(part.affinity, data) if _made_from(text) == "similarity" else None
+        if similarity is None and part.affinity is not None:
+            raise CbdmError(f"method.{part.name}.affinity = {part.affinity!r}: its law is {text!r}, not affinity")
+        if similarity is not None:
+            made_from = {**made_from, f"similarity.{part.name}": similarity}
+        law = make_law(text, data.counts(), conditions=data.condition, similarity=similarity)
+        _refuse_labels(part, text, law, data)
+        laws[part.name] = text, law
+    return ChosenLaws(laws, made_from)
+
+
+def law_text(part: Part) -> str | None:
+    """The text of a part's law, or None where it takes none."""
+    if not takes_law(part.name):
+        if part.law is not None:
+            raise CbdmError(f"method part {part.name!r} takes no law, got {part.law!r}: write just {part.name}")
+        return None
+    default = _BATCH_LAWS[part.name] if part.name in BATCH_PARTS else part_class(part.name).default_law
+    text = part.law or default
+    if text is None:
+        raise CbdmError(f"method part {part.name!r} needs a law: write for example {part.name}:uniform")
+    return text
+
+
+def _made_from(text: str) -> str:
+    """What the law is made from; names that are none are refused by `make_law`."""
+    name = text.partition(":")[0]
+    return PRIORS[name].made_from if name in PRIORS else "counts"
+
+
+def _refuse_labels(part: Part, text: str, law: ConditionPrior, data: Dataset) -> None:
+    """A law that draws labels, where conditions are none; a part that counts classes is refused as a whole."""
+    if data.condition is None or part.name in BATCH_PARTS or counts_classes(part.name):
+        return
+    if isinstance(law, LabelPrior | Affinity):
+        raise CbdmError(
+            f"method part {part.name!r}: the law {text!r} draws class labels, and these data are told "
+            f"{space_to_dict(data.space)['kind']}: try {part.name}:null, {part.name}:knn or {part.name}:combinations"
+        )
 
 
 def law_of(text: str, data: Dataset, affinity: str | None = None) -> ConditionPrior:
     """The law that `text` names, made from a training set."""
-    name = text.partition(":")[0]
-    similar = name in PRIORS and law_subject(name) == "similarity"
-    similarity = _similarity(affinity, data) if similar else None
+    similarity = _similarity(affinity, data) if _made_from(text) == "similarity" else None
     return make_law(text, data.counts(), conditions=data.condition, similarity=similarity)
 
 
@@ -137,7 +124,7 @@ def _similarity(affinity: str | None, data: Dataset) -> Tensor:
     K = data.num_classes
     if table.shape != (K, K) or not np.isfinite(table).all() or (table < 0).any() or (table.sum(1) == 0).any():
         raise CbdmError(
-            f"method.affinity = {affinity!r}: it must hold {K} × {K} finite numbers of 0 or more, one row a class "
+            f"affinity = {affinity!r}: it must hold {K} × {K} finite numbers of 0 or more, one row a class "
             f"and none all 0, and has the shape {table.shape}"
         )
     return torch.from_numpy(table).log()
@@ -177,13 +164,6 @@ def table_law(part: str, text: str, law: ConditionPrior) -> LabelPrior:
             "cbdm:learned"
         )
     return law
-
-
-def target_law(part: Part, parameters: Mapping[str, inspect.Parameter], laws: ChosenLaws) -> ConditionPrior:
-    """The law of a part, as the part takes it."""
-    text, law = laws.of[part.name]
-    wants = str(parameters["target"].annotation)
-    return table_law(part.name, text, law) if "LabelPrior" in wants else law
 
 
 def sampled_from(laws: ChosenLaws, counts: Tensor) -> ConditionPrior:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from cbdm_cli.config import Config, merged, preset_names, preset_table, validated
 from cbdm_cli.laws import law_takers
-from cbdm_cli.method import format_parts, parse_parts, with_law
-from cbdm_core.errors import CbdmError
+from cbdm_cli.method import completed, method_over, only_its_parts, with_law, with_option
 
 __all__ = ["resolved"]
 
 
-def resolved(table: dict[str, Any], options: dict[str, Any]) -> Config:
+def resolved(table: Mapping[str, Any], options: Mapping[str, Any]) -> Config:
     """The configuration of plain values with the named options laid over them.
 
     Args:
@@ -20,37 +20,29 @@ def resolved(table: dict[str, Any], options: dict[str, Any]) -> Config:
         options: method, prior, tau, gamma, steps, seed; None where not given.
 
     Raises:
-        CbdmError: a value out of range, or an option that no part of the method would read.
+        CbdmError: a value out of range, or an option that no part of the method would read, or several.
     """
-    over: dict[str, Any] = {}
-    if options["method"] is not None:
-        over = merged(over, {"method": {"parts": options["method"]}})
-    for name, section in (("tau", "method"), ("gamma", "method"), ("steps", "training")):
-        if options[name] is not None:
-            over = merged(over, {section: {name: options[name]}})
-    if options["seed"] is not None:
-        over["seed"] = options["seed"]
-    config = validated(_without_stray(merged(table, over)) if options["method"] is not None else merged(table, over))
-    parts = parse_parts(config.method.parts)
-    takers = law_takers(parts)
-    if options["prior"] is not None:
-        parts = with_law(parts, options["prior"], takers)
-    if "cbdm" not in [part.name for part in parts]:
-        for name in ("tau", "gamma"):
-            if options[name] is not None:
-                raise CbdmError(
-                    f"--{name} {options[name]}: no part of method {format_parts(parts)!r} reads it; try --method cbdm"
-                )
-    method = config.method.model_copy(update={"parts": format_parts(parts)})
-    return config.model_copy(update={"method": method})
+    given = {name: value for name, value in options.items() if value is not None}
+    if "method" in given:
+        table = _without_stray(
+            {**table, "method": {**method_over(None, table.get("method")), "parts": given["method"]}}
+        )
+    if "steps" in given:
+        table = merged(table, {"training": {"steps": given["steps"]}})
+    config = validated({**table, "seed": given["seed"]} if "seed" in given else table)
+    parts = config.method
+    if "prior" in given:
+        parts = with_law(parts, given["prior"], law_takers(parts))
+    for name in ("tau", "gamma"):
+        if name in given:
+            parts = with_option(parts, name, given[name])
+    return config.model_copy(update={"method": completed(parts)})
 
 
-def _without_stray(table: dict[str, Any]) -> dict[str, Any]:
+def _without_stray(table: Mapping[str, Any]) -> dict[str, Any]:
     """Without the preset's options for parts that the method named on the command line does not have."""
-    method = dict(table["method"])
-    there = {part.name for part in parse_parts(method["parts"])}
-    preset = (
-        preset_table(table["preset"]).get("method", {}).get("options", {}) if table["preset"] in preset_names() else {}
-    )
-    kept = {k: v for k, v in method.get("options", {}).items() if k in there or preset.get(k) != v}
-    return {**table, "method": {**method, "options": kept}}
+    preset = preset_table(table["preset"]) if table["preset"] in preset_names() else {}
+    theirs = method_over(None, preset.get("method"))["options"]
+    method = table["method"]
+    own = {part: values for part, values in method["options"].items() if theirs.get(part) != values}
+    return {**table, "method": {**method, "options": {**only_its_parts(method)["options"], **own}}}

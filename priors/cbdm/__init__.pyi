@@ -111,8 +111,8 @@ from cbdm_priors.reweighting import ClassReweighting as ClassReweighting
 from cbdm_priors.sampling.posterior import AdjustedNull as AdjustedNull
 from cbdm_priors.sampling.posterior import MixtureScore as MixtureScore
 from cbdm_priors.sampling.tracking import TrackedWeights as TrackedWeights
+from cbdm_priors.transfer import FullTransfer as FullTransfer
+from cbdm_priors.transfer import HeadToTail as HeadToTail
 from cbdm_priors.transfer import OrientedTransfer as OrientedTransfer
-from cbdm_priors.transfer import full_transfer as full_transfer
-from cbdm_priors.transfer import head_to_tail as head_to_tail
 
 __version__: str

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -12,7 +10,30 @@ from cbdm_core.errors import CbdmError
 from cbdm_core.priors import LabelPrior
 from cbdm_core.process import DenoisingStep
 
-__all__ = ["ClassReweighting"]
+__all__ = ["ClassReweighting", "class_weights"]
+
+
+def class_weights(target: LabelPrior, training: LabelPrior, cap: float | None = None) -> Tensor:
+    """(K,) float64 w_y = min(cap, π(y)/q(y)), 0 where q is.
+
+    Args:
+        target: π.
+        training: q.
+        cap: > 0, or None for no bound.
+
+    Raises:
+        CbdmError: π draws a class that q never shows, laws over another number of classes, or a cap ≤ 0.
+    """
+    if cap is not None and not cap > 0:
+        raise CbdmError(f"the cap on class weights must be above 0, got {cap}")
+    pi, q = target.probs, training.probs
+    if pi.shape != q.shape:
+        raise CbdmError(f"the target law has {len(pi)} classes and the training law {len(q)}: give the same")
+    missing = [y for y in range(len(q)) if q[y] == 0 and pi[y] > 0]
+    if missing:
+        raise CbdmError(f"the target law asks for classes with no training image: {missing}; give them probability 0")
+    weights = torch.where(q > 0, pi / q.clamp(min=1e-300), torch.zeros_like(q))
+    return weights if cap is None else weights.clamp(max=cap)
 
 
 class ClassReweighting(PriorAdjustment):
@@ -24,7 +45,7 @@ class ClassReweighting(PriorAdjustment):
         inner: the adjustment whose terms are scaled.
         target: the law π to weigh to.
         training: the law q the examples are drawn from.
-        cap: largest weight allowed, > 0. A cap is biased: the capped classes count less than π asks.
+        cap: largest weight allowed, > 0, or None. A cap is biased: the capped classes count less than π asks.
 
     Raises:
         CbdmError: π draws a class that q never shows, laws over another number of classes, or a cap ≤ 0.
@@ -32,26 +53,18 @@ class ClassReweighting(PriorAdjustment):
     Needs: no further forward pass.
     """
 
+    needs = ("target", "training")
+    default_law = "uniform"
+    reads_law = True
     weights: Tensor
 
     def __init__(
-        self, inner: PriorAdjustment, target: LabelPrior, training: LabelPrior, *, cap: float = math.inf
+        self, inner: PriorAdjustment, target: LabelPrior, training: LabelPrior, *, cap: float | None = None
     ) -> None:
         super().__init__()
-        if not cap > 0:
-            raise CbdmError(f"the cap on class weights must be above 0, got {cap}")
-        pi, q = target.probs, training.probs
-        if pi.shape != q.shape:
-            raise CbdmError(f"the target law has {len(pi)} classes and the training law {len(q)}: give the same")
-        missing = [y for y in range(len(q)) if q[y] == 0 and pi[y] > 0]
-        if missing:
-            raise CbdmError(
-                f"the target law asks for classes with no training image: {missing}; give them probability 0"
-            )
         self.inner = inner
-        weights = torch.where(q > 0, pi / q.clamp(min=1e-300), torch.zeros_like(q)).clamp(max=cap)
         # Made anew from the counts on every start, so no checkpoint carries it.
-        self.register_buffer("weights", weights.float(), persistent=False)
+        self.register_buffer("weights", class_weights(target, training, cap).float(), persistent=False)
 
     def forward(self, step: DenoisingStep) -> dict[str, Tensor]:
         assert self.inner is not None

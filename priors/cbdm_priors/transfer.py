@@ -14,7 +14,7 @@ from cbdm_core.process import DenoisingStep
 from cbdm_core.schedules import per_row
 from cbdm_priors.penalties.penalty import class_labels
 
-__all__ = ["DIRECTIONS", "OrientedTransfer", "full_transfer", "head_to_tail", "transfer_weights"]
+__all__ = ["DIRECTIONS", "FullTransfer", "HeadToTail", "OrientedTransfer", "transfer_weights"]
 
 DIRECTIONS = ("t2h", "h2t", "full", "none")
 
@@ -59,6 +59,7 @@ class OrientedTransfer(PriorAdjustment):
     Source: Zhang et al., ICLR 2024.
     """
 
+    needs = ("counts",)
     counts: Tensor
 
     def __init__(
@@ -114,23 +115,29 @@ class OrientedTransfer(PriorAdjustment):
         return allowed & (drawn != rows) & (step.t >= low) & (step.t <= high)
 
 
-def head_to_tail(
-    inner: PriorAdjustment,
-    counts: Tensor | Sequence[int],
-    *,
-    null_direction: str | None = None,
-    window: Sequence[float] = (0.0, 1.0),
-) -> OrientedTransfer:
+class HeadToTail(OrientedTransfer):
     """`OrientedTransfer` in the direction h2t: head rows learn from tail images."""
-    return OrientedTransfer(inner, counts, direction="h2t", null_direction=null_direction, window=window)
+
+    def __init__(
+        self,
+        inner: PriorAdjustment,
+        counts: Tensor | Sequence[int],
+        *,
+        null_direction: str | None = None,
+        window: Sequence[float] = (0.0, 1.0),
+    ) -> None:
+        super().__init__(inner, counts, direction="h2t", null_direction=null_direction, window=window)
 
 
-def full_transfer(
-    inner: PriorAdjustment,
-    counts: Tensor | Sequence[int],
-    *,
-    null_direction: str | None = None,
-    window: Sequence[float] = (0.0, 1.0),
-) -> OrientedTransfer:
+class FullTransfer(OrientedTransfer):
     """`OrientedTransfer` that always allows: the denoising target is that of the batch's own posterior mean."""
-    return OrientedTransfer(inner, counts, direction="full", null_direction=null_direction, window=window)
+
+    def __init__(
+        self,
+        inner: PriorAdjustment,
+        counts: Tensor | Sequence[int],
+        *,
+        null_direction: str | None = None,
+        window: Sequence[float] = (0.0, 1.0),
+    ) -> None:
+        super().__init__(inner, counts, direction="full", null_direction=null_direction, window=window)

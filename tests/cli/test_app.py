@@ -213,7 +213,7 @@ def test_an_optimiser_file_that_would_execute_is_not_loaded(refused, trained):
         (["train", "--set", "data.source=digit"], "did you mean 'digits'?"),
         (["train", "--set", "sampling.sampler=dimm"], "did you mean 'ddim'?"),
         (["train", "--set", "nonsense"], "must read a.b=v"),
-        (["train", "--tau=-1"], "method.tau = -1.0"),
+        (["train", "--tau=-1"], "tau must be a number of 0 or more, got -1.0"),
         (["train", "--set", "training.batch_size=0"], "training.batch_size = 0"),
         (["train", "--prior", "power:x"], "no list of numbers"),
         (["train", "--prior", "power:1,2"], "wrong number of arguments"),

@@ -39,7 +39,6 @@ from cbdm_cli.assemble import assemble
 from cbdm_cli.config import load_config, validated
 from cbdm_core.checkpoint import latest_checkpoint, load_checkpoint
 from cbdm_core.distributed import World
-from cbdm_core.errors import CbdmError
 from cbdm_core.networks import NETWORKS
 from cbdm_core.networks.experts import experts_off, has_experts
 from cbdm_core.networks.mlp import MLP
@@ -193,7 +192,7 @@ def test_load_run_rebuilds_the_affinity_of_a_table(run, refused, tmp_path, endin
     options = ["--method", "cbdm:affinity", *QUICK, *settings(f"method.affinity={file.name}")]
     assert run("train", "--steps", 1, *options, "--out", "r")[0] == 0
     write(table[::-1])
-    assert "another similarity than at the start" in refused("train", "--resume", "r", "--steps", 2)
+    assert "another similarity.cbdm than at the start" in refused("train", "--resume", "r", "--steps", 2)
     write(table)
     assert run("train", "--resume", "r", "--steps", 2)[0] == 0
     file.unlink()
@@ -212,12 +211,18 @@ def test_options_of_a_part_reach_it(draws, forwards):
     assert len(calls) == forwards and experiment.objective.adjustment.gamma == 0.5
 
 
-def test_a_strength_has_one_place():
-    """τ, γ and w(t) of cbdm are the method's own keys; a second place for them would leave open which counts."""
+def test_a_strength_stands_with_its_part(refused):
+    """τ of the method as a whole goes to the part that reads it; options of 0.1 and of today mean the same."""
     outer = made("cbdm+shrink", "method.tau=2", "method.options.shrink.strength=4").objective.adjustment
     assert (outer.tau, outer.inner.strength) == (2, 4)
-    with pytest.raises(CbdmError, match="unknown option of method part 'cbdm' 'tau': allowed: draws, dropout"):
-        made("cbdm", "method.options.cbdm.tau=3")
+    assert made("cbdm", "method.options.cbdm.tau=3").objective.adjustment.tau == 3
+    assert made("cbdm", "method.cbdm.tau=3", "method.cbdm.gamma=0").objective.adjustment.gamma == 0
+    assert "no part of method 'coral' reads it" in refused("train", "--method", "coral", "--tau", 2)
+
+
+def test_two_parts_with_one_law_each_ask_which_is_meant(refused):
+    line = refused("train", "--method", "cbdm+shrink", "--prior", "uniform")
+    assert "the parts cbdm, shrink each take a law" in line and "cbdm:uniform+shrink:LAW" in line
 
 
 def test_the_igd_preset_is_the_parts_it_says():
@@ -240,7 +245,7 @@ def test_options_of_a_preset_go_with_the_part_that_method_replaces(run, tmp_path
     code, _, err = run("train", "digits-igd", "--method", "coral", "--steps", 1, *QUICK, "--out", "r")
     assert code == 0, err
     method = tomllib.loads((tmp_path / "r" / "config.toml").read_text())["method"]
-    assert method["parts"] == "coral" and method["options"] == {}
+    assert [entry["part"] for entry in method] == ["coral"] and "draws" not in method[0]
     code, out, _ = run("train", "digits-igd", "--method", "cbdm:training", "--dry-run", *QUICK)
     assert code == 0 and 'draws = "all"' in out
 
@@ -331,7 +336,7 @@ def test_coral_refuses_a_network_without_features(refused, tmp_path, monkeypatch
     [
         (settings("method.options.cbdm.drawz=2"), "did you mean 'draws'?"),
         (["--method", "coral", *settings("method.options.coral.bnak=2")], "did you mean 'bank'?"),
-        (settings("method.options.shrink.cap=2"), "method.options.shrink: 'cbdm:null' has no such part"),
+        (settings("method.options.shrink.cap=2"), "method.shrink: 'cbdm:null' has no such part"),
         (["digits-igd", "--method", "coral", *settings("method.options.cbdm.draws=1")], "has no such part"),
         (settings("method.options.cbdm=3"), "method.options.cbdm = 3"),
         (settings("method.options.cbdm.draws=0"), "draws must be 1, 2, 3, … or \"all\", got 0"),

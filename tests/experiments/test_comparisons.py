@@ -277,7 +277,7 @@ def test_every_cell_is_a_configuration(programs, name):
     for cell, plan in experiment.plans(experiment.seeds).items():
         for variant in plan.variants:
             config = config_of(plan, variant, 1)
-            assert config.training.steps == plan.steps and config.method.parts == variant.parts, cell
+            assert config.training.steps == plan.steps and config.method_text == variant.parts, cell
 
 
 @pytest.mark.slow

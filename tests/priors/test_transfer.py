@@ -15,7 +15,7 @@ from cbdm_core.draws import Draws
 from cbdm_core.errors import CbdmError
 from cbdm_core.networks.base import ScoreNetwork
 from cbdm_core.process import DenoisingStep
-from cbdm_priors.transfer import OrientedTransfer, full_transfer, head_to_tail, transfer_weights
+from cbdm_priors.transfer import FullTransfer, HeadToTail, OrientedTransfer, transfer_weights
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "t2h_official.npz"
 
@@ -117,7 +117,7 @@ def test_full_transfer_learns_the_posterior_mean_of_the_batch():
     weights = transfer_weights(step.x_t, step.x_0, step.alpha_t, step.sigma_t)
     every = (step.x_t[:, None] - step.alpha_t[:, None] * step.x_0[None]) / step.sigma_t[:, None]
     expected = (weights[:, :, None] * every).sum(1)
-    adjustment = full_transfer(DenoisingLoss(), COUNTS)
+    adjustment = FullTransfer(DenoisingLoss(), COUNTS)
     drawn = torch.stack(
         [adjustment.transferred(replace(step, draws=step.draws.at(number))).eps for number in range(4000)]
     )
@@ -131,7 +131,7 @@ def test_null_rows_may_go_the_other_way():
     step = a_step(present=present)
     both = OrientedTransfer(DenoisingLoss(), COUNTS, direction="t2h", null_direction="h2t").transferred(step)
     t2h = OrientedTransfer(DenoisingLoss(), COUNTS, direction="t2h").transferred(step)
-    h2t = head_to_tail(DenoisingLoss(), COUNTS).transferred(step)
+    h2t = HeadToTail(DenoisingLoss(), COUNTS).transferred(step)
     assert torch.equal(both.eps, torch.where(present[:, None], t2h.eps, h2t.eps)) and not torch.equal(t2h.eps, h2t.eps)
     none = OrientedTransfer(DenoisingLoss(), COUNTS, direction="full", null_direction="none").transferred(step)
     assert torch.equal(none.eps[~present], step.eps[~present])
@@ -140,7 +140,7 @@ def test_null_rows_may_go_the_other_way():
 def test_only_times_in_the_window_transfer():
     step = a_step()
     step = replace(step, t=torch.linspace(0, 1, 12, dtype=torch.float64))
-    changed = full_transfer(DenoisingLoss(), COUNTS, window=(0.4, 0.6)).transferred(step)
+    changed = FullTransfer(DenoisingLoss(), COUNTS, window=(0.4, 0.6)).transferred(step)
     outside = (step.t < 0.4) | (step.t > 0.6)
     assert torch.equal(changed.eps[outside], step.eps[outside])
 
@@ -153,7 +153,7 @@ class Seeing(PriorAdjustment):
 
 def test_the_inner_adjustment_sees_the_changed_step():
     inner, step = Seeing(), a_step()
-    adjustment = full_transfer(inner, COUNTS)
+    adjustment = FullTransfer(inner, COUNTS)
     terms = adjustment(step)
     assert torch.equal(inner.seen.eps, adjustment.transferred(step).eps)
     torch.testing.assert_close(terms["denoising"], inner.seen.eps.square().mean(1), rtol=1e-12, atol=0)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from cbdm_cli import render
-from cbdm_cli.config import Config, Data, Facts, Method, Network, Sampling, Schedule, Training
+from cbdm_cli.config import Config, Data, Facts, Network, Sampling, Schedule, Training
 from cbdm_cli.data import IMPORTED
 from cbdm_cli.run_folder import environment, new_folder, write_json, write_text
 from cbdm_core.adjustment import DenoisingLoss
@@ -78,7 +78,7 @@ def import_checkpoint(path: Path, out: Path, weights: str, image_size: int, beta
         data=Data(source=IMPORTED, profile="none"),
         schedule=schedule,
         network=Network(name="unet", options=options),
-        method=Method(parts="ddpm"),
+        method=(),
         training=Training(steps=max(step, 1)),
         sampling=Sampling(sampler="dpm++2m", steps=25, omega="0"),
         # The checkpoint does not say how many images each class had; one each makes every law from counts uniform.

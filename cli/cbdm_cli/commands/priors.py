@@ -48,9 +48,10 @@ def list_priors(preset: str, laws: Sequence[str], settings: Sequence[str]) -> No
     common = int(counts.argmax())
     rare = int(counts.masked_fill(counts == 0, int(counts.max()) + 1).argmin())
     shown = _SHOWN if data.condition is None else _SHOWN_CONDITIONS[data.condition.is_floating_point()]
+    affinity = next((part.affinity for part in config.method if part.affinity is not None), None)
     rows: list[tuple[str, list[float | None]]] = []
     for text in laws or shown:
-        law = law_of(text, data, config.method.affinity)
+        law = law_of(text, data, affinity)
         if data.condition is not None and isinstance(law, LabelPrior | Affinity):
             raise CbdmError(f"the law {text!r} draws class labels, and {preset} is told conditions: try {shown[1]}")
         rows.append((text, _numbers(law, data, common, rare) if law.finite else [None] * 5))

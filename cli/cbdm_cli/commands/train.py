@@ -12,8 +12,9 @@ import torch
 
 from cbdm_cli import pictures, render
 from cbdm_cli.assemble import Experiment, assemble
-from cbdm_cli.config import Config, merged, overlaid, preset_table, validated
+from cbdm_cli.config import Config, flat, merged, overlaid, preset_table, validated
 from cbdm_cli.evaluator import Judge, balanced_samples, check_judging, counted, drawn_with_bar, solver
+from cbdm_cli.method import method_over, only_its_parts
 from cbdm_cli.resolve import resolved
 from cbdm_cli.run_folder import Metrics, environment, new_folder, read_records, write_json, write_tensors, write_text
 from cbdm_cli.signals import asked_to_stop
@@ -74,8 +75,10 @@ def resume(
         CbdmError: another configuration, other data than at the start, fewer steps than are done, or features that are
             not there or that run code and are named by the run alone.
     """
-    saved = validated(read_config(folder))
+    saved = resolved(read_config(folder), {})
     base = saved.model_dump(exclude={"facts"}) if preset is None else preset_table(preset)
+    if preset is None and options["method"] is not None:  # options of parts that it lacks are not what differs
+        base = {**base, "method": only_its_parts(method_over(base["method"], options["method"]))}
     asked = resolved(overlaid(base, file, settings), {**options, "steps": None})
     _refuse_difference(folder, saved, asked, but=("training.steps",) if preset and options["steps"] else ())
     if "features" not in overlaid({}, file, settings).get("evaluation", {}):
@@ -107,7 +110,7 @@ def _setting_of(config: Config) -> str:
 
 
 def _refuse_difference(folder: Path, saved: Config, asked: Config, but: Sequence[str] = ()) -> None:
-    mine, theirs = _flat(saved.model_dump()), _flat(asked.model_dump())
+    mine, theirs = flat(saved.model_dump()), flat(asked.model_dump())
     if asked.facts is None:
         but = [*but, *(key for key in {*mine, *theirs} if key.startswith("facts"))]
     for key in sorted({*mine, *theirs} - {*but}):
@@ -122,17 +125,12 @@ def _refuse_other_laws(folder: Path, experiment: Experiment) -> None:
     """A table of affinities is a file of the user's, which may have changed; the facts do not tell."""
     saved = read_tensors(folder / LAW_DATA) if experiment.law_data else {}
     for name, value in experiment.law_data.items():
-        if name not in saved or saved[name].shape != value.shape or not torch.allclose(saved[name], value):
+        before = saved.get(name, saved.get(name.partition(".")[0]))  # version 0.1 had one similarity for all parts
+        if before is None or before.shape != value.shape or not torch.allclose(before, value):
             raise CbdmError(
                 f"--resume {folder}: the laws are made from another {name} than at the start, which is in {LAW_DATA}: "
                 "restore it, or start a new run"
             )
-
-
-def _flat(table: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(table, dict):
-        return {prefix: table}
-    return {k: v for key, value in table.items() for k, v in _flat(value, f"{prefix}.{key}".lstrip(".")).items()}
 
 
 def _share(folder: str | None, world: World) -> Path:
@@ -266,7 +264,7 @@ def evaluation_facts(
     """
     return {
         "preset": config.preset,
-        "method": config.method.parts,
+        "method": config.method_text,
         "seed": config.seed,
         "training_step": step,
         "sampler": config.sampling.sampler,
@@ -290,7 +288,7 @@ def report_title(config: Config) -> str:
     sampling = config.sampling
     null = "" if sampling.guidance_prior is None else f" from the null of {sampling.guidance_prior}"
     return (
-        f"{config.preset} · {config.method.parts} · seed {config.seed} · ω = {sampling.omega}{null} · "
+        f"{config.preset} · {config.method_text} · seed {config.seed} · ω = {sampling.omega}{null} · "
         f"{sampling.sampler}, {sampling.steps} steps"
     )
 

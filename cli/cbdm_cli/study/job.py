@@ -9,7 +9,7 @@ from typing import Any
 
 from cbdm_cli.__main__ import refuse
 from cbdm_cli.config import Config, load_config, merged
-from cbdm_cli.method import parse_parts
+from cbdm_cli.method import only_its_parts
 from cbdm_cli.study.plan import Plan, Reading, Variant, load_plan, readings_of
 from cbdm_cli.trust import features_setting
 from cbdm_core.errors import CbdmError
@@ -30,9 +30,7 @@ def config_of(plan: Plan, variant: Variant, seed: int) -> Config:
 
     table = merged(load_config(plan.preset, None, plan.settings), variant.table())
     # Options of a part are for the variants that have it.
-    there = {part.name for part in parse_parts(variant.parts)}
-    options = {name: values for name, values in table["method"].get("options", {}).items() if name in there}
-    table = {**table, "method": {**table["method"], "options": options}}
+    table = {**table, "method": only_its_parts(table["method"])}
     named = {"method": variant.parts, "prior": None, "tau": None, "gamma": None, "steps": plan.steps, "seed": seed}
     return resolved(table, named)
 

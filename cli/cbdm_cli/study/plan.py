@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cbdm_cli.config import load_config, validated
-from cbdm_cli.method import PLAIN, Part, format_parts, parse_parts, with_law
+from cbdm_cli.config import load_config, merged, validated
+from cbdm_cli.method import PLAIN, Part, format_parts, only_its_parts, parse_parts, with_law
 from cbdm_cli.naming import file_words
 from cbdm_cli.run_folder import write_text
 from cbdm_core.errors import CbdmError
@@ -128,7 +128,10 @@ def _taus(plan: Plan) -> tuple[float, ...]:
 
 @cache
 def _preset_tau(preset: str, settings: tuple[str, ...]) -> float:
-    return validated(load_config(preset, None, settings)).method.tau
+    """The τ that cbdm has under the preset and the settings, whether or not the preset's method has it."""
+    table = merged(load_config(preset, None, settings), {"method": {"parts": "cbdm"}})
+    (part,) = validated({**table, "method": only_its_parts(table["method"])}).method
+    return float(part.options.get("tau", 1.0))
 
 
 def _kind(omega: str) -> str:

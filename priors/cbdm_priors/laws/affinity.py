@@ -27,6 +27,7 @@ class Affinity(ConditionPrior):
         CbdmError: a table that is not square, has NaN or +inf, or a row of −inf; a temperature that is not above 0.
     """
 
+    made_from = "similarity"
     finite = True
     log_table: Tensor
 

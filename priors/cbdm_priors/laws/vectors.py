@@ -89,6 +89,7 @@ class Bank(ConditionPrior):
         CbdmError: conditions that are not (N, D) or not finite.
     """
 
+    made_from = "conditions"
     finite = True
     values: Tensor
     log_probs: Tensor
@@ -169,6 +170,7 @@ class Gaussian(ConditionPrior):
         CbdmError: fewer than two conditions, or a widening that is not above 0.
     """
 
+    made_from = "conditions"
     mean: Tensor
     root: Tensor
 

@@ -13,7 +13,7 @@ from cbdm_core.dropout import has_dropout
 from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.priors import ConditionPrior
 from cbdm_core.process import DenoisingStep
-from cbdm_priors.penalties.penalty import Penalty, TimeWeight, linear
+from cbdm_priors.penalties.penalty import Penalty, TimeWeight
 
 __all__ = ["DROPOUTS", "ClassBalancing", "checked_draws", "drawn_conditions"]
 
@@ -99,6 +99,8 @@ class ClassBalancing(Penalty):
     """
 
     term = "balancing"
+    needs = ("target",)
+    default_law = "null"
 
     def __init__(
         self,
@@ -107,7 +109,7 @@ class ClassBalancing(Penalty):
         *,
         tau: float = 1.0,
         gamma: float = 0.25,
-        time_weight: TimeWeight | str = linear,
+        time_weight: TimeWeight | str = "linear",
         draws: int | str = 1,
         dropout: str = "independent",
         fraction: float = 1.0,
@@ -126,6 +128,10 @@ class ClassBalancing(Penalty):
         self.target, self.gamma, self.dropout = target, float(gamma), dropout
         self.draws = checked_draws(draws, target)
         self.needs_dropout_state = dropout == "shared" and tau > 0
+
+    @property
+    def law(self) -> ConditionPrior:
+        return self.target
 
     @property
     def tau(self) -> float:

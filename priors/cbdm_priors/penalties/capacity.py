@@ -52,6 +52,7 @@ class CapacityManipulation(Penalty):
     """
 
     term = "capacity"
+    needs = ("counts", "network")
     counts: Tensor
 
     def __init__(

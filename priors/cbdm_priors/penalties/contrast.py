@@ -14,7 +14,7 @@ from cbdm_core.adjustment import PriorAdjustment, mean_squared
 from cbdm_core.errors import CbdmError, check_positive
 from cbdm_core.priors import ConditionPrior
 from cbdm_core.process import DenoisingStep
-from cbdm_priors.penalties.penalty import Penalty, TimeWeight, class_labels, linear
+from cbdm_priors.penalties.penalty import Penalty, TimeWeight, class_labels
 
 __all__ = ["Alignment", "Separation", "SupervisedContrast", "class_labels", "supervised_contrast"]
 
@@ -93,6 +93,7 @@ class SupervisedContrast(Penalty):
     """
 
     term = "coral"
+    needs = ("counts", "num_features")
     couples_rows = True
     in_eps = False
     needs_features = True
@@ -222,7 +223,7 @@ class Alignment(Penalty):
         repulsion: float = 1.0,
         temperature: float = 0.1,
         every: int = 1,
-        time_weight: TimeWeight | str = linear,
+        time_weight: TimeWeight | str = "linear",
     ) -> None:
         super().__init__(inner, strength=strength, time_weight=time_weight, every=every)
         _check_above_0(self.term, temperature=temperature)
@@ -273,6 +274,8 @@ class Separation(Penalty):
     """
 
     term = "diffrop"
+    needs = ("target",)
+    default_law = "uniform"
 
     def __init__(
         self,
@@ -281,13 +284,17 @@ class Separation(Penalty):
         *,
         strength: float = 1e-2,
         margin: float = 0.1,
-        time_weight: TimeWeight | str = linear,
+        time_weight: TimeWeight | str = "linear",
         fraction: float = 1.0,
         every: int = 1,
     ) -> None:
         super().__init__(inner, strength=strength, time_weight=time_weight, fraction=fraction, every=every)
         _check_above_0(self.term, margin=margin)
         self.target, self.margin = target, float(margin)
+
+    @property
+    def law(self) -> ConditionPrior:
+        return self.target
 
     def penalty(self, step: DenoisingStep) -> Tensor:
         other = self.target.sample(step.c, draws=step.draws.within(self.term))

@@ -12,7 +12,6 @@ from torch import Tensor
 from cbdm_core.adjustment import PriorAdjustment, add_term, mean_squared
 from cbdm_core.conditions import Condition
 from cbdm_core.errors import CbdmError, unknown_name
-from cbdm_core.priors import ConditionPrior
 from cbdm_core.process import DenoisingStep
 
 __all__ = [
@@ -114,7 +113,7 @@ class Penalty(PriorAdjustment):
     they are and cost less: 1 + f or 1 + 1/k of a plain step where the penalty costs as much as that step.
 
     A penalty that is no distance between ε̂ says so by `in_eps = False`, and takes the loss weight where it needs it.
-    Its law, if it has one as `target`, is told the denoising loss at every training step.
+    Its law, if it has one, is shown the denoising loss at every training step.
 
     Args:
         inner: the adjustment that gives the other terms.
@@ -127,7 +126,6 @@ class Penalty(PriorAdjustment):
         CbdmError: a number out of range, or a fraction for a penalty that couples rows.
     """
 
-    term: str
     couples_rows: bool = False
     in_eps: bool = True
 
@@ -136,7 +134,7 @@ class Penalty(PriorAdjustment):
         inner: PriorAdjustment,
         *,
         strength: float,
-        time_weight: TimeWeight | str = constant,
+        time_weight: TimeWeight | str = "constant",
         fraction: float = 1.0,
         every: int = 1,
     ) -> None:
@@ -164,9 +162,8 @@ class Penalty(PriorAdjustment):
 
     def observe(self, step: DenoisingStep) -> None:
         """Look at a training step before the penalty is taken: tell the law the denoising loss, if it learns."""
-        law = getattr(self, "target", None)
-        if isinstance(law, ConditionPrior):
-            law.observe(step.c, mean_squared(step.eps_hat, step.eps).detach())
+        if self.law is not None:
+            self.law.observe(step.c, mean_squared(step.eps_hat, step.eps).detach())
 
     def forward(self, step: DenoisingStep) -> dict[str, Tensor]:
         assert self.inner is not None

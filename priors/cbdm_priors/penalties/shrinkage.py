@@ -14,7 +14,7 @@ from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.priors import ConditionPrior
 from cbdm_core.process import DenoisingStep
 from cbdm_priors.penalties.balancing import checked_draws, drawn_conditions
-from cbdm_priors.penalties.penalty import Penalty, TimeWeight, class_labels, constant
+from cbdm_priors.penalties.penalty import Penalty, TimeWeight, class_labels
 
 __all__ = ["RULES", "Shrinkage"]
 
@@ -57,6 +57,8 @@ class Shrinkage(Penalty):
     """
 
     term = "shrinkage"
+    needs = ("target", "counts")
+    default_law = "null"
     counts: Tensor
     residual: Tensor
     distance: Tensor
@@ -76,7 +78,7 @@ class Shrinkage(Penalty):
         draws: int | str | None = None,
         bins: int = 10,
         memory: float = 0.99,
-        time_weight: TimeWeight | str = constant,
+        time_weight: TimeWeight | str = "constant",
         fraction: float = 1.0,
         every: int = 1,
     ) -> None:
@@ -98,6 +100,10 @@ class Shrinkage(Penalty):
         self.register_buffer("distance", torch.zeros(len(counts), self.bins, dtype=torch.float64))
         self.register_buffer("seen", torch.zeros(len(counts), self.bins, dtype=torch.float64))
         self._news: Tensor | None = None
+
+    @property
+    def law(self) -> ConditionPrior:
+        return self.target
 
     def forward(self, step: DenoisingStep) -> dict[str, Tensor]:
         self._news = None

@@ -11,9 +11,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import tomli_w
 import torch
 
 from cbdm import load_run
+from cbdm_cli.config import validated
+from cbdm_core.run import read_config
 from tests.cli.tiny import TINY, cbdm, fingerprint, one_line
 
 
@@ -123,17 +126,31 @@ def test_a_diverging_loss_names_step_labels_and_the_last_good_checkpoint(refused
 
 def test_resume_with_another_configuration_is_refused(run, refused):
     assert run("train", "--steps", 2, *TINY, "--out", "r")[0] == 0
-    assert "method.tau = 1.0, not 3.0" in refused("train", "--resume", "r", "--tau", 3)
-    assert "method.parts" in refused("train", "--resume", "r", "--method", "ddpm")
+    assert "method.cbdm.tau = 1.0, not 3.0" in refused("train", "--resume", "r", "--tau", 3)
+    assert "method = 'cbdm:null', not 'ddpm'" in refused("train", "--resume", "r", "--method", "ddpm")
     assert "was trained with data" in refused("train", "mixture-lt", "--resume", "r")
     assert "2 steps done already" in refused("train", "--resume", "r", "--steps", 1)
     assert "leave out --out" in refused("train", "--resume", "r", "--out", "x")
     assert "no run folder" in refused("train", "--resume", "nowhere")
 
 
+def test_a_run_of_version_0_1_goes_on_bit_for_bit(run, tmp_path):
+    for name in ("new", "old"):
+        assert run("train", "--steps", 2, *TINY, "--tau", 0.5, "--out", name)[0] == 0
+    file = tmp_path / "old" / "config.toml"
+    table = tomllib.loads(file.read_text())
+    options = {"cbdm": {"draws": 1, "fraction": 1.0}}
+    table["method"] = {"parts": "cbdm:null", "tau": 0.5, "gamma": 0.25, "time_weight": "linear", "options": options}
+    file.write_text(tomli_w.dumps(table))
+    for name in ("new", "old"):
+        assert run("train", "--resume", name, "--steps", 4)[0] == 0
+    assert fingerprint(tmp_path / "old") == fingerprint(tmp_path / "new")
+    assert load_run(tmp_path / "old").laws.keys() == {"training", "cbdm"}
+
+
 def test_dry_run_writes_nothing(run, tmp_path):
     code, out, _ = run("train", "--dry-run", "--steps", 8, *TINY)
-    assert code == 0 and "nothing was written" in out and "cbdm:null" in out
+    assert code == 0 and "nothing was written" in out and 'part = "cbdm"\nlaw = "null"' in out
     assert not list(tmp_path.iterdir())
 
 
@@ -148,8 +165,7 @@ def test_methods_and_laws_reach_the_run(run, tmp_path):
     ]):  # fmt: skip
         code, out, err = run("train", "--steps", 1, *TINY, *options, "--out", f"m{number}")
         assert code == 0, err
-        config = tomllib.loads((tmp_path / f"m{number}" / "config.toml").read_text())
-        assert config["method"]["parts"] == parts
+        assert validated(read_config(tmp_path / f"m{number}")).method_text == parts
     assert load_run(tmp_path / "m5").laws["resample"].probs.max() < 0.11
 
 

@@ -34,8 +34,9 @@ def test_methods_times_laws_times_strengths():
     assert not set("".join(folders)) & set(":/ ,τ="), "names that any shell and file system take as they are"
     plan = Plan(preset="digits-lt", variants=variants)
     configs = [config_of(plan, variant, 3) for variant in variants]
-    assert [config.method.parts for config in configs] == [variant.parts for variant in variants]
-    assert [config.method.tau for config in configs[1:3]] == [0.1, 1] and {config.seed for config in configs} == {3}
+    assert [config.method_text for config in configs] == [variant.parts for variant in variants]
+    assert [config.method[0].options["tau"] for config in configs[1:3]] == [0.1, 1]
+    assert {config.seed for config in configs} == {3}
 
 
 def test_laws_with_commas_on_the_command_line(asked):

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cbdm_cli.config import flat
+from cbdm_cli.method import completed_entries
 from cbdm_cli.run_folder import read_records
 from cbdm_cli.study.job import READINGS, run_folder
 from cbdm_cli.study.plan import FILE, Plan, Variant, load_plan, readings_of
@@ -17,7 +19,7 @@ from cbdm_core.errors import CbdmError
 from cbdm_core.metrics.report import Report
 from cbdm_core.run import read_config
 
-__all__ = ["Judgement", "Method", "SeedRun", "Story", "collect", "differing", "flat"]
+__all__ = ["Judgement", "Method", "SeedRun", "Story", "collect", "differing"]
 
 Result = Mapping[str, Any]
 
@@ -212,19 +214,19 @@ def _grouped(runs: Sequence[SeedRun]) -> tuple[Method, ...]:
             raise CbdmError(f"{run.path} has the configuration and seed of another run named: name each run once")
         group.append(run)
     firsts = [group[0].config for group in groups.values()]
-    keys = [key for key in differing(firsts) if key != "method.parts"]
+    keys = [key for key in differing(firsts) if key != "method"]
     names = [_parts(config) for config in firsts]
     methods = []
     for group, config, name in zip(groups.values(), firsts, names, strict=True):
         apart = ", ".join(f"{key} = {flat(config).get(key)}" for key in keys) if names.count(name) > 1 else ""
-        tau = config.get("method", {}).get("tau") if "method.tau" in keys else None
+        tau = flat(config).get("method.cbdm.tau") if "method.cbdm.tau" in keys else None
         ordered = tuple(sorted(group, key=lambda run: run.seed))
         methods.append(Method(f"{name}, {apart}" if apart else name, name, tau, ordered))
     return tuple(methods)
 
 
 def _parts(config: Mapping[str, Any]) -> str:
-    return str(config.get("method", {}).get("parts", "unknown method"))
+    return str(flat(config).get("method", "unknown method"))
 
 
 def _as_sampled(method: Method, place: int) -> Judgement | None:
@@ -277,6 +279,8 @@ def _run(path: Path) -> SeedRun:
     facts = config["facts"]
     if not (isinstance(facts, dict) and {"counts", "class_names"} <= facts.keys() and facts["counts"]):
         raise CbdmError(f"{path / 'config.toml'} is no run's configuration: it lacks the counts and names of classes")
+    if "method" in config:  # as a list of whole parts, so that runs of any version can be compared
+        config = {**config, "method": completed_entries(config["method"])}
     environment = path / "environment.json"
     return SeedRun(path, config, _records(path / "metrics.jsonl"), _json(environment) if environment.exists() else {})
 
@@ -318,13 +322,6 @@ def _result(file: Path) -> Result:
 
 def _plain(value: Any) -> bool:
     return value is None or (isinstance(value, int | float) and math.isfinite(value))
-
-
-def flat(table: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested tables as dotted names."""
-    if not isinstance(table, Mapping):
-        return {prefix: table}
-    return {k: v for key, value in table.items() for k, v in flat(value, f"{prefix}.{key}".lstrip(".")).items()}
 
 
 def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from cbdm_cli.config import validated
+from cbdm_cli.config import flat, validated
 from cbdm_cli.study.report import figures
-from cbdm_cli.study.report.collect import Judgement, Story, differing, flat
+from cbdm_cli.study.report.collect import Judgement, Story, differing
 from cbdm_cli.study.report.drawing import COLOURS, Drawing
 from cbdm_cli.study.report.neighbours import Neighbours
 from cbdm_cli.study.report.wording import digits_of, label_of, number, width_text

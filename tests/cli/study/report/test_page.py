@@ -17,6 +17,7 @@ import tomli_w
 from PIL import Image
 
 from cbdm_cli.config import load_config, validated
+from cbdm_cli.method import completed_entries
 from cbdm_cli.study.plan import Plan, Variant, load_plan, readings_of, save_plan
 from cbdm_cli.study.report import figures
 from cbdm_cli.study.report.collect import collect
@@ -93,7 +94,7 @@ def write_run(path: Path, parts="ddpm", tau=None, seed=0, question=QUESTION, law
     }
     table = load_config("digits-lt", None, [])
     config = {**validated(table).model_dump(exclude_none=True), "question": question, "seed": seed, "facts": facts}
-    config["method"] = {**config["method"], **method}
+    config["method"] = completed_entries(method)
     path.mkdir(parents=True)
     (path / "config.toml").write_text(tomli_w.dumps(config), encoding="utf-8")
     (path / "environment.json").write_text(
@@ -298,7 +299,7 @@ def test_data_that_are_no_images_have_no_neighbours_to_show(tmp_path):
 
 def test_configuration_and_provenance_are_told(parsed, text):
     rows = [e["text"] for e in parsed.all("tr")]
-    assert any(r.strip().startswith("method.parts") and r.count("cbdm") == 2 and "ddpm" in r for r in rows)
+    assert "methodddpmcbdmcbdm" in [r.strip() for r in rows], "one row a difference, one cell a method"
     told = dict(zip([e["text"] for e in parsed.all("dt")], [e["text"] for e in parsed.all("dd")]))
     assert told["seeds"] == "0, 1, 2" and told["data hash"] == "d" * 8 and told["split hash"] == "s" * 8
     assert told["features"] == "classifier/abc, 8-bit images" and told["samples in a result"] == "30"
@@ -354,7 +355,7 @@ def test_one_run_without_a_result_is_a_page_too(tmp_path):
 def test_runs_named_alike_are_told_apart_by_what_differs(tmp_path):
     runs = [write_run(tmp_path / f"r{t}", "cbdm", tau=t) for t in (0.1, 1.0)]
     story = collect(runs)
-    assert [m.name for m in story.methods] == ["cbdm, method.tau = 0.1", "cbdm, method.tau = 1.0"]
+    assert [m.name for m in story.methods] == ["cbdm, method.cbdm.tau = 0.1", "cbdm, method.cbdm.tau = 1.0"]
     assert [m.tau for m in story.methods] == [0.1, 1.0]
 
 
