@@ -23,8 +23,18 @@ from tables import ROOT, gathered
 from cbdm_cli.locking import held
 from cbdm_cli.run_folder import write_text
 from cbdm_cli.signals import asked_to_stop
-from cbdm_cli.study.job import job_command, missing_readings, run_folder
-from cbdm_cli.study.plan import FILE, OMEGAS, Plan, Variant, extended, load_plan, save_plan
+from cbdm_cli.study.job import job_command
+from cbdm_cli.study.plan import (
+    FILE,
+    OMEGAS,
+    Plan,
+    Variant,
+    extended,
+    load_plan,
+    missing_readings,
+    run_folder,
+    save_plan,
+)
 from cbdm_core.errors import CbdmError
 
 RESULTS = Path(__file__).parent / "results"

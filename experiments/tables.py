@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cbdm_cli.study.job import READINGS, run_folder
-from cbdm_cli.study.plan import Plan, readings_of
+from cbdm_cli.study.plan import READINGS, Plan, readings_of, run_folder
 from cbdm_cli.study.summary import SCORES, Estimate, at_edge, estimate, swept, value_at
 
 # What a result file keeps of a reading: name → where it stands there.

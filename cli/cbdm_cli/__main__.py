@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
+from cbdm_cli.refusal import refuse
 from cbdm_core.errors import CbdmError
 
-__all__ = ["main", "refuse"]
+__all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -35,12 +34,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(130) from None
     else:
         raise SystemExit(code if isinstance(code, int) else 0)
-
-
-def refuse(message: str) -> NoReturn:
-    """One line on standard error and exit code 2."""
-    print(f"cbdm: {' '.join(message.split())}", file=sys.stderr)
-    raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from torch import Tensor
 from cbdm_core.data.dataset import to_uint8
 from cbdm_core.writing import replacing
 
-__all__ = ["as_image", "law_curves", "loss_curve", "sample_grid", "scatter"]
+__all__ = ["as_image", "law_curves", "loss_curve", "sample_grid", "samples", "scatter"]
 
 _INK = (20, 20, 20)
 
@@ -152,3 +152,13 @@ def _colours(count: int) -> Any:
     import matplotlib
 
     return matplotlib.colormaps["viridis"](np.linspace(0, 0.92, max(count, 1)))
+
+
+def samples(
+    path: Path, images: bool, x: Tensor, labels: Tensor, names: Sequence[str], counts: Sequence[int | None]
+) -> None:
+    """The samples as a grid (2-D images of 1 or 3 channels), else as a scatter plot of two coordinates."""
+    if images and x.ndim == 4 and x.shape[1] in (1, 3):
+        sample_grid(path, x, labels, names, counts)
+    else:
+        scatter(path, x.flatten(1), labels, names, counts)

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 if TYPE_CHECKING:  # the help page must not pay for torch
-    from cbdm_cli.commands.classify import Classified
+    from cbdm_cli.classified import Classified
     from cbdm_cli.study.summary import Estimate, Summary
     from cbdm_core.metrics.report import Report, Scores
 

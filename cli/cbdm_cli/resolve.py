@@ -9,7 +9,10 @@ from cbdm_cli.config import Config, merged, preset_names, preset_table, validate
 from cbdm_cli.laws import law_takers
 from cbdm_cli.method import completed, method_over, only_its_parts, with_law, with_option
 
-__all__ = ["resolved"]
+__all__ = ["resolved", "with_sampling"]
+
+_JUDGING = ("per_class", "intervals", "prd_runs")
+_TRACKING = ("temperature", "top_k", "every")
 
 
 def resolved(table: Mapping[str, Any], options: Mapping[str, Any]) -> Config:
@@ -46,3 +49,21 @@ def _without_stray(table: Mapping[str, Any]) -> dict[str, Any]:
     method = table["method"]
     own = {part: values for part, values in method["options"].items() if theirs.get(part) != values}
     return {**table, "method": {**method, "options": {**only_its_parts(method)["options"], **own}}}
+
+
+def with_sampling(config: Config, options: dict[str, Any]) -> Config:
+    """The configuration with sampling options, seed or images per class replaced where given."""
+    over: dict[str, Any] = {}
+    for option, value in options.items():
+        if value is None:
+            continue
+        sections = {
+            "seed": (),
+            **dict.fromkeys(_JUDGING, ("evaluation",)),
+            **dict.fromkeys(_TRACKING, ("sampling", "tracking")),
+        }
+        table = {option: value}
+        for section in reversed(sections.get(option, ("sampling",))):
+            table = {section: table}
+        over = merged(over, table)
+    return validated(merged(config.model_dump(), over))

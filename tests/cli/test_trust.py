@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 import cbdm_cli.commands.compare as comparing
 from cbdm_cli.config import setting
-from cbdm_cli.study.job import READINGS, run_folder, run_job
-from cbdm_cli.study.plan import FILE, Plan, Variant, load_plan, save_plan
+from cbdm_cli.study.job import run_job
+from cbdm_cli.study.plan import FILE, READINGS, Plan, Variant, load_plan, run_folder, save_plan
 from cbdm_cli.trust import features_setting, quoted, runs_code
 from cbdm_core.data.sources import digits
 from cbdm_core.errors import CbdmError

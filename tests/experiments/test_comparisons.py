@@ -15,8 +15,8 @@ import pytest
 from scipy.stats import ttest_rel
 
 from cbdm_cli.locking import held
-from cbdm_cli.study.job import READINGS, config_of, run_folder
-from cbdm_cli.study.plan import load_plan, readings_of
+from cbdm_cli.study.job import config_of
+from cbdm_cli.study.plan import READINGS, load_plan, readings_of, run_folder
 from cbdm_core.errors import CbdmError
 
 ROOT = Path(__file__).parents[2]

@@ -15,8 +15,19 @@ from cbdm_cli.config import Config, load_config, preset_names, setting, validate
 from cbdm_cli.locking import held
 from cbdm_cli.run_folder import new_folder, write_json
 from cbdm_cli.signals import asked_to_stop
-from cbdm_cli.study.job import config_of, job_command, missing_readings, run_folder
-from cbdm_cli.study.plan import FILE, Plan, Variant, extended, load_plan, readings_of, save_plan, variants_of
+from cbdm_cli.study.job import config_of, job_command
+from cbdm_cli.study.plan import (
+    FILE,
+    Plan,
+    Variant,
+    extended,
+    load_plan,
+    missing_readings,
+    readings_of,
+    run_folder,
+    save_plan,
+    variants_of,
+)
 from cbdm_cli.study.summary import summarise
 from cbdm_cli.trust import features_setting, quoted, refuse_code, runs_code
 from cbdm_core.errors import CbdmError

@@ -9,24 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from cbdm_cli import render
-from cbdm_cli.commands.sample import with_sampling
-from cbdm_cli.commands.train import evaluation_facts, report_caption, report_title
-from cbdm_cli.config import Config, load_config, merged, preset_names, setting, validated
+from cbdm_cli.config import Config, load_config, preset_names, setting, validated
 from cbdm_cli.data import load_data, load_own_data
-from cbdm_cli.evaluator import Judge, balanced_samples, check_judging, counted, drawn_with_bar
+from cbdm_cli.evaluator import Judge, check_judging
 from cbdm_cli.foreign_samples import Samples, read_samples
-from cbdm_cli.naming import file_tag, file_words
+from cbdm_cli.judged import Judged, judged_by, measure_words
+from cbdm_cli.naming import file_tag
+from cbdm_cli.results import report_caption, report_title
 from cbdm_cli.run_folder import write_json
-from cbdm_cli.trust import quoted, refuse_code
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.distributed import pick_device
 from cbdm_core.errors import CbdmError
 from cbdm_core.guidance import parse_omega
-from cbdm_core.metrics.features.classifier import FeatureExtractor
 from cbdm_core.metrics.report import Report
-from cbdm_core.run import Run, load_run, read_config
+from cbdm_core.run import read_config
 
-__all__ = ["Judged", "evaluate_runs", "evaluate_samples", "omegas_of"]
+__all__ = ["evaluate_runs", "evaluate_samples", "omegas_of"]
 
 
 def omegas_of(texts: Sequence[str]) -> list[str]:
@@ -42,103 +40,6 @@ def omegas_of(texts: Sequence[str]) -> list[str]:
     for value in values:
         parse_omega(value)
     return [value.strip() for value in values]
-
-
-def _measure(config: Config) -> str:
-    """What sets a result's name apart where features or reference are not the usual ones."""
-    features, reference = config.evaluation.features.strip(), config.evaluation.reference
-    measure = "" if features == "classifier" else f"-{file_tag(features)}"
-    return measure + ("" if reference == "balanced" else f"-{reference}")
-
-
-def _file_name(config: Config) -> str:
-    """A name that tells every option, so that another evaluation does not take its place."""
-    sampling = config.sampling
-    omega = file_words(sampling.omega)
-    null = "" if sampling.guidance_prior is None else f"-null-{file_words(sampling.guidance_prior)}"
-    how = f"{sampling.sampler}-{sampling.steps}-n{config.evaluation.per_class}"
-    return f"evaluation-omega-{omega}{null}{_measure(config)}-{how}.json"
-
-
-def _judged_by(config: Config, judging: Mapping[str, Any], saved: Path | None = None) -> Config:
-    """The configuration with those of the `evaluation` table's values replaced that are given.
-
-    Args:
-        config: with `evaluation`.
-        judging: its values, None where not given.
-        saved: the run whose configuration it is, if one's.
-
-    Raises:
-        CbdmError: a value out of range, or features that run code and that only the run names.
-    """
-    if saved is not None and judging.get("features") is None:
-        refuse_code(saved / "config.toml", config, f"--features {quoted(config.evaluation.features)}")
-    given = {name: value for name, value in judging.items() if value is not None}
-    return validated(merged(config.model_dump(), {"evaluation": given}))
-
-
-@dataclass(frozen=True, eq=False)
-class Judged:
-    """A run and what is needed to judge it, read once.
-
-    Args:
-        path: the run folder.
-        run: the trained network.
-        config: as the run was trained, judged as asked.
-        judge: holds samples against the reference.
-    """
-
-    path: Path
-    run: Run
-    config: Config
-    judge: Judge
-
-    @classmethod
-    def of(cls, path: Path, device: str, features: str | None = None, reference: str | None = None) -> Judged:
-        """The run in `path`, judged in these features and against this reference, or the run's own.
-
-        Raises:
-            CbdmError: no run, data that are not those of the run, a reference that they do not have, or features that
-                run code and that only the run names.
-        """
-        run = load_run(path, device=device)
-        saved = validated(run.config)
-        config = _judged_by(saved, {"features": features, "reference": reference}, path)
-        full, data = load_own_data(path, saved)
-        where = str(next(run.network.parameters()).device)
-        return cls(path, run, config, Judge.of(config, full, data, where))
-
-    @property
-    def full(self) -> Dataset:
-        """The balanced set."""
-        return self.judge.full
-
-    @property
-    def data(self) -> Dataset:
-        """Its long-tailed part."""
-        return self.judge.training
-
-    @property
-    def classifier(self) -> FeatureExtractor:
-        """What gives the features."""
-        return self.judge.extractor
-
-    def report(self, options: dict[str, Any], name: str) -> tuple[Config, Report, float]:
-        """Balanced samples drawn with these sampling options, judged, and the NFE; `name` is what the bar is called."""
-        config = with_sampling(self.config, options)
-        labels, told = balanced_samples(config, self.full)
-        network, where = self.run.network, next(self.run.network.parameters()).device
-        with counted(network) as rows:
-            x = drawn_with_bar(config, network, self.run.schedule, told, self.run.shape, where, name)
-        return config, self.judge(config, x, labels), rows.per(len(x))
-
-    def write(self, file: Path | None, options: dict[str, Any]) -> tuple[Config, Report]:
-        """Judge and write the result; the file is named by the options where none is given."""
-        config, report, nfe = self.report(options, f"{self.path.name} ω {options['omega']}")
-        measured = {"nfe": nfe, **self.judge.facts(report)}
-        facts = evaluation_facts(config, self.run.step, report, measured)
-        write_json(file or self.path / _file_name(config), facts)
-        return config, report
 
 
 def evaluate_runs(paths: Sequence[Path], omegas: Sequence[str], options: dict[str, Any], device: str) -> None:
@@ -175,7 +76,7 @@ def evaluate_runs(paths: Sequence[Path], omegas: Sequence[str], options: dict[st
 def _check_run(path: Path, measure: Mapping[str, Any]) -> None:
     """Refuse a run for what is known before it is judged: its configuration, data, reference and features."""
     saved = validated(read_config(path))
-    config = _judged_by(saved, measure, path)
+    config = judged_by(saved, measure, path)
     check_judging(config, *load_own_data(path, saved))
 
 
@@ -218,7 +119,7 @@ def _yardstick(name: str, seed: int | None, settings: Sequence[str], judging: Ma
             if section not in ("data", "evaluation"):
                 raise CbdmError(f"--set {text}: of samples only the tables data and evaluation can be set")
         preset = validated(load_config(name, None, settings))
-        config = _judged_by(preset if seed is None else validated({**preset.model_dump(), "seed": seed}), judging)
+        config = judged_by(preset if seed is None else validated({**preset.model_dump(), "seed": seed}), judging)
         full, training, _ = load_data(config)
         changed = ",".join(sorted(text for text in settings if "data" in setting(text)))
         told = f"-{file_tag(changed)}" if changed else ""
@@ -230,7 +131,7 @@ def _yardstick(name: str, seed: int | None, settings: Sequence[str], judging: Ma
         given = f"--seed {seed}" if seed is not None else f"--set {settings[0]}"
         raise CbdmError(f"{given}: the run {name} has its own data and split; leave it out, or name a preset")
     saved = validated(read_config(Path(name)))
-    config = _judged_by(saved, judging, Path(name))
+    config = judged_by(saved, judging, Path(name))
     return _Yardstick(name, config, *load_own_data(Path(name), saved))
 
 
@@ -283,7 +184,7 @@ def evaluate_samples(
 
 def _result_file(path: Path, by: _Yardstick) -> Path:
     name = by.name if by.name in preset_names() else file_tag(by.name)
-    place, words = path.resolve(), by.told + _measure(by.config)  # "." and ".." have a name then
+    place, words = path.resolve(), by.told + measure_words(by.config)  # "." and ".." have a name then
     start = f"{place.name if place.is_dir() else place.stem}.evaluation"
     plain = place.parent / f"{start}{words}.json"
     return place.parent / f"{start}-{name}{words}.json" if _of_other_data(plain, by) else plain

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from cbdm_cli import pictures, render
-from cbdm_cli.commands.train import picture
-from cbdm_cli.config import Config, merged, validated
+from cbdm_cli.config import validated
 from cbdm_cli.evaluator import drawn_with_bar, solver
+from cbdm_cli.resolve import with_sampling
 from cbdm_cli.run_folder import new_folder
 from cbdm_core.conditions import Classes
 from cbdm_core.data.dataset import to_uint8
@@ -26,29 +26,7 @@ from cbdm_core.priors import LabelPrior, make_law
 from cbdm_core.run import Run, load_run
 from cbdm_core.writing import replacing
 
-__all__ = ["Asked", "conditions_of", "labels_of", "sample_run", "with_sampling"]
-
-
-_JUDGING = ("per_class", "intervals", "prd_runs")
-_TRACKING = ("temperature", "top_k", "every")
-
-
-def with_sampling(config: Config, options: dict[str, Any]) -> Config:
-    """The configuration with sampling options, seed or images per class replaced where given."""
-    over: dict[str, Any] = {}
-    for option, value in options.items():
-        if value is None:
-            continue
-        sections = {
-            "seed": (),
-            **dict.fromkeys(_JUDGING, ("evaluation",)),
-            **dict.fromkeys(_TRACKING, ("sampling", "tracking")),
-        }
-        table = {option: value}
-        for section in reversed(sections.get(option, ("sampling",))):
-            table = {section: table}
-        over = merged(over, table)
-    return validated(merged(config.model_dump(), over))
+__all__ = ["Asked", "conditions_of", "labels_of", "sample_run"]
 
 
 def labels_of(text: str, n: int | None, run: Run, seed: int) -> Tensor:
@@ -204,7 +182,7 @@ class _Drawn:
 
 
 def _write_grid(target: Path, drawn: _Drawn) -> None:
-    picture(target, _drawable(tuple(drawn.x.shape[1:])), drawn.x, drawn.labels, drawn.names, drawn.counts)
+    pictures.samples(target, _drawable(tuple(drawn.x.shape[1:])), drawn.x, drawn.labels, drawn.names, drawn.counts)
 
 
 def _write_npz(target: Path, drawn: _Drawn) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from cbdm_cli.config import Config, flat, merged, overlaid, preset_table, valida
 from cbdm_cli.evaluator import Judge, balanced_samples, check_judging, counted, drawn_with_bar, solver
 from cbdm_cli.method import method_over, only_its_parts
 from cbdm_cli.resolve import resolved
+from cbdm_cli.results import evaluation_facts, report_caption, report_title
 from cbdm_cli.run_folder import Metrics, environment, new_folder, read_records, write_json, write_tensors, write_text
 from cbdm_cli.signals import asked_to_stop
 from cbdm_cli.trust import features_setting, quoted, refuse_code, runs_code
@@ -232,69 +233,10 @@ def _finish(experiment: Experiment, state: TrainState, folder: Path) -> None:
     with counted(network) as rows:
         x = drawn_with_bar(config, network, experiment.schedule, told, tuple(data.shape), state.world.device)
     counts = data.counts()
-    picture(folder / "samples.png", experiment.full.is_images, x, labels, data.class_names, counts.tolist())
+    pictures.samples(folder / "samples.png", experiment.full.is_images, x, labels, data.class_names, counts.tolist())
     judge = Judge.of(config, experiment.full, data)
     report = judge(config, x, labels)
     measured = {"nfe": rows.per(len(x)), **judge.facts(report)}
     write_json(folder / "evaluation.json", evaluation_facts(config, state.step, report, measured))
     render.report_table(report, report_title(config), report_caption(report, judge.told(report)))
     render.note(f"run folder: {folder}")
-
-
-def picture(
-    path: Path, images: bool, x: torch.Tensor, labels: torch.Tensor, names: Sequence[str], counts: Sequence[int | None]
-) -> None:
-    """The samples as a grid (2-D images of 1 or 3 channels), else as a scatter plot of two coordinates."""
-    if images and x.ndim == 4 and x.shape[1] in (1, 3):
-        pictures.sample_grid(path, x, labels, names, counts)
-    else:
-        pictures.scatter(path, x.flatten(1), labels, names, counts)
-
-
-def evaluation_facts(
-    config: Config, step: int, report: Any, measured: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """A result with everything needed to read it.
-
-    Args:
-        config: as it was sampled and judged.
-        step: of training.
-        report: with `to_dict`.
-        measured: what the configuration does not tell: the network evaluations, and what was held against what.
-    """
-    return {
-        "preset": config.preset,
-        "method": config.method_text,
-        "seed": config.seed,
-        "training_step": step,
-        "sampler": config.sampling.sampler,
-        "sampler_steps": config.sampling.steps,
-        "omega": config.sampling.omega,
-        "omega_convention": "eps_c + ω (eps_c − eps_null); 0 is plain conditional",
-        "guidance_interval": list(config.sampling.interval),
-        "guidance_prior": config.sampling.guidance_prior,
-        "tracking": None if config.sampling.guidance_prior is None else config.sampling.tracking.model_dump(),
-        "weights": "ema",
-        "ema_decay": config.training.ema_decay,
-        "labels": "cyclic, exactly balanced",
-        "reference": "the balanced full set",
-        **(measured or {}),
-        **report.to_dict(),
-    }
-
-
-def report_title(config: Config) -> str:
-    """The title names what changes a figure most: the method, ω and the sampler."""
-    sampling = config.sampling
-    null = "" if sampling.guidance_prior is None else f" from the null of {sampling.guidance_prior}"
-    return (
-        f"{config.preset} · {config.method_text} · seed {config.seed} · ω = {sampling.omega}{null} · "
-        f"{sampling.sampler}, {sampling.steps} steps"
-    )
-
-
-def report_caption(report: Any, against: str) -> str:
-    """Which features were used, how good the classifier behind them is, and what the samples were held against."""
-    accuracy = report.held_out_accuracy
-    known = "" if accuracy is None else f", {accuracy:.1%} right on the stratified 20 % it never saw"
-    return f"features: {report.features}{known}; {report.note}; reference: {against}"

@@ -7,21 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cbdm_cli.__main__ import refuse
 from cbdm_cli.config import Config, load_config, merged
 from cbdm_cli.method import only_its_parts
-from cbdm_cli.study.plan import Plan, Reading, Variant, load_plan, readings_of
+from cbdm_cli.refusal import refuse
+from cbdm_cli.study.plan import READINGS, Plan, Reading, Variant, load_plan, missing_readings, run_folder
 from cbdm_cli.trust import features_setting
 from cbdm_core.errors import CbdmError
 
-__all__ = ["READINGS", "config_of", "job_command", "missing_readings", "run_folder", "run_job"]
-
-READINGS = "readings"
-
-
-def run_folder(folder: Path, variant: Variant, seed: int) -> Path:
-    """Where the run of a variant and a seed stands."""
-    return folder / "runs" / variant.folder / f"seed-{seed}"
+__all__ = ["config_of", "job_command", "run_job"]
 
 
 def config_of(plan: Plan, variant: Variant, seed: int) -> Config:
@@ -42,11 +35,6 @@ def job_command(folder: Path, variant: Variant, seed: int, device: str) -> list[
     return [sys.executable, *module, str(folder), variant.name, str(seed), device]
 
 
-def missing_readings(path: Path, plan: Plan, variant: Variant) -> list[Reading]:
-    """Readings of the plan that the run in `path` does not have yet; others that lie there count for nothing."""
-    return [reading for reading in readings_of(plan, variant) if not (path / READINGS / reading.file).exists()]
-
-
 def run_job(folder: Path, plan: Plan, variant: Variant, seed: int, device: str) -> None:
     """Train where that is not done, then write each reading that is missing."""
     from cbdm_cli.commands.train import resume, start
@@ -65,7 +53,7 @@ def run_job(folder: Path, plan: Plan, variant: Variant, seed: int, device: str) 
 
 def judge_readings(path: Path, readings: list[Reading], features: str, device: str) -> None:
     """Sample and evaluate the run at each reading, in the features of the plan."""
-    from cbdm_cli.commands.evaluate import Judged
+    from cbdm_cli.judged import Judged
 
     judged = Judged.of(path, device, features)
     (path / READINGS).mkdir(exist_ok=True)

@@ -20,17 +20,21 @@ from cbdm_core.errors import CbdmError
 __all__ = [
     "FILE",
     "OMEGAS",
+    "READINGS",
     "Plan",
     "Reading",
     "Variant",
     "extended",
     "load_plan",
+    "missing_readings",
     "readings_of",
+    "run_folder",
     "save_plan",
     "variants_of",
 ]
 
 FILE = "compare.json"
+READINGS = "readings"
 OMEGAS = ("0", "0.25", "0.5", "0.75", "1", "1.5")
 # Guidance at intermediate noise only (Kynkäänniemi et al. 2024); the ends in t.
 INTERVAL = (0.1, 0.7)
@@ -208,3 +212,13 @@ def load_plan(folder: Path) -> Plan:
 def save_plan(folder: Path, plan: Plan) -> None:
     """Write the plan into the folder."""
     write_text(folder / FILE, json.dumps(plan.model_dump(), indent=1) + "\n")
+
+
+def run_folder(folder: Path, variant: Variant, seed: int) -> Path:
+    """Where the run of a variant and a seed stands."""
+    return folder / "runs" / variant.folder / f"seed-{seed}"
+
+
+def missing_readings(path: Path, plan: Plan, variant: Variant) -> list[Reading]:
+    """Readings of the plan that the run in `path` does not have yet; others that lie there count for nothing."""
+    return [reading for reading in readings_of(plan, variant) if not (path / READINGS / reading.file).exists()]

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cbdm_cli.study.job import READINGS, run_folder
-from cbdm_cli.study.plan import Plan, readings_of
+from cbdm_cli.study.plan import READINGS, Plan, readings_of, run_folder
 from cbdm_core.errors import CbdmError
 
 __all__ = ["SCORES", "Estimate", "Row", "Summary", "at_edge", "estimate", "summarise", "swept", "value_at"]

@@ -11,8 +11,8 @@ from scipy.stats import t
 
 from cbdm import load_run
 from cbdm_cli.__main__ import main
+from cbdm_cli.classified import Classified
 from cbdm_cli.commands import classify
-from cbdm_cli.commands.classify import Classified
 from cbdm_cli.config import validated
 from cbdm_cli.data import load_data
 from cbdm_cli.evaluator import balanced_samples, drawn_with_bar

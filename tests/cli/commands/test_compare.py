@@ -16,8 +16,18 @@ import pytest
 import cbdm_cli.commands.compare as command
 from cbdm_cli.locking import held
 from cbdm_cli.run_folder import read_records
-from cbdm_cli.study.job import READINGS, config_of, job_command, run_folder
-from cbdm_cli.study.plan import FILE, Plan, Variant, load_plan, readings_of, save_plan, variants_of
+from cbdm_cli.study.job import config_of, job_command
+from cbdm_cli.study.plan import (
+    FILE,
+    READINGS,
+    Plan,
+    Variant,
+    load_plan,
+    readings_of,
+    run_folder,
+    save_plan,
+    variants_of,
+)
 from cbdm_cli.study.summary import summarise
 from cbdm_core.errors import CbdmError
 from tests.cli.tiny import TINY, cbdm, fingerprint, shared_classifiers

@@ -142,7 +142,7 @@ def test_evaluations_are_those_the_network_saw(trained, sampler, settings, nfe):
 
     A null of another law asks for the ten classes, the null and the condition, as docs/methods.md counts.
     """
-    from cbdm_cli.commands.evaluate import Judged
+    from cbdm_cli.judged import Judged
 
     judged = Judged.of(trained, "cpu", "pixels")
     _, _, found = judged.report({"sampler": sampler, "steps": 6, "per_class": 3, **settings}, "")

@@ -24,9 +24,9 @@ from cbdm import (
     train,
 )
 from cbdm_cli.__main__ import main
-from cbdm_cli.commands.sample import with_sampling
 from cbdm_cli.config import validated
 from cbdm_cli.evaluator import solver
+from cbdm_cli.resolve import with_sampling
 from cbdm_core.data.dataset import to_uint8
 from cbdm_core.loss_weights import VWeight
 from cbdm_core.networks.mlp import MLP

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from cbdm_cli.study.job import READINGS, run_folder
-from cbdm_cli.study.plan import INTERVAL, Plan, Variant, readings_of
+from cbdm_cli.study.plan import INTERVAL, READINGS, Plan, Variant, readings_of, run_folder
 from cbdm_cli.study.summary import SCORES, estimate, summarise
 from cbdm_core.errors import CbdmError
 

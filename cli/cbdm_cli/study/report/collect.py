@@ -12,8 +12,7 @@ from typing import Any
 from cbdm_cli.config import flat
 from cbdm_cli.method import completed_entries
 from cbdm_cli.run_folder import read_records
-from cbdm_cli.study.job import READINGS, run_folder
-from cbdm_cli.study.plan import FILE, Plan, Variant, load_plan, readings_of
+from cbdm_cli.study.plan import FILE, READINGS, Plan, Variant, load_plan, readings_of, run_folder
 from cbdm_cli.study.summary import SCORES, Row, estimate, summarise, value_at
 from cbdm_core.errors import CbdmError
 from cbdm_core.metrics.report import Report

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cbdm_cli.commands.evaluate import Judged
-from cbdm_cli.commands.sample import with_sampling
 from cbdm_cli.evaluator import drawn_with_bar
+from cbdm_cli.judged import Judged
 from cbdm_cli.pictures import as_image
+from cbdm_cli.resolve import with_sampling
 from cbdm_cli.study.report.collect import Story
 from cbdm_core.checkpoint import checkpoints
 from cbdm_core.data.dataset import to_uint8
