@@ -36,11 +36,11 @@ class PriorAdjustment(nn.Module, ABC):
     law that is drawn from stands as `target`.
 
     Class attributes, which a configuration is read by: `term`, the name of the term it adds, "" if it adds none;
-    `needs`, what its constructor takes beside the inner one and its options, of "target" (its law), "training" (the law the
-    examples are drawn from), "counts", "network" and "num_features"; `default_law`, the text of its law where none is
-    named, None to ask for one; `reads_law`, whether it reads the law's probabilities once, so that the law must have
-    them and not learn; `needs_features`, whether it reads `step.features`; `needs_dropout_state`, whether it asks the
-    network again with the same dropout masks.
+    `needs`, what its constructor takes beside the inner one and its options, of "target" (its law), "training" (the
+    law the examples are drawn from), "counts", "network" and "num_features"; `default_law`, the text of its law where
+    none is named, None to ask for one; `reads_law`, whether it reads the law's probabilities once, so that the law
+    must have them and not learn; `needs_features`, whether it reads `step.features`; `needs_dropout_state`, whether
+    it asks the network again with the same dropout masks.
     """
 
     term: str = ""
