@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from cbdm_core.errors import CbdmError
 from cbdm_core.networks.experts import has_experts, merged_state
 from cbdm_core.training import TrainState
-from cbdm_core.writing import flush, told_plainly
+from cbdm_core.writing import flush, plain_write_errors
 
 __all__ = ["checkpoints", "latest_checkpoint", "load_checkpoint", "load_weights", "read_tensors", "save_checkpoint"]
 
@@ -57,7 +57,7 @@ def save_checkpoint(folder: Path, state: TrainState, *, keep: int = 2) -> Path:
         CbdmError: the disk is full or the path cannot be written.
     """
     target = folder / f"step-{state.step:08d}"
-    with told_plainly(target):
+    with plain_write_errors(target):
         folder.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder))
         try:

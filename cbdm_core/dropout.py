@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-__all__ = ["has_dropout", "kept_state", "replayed", "seed_dropout"]
+__all__ = ["dropout_rng_state", "has_dropout", "replayed", "seed_dropout"]
 
 
 def seed_dropout(seed: int, step: int, rank: int, device: torch.device) -> None:
@@ -28,7 +28,7 @@ def seed_dropout(seed: int, step: int, rank: int, device: torch.device) -> None:
         torch.default_generator.manual_seed(number)
 
 
-def kept_state(device: torch.device) -> Tensor:
+def dropout_rng_state(device: torch.device) -> Tensor:
     """Where that generator stands."""
     if device.type == "cuda":
         return torch.cuda.get_rng_state(device)
@@ -40,7 +40,7 @@ def kept_state(device: torch.device) -> Tensor:
 @contextmanager
 def replayed(state: Tensor, device: torch.device) -> Iterator[None]:
     """Inside, the masks drawn after `state`; after it the generator goes on from where it stood."""
-    before = kept_state(device)
+    before = dropout_rng_state(device)
     _put(state, device)
     try:
         yield

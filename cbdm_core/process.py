@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cbdm_core.conditions import Condition
 from cbdm_core.draws import Draws
-from cbdm_core.dropout import kept_state, replayed
+from cbdm_core.dropout import dropout_rng_state, replayed
 from cbdm_core.errors import CbdmError
 from cbdm_core.networks.base import ScoreNetwork
 from cbdm_core.schedules import NoiseSchedule, per_row
@@ -237,6 +237,6 @@ class Process:
         eps = draws.normal("eps", *x_0.shape[1:], dtype=x_0.dtype)
         alpha_t, sigma_t = self.coefficients(t, x_0)
         x_t = alpha_t * x_0 + sigma_t * eps
-        masks = kept_state(x_t.device) if keep_dropout else None
+        masks = dropout_rng_state(x_t.device) if keep_dropout else None
         eps_hat, features = network.with_features(x_t, t, c) if with_features else (network(x_t, t, c), None)
         return DenoisingStep(x_0, c, t, eps, alpha_t, sigma_t, x_t, eps_hat, features, network, draws, masks)

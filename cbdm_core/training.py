@@ -179,11 +179,11 @@ def _one_step(
     names: tuple[str, ...],
 ) -> TrainRecord:
     world, settings = state.world, state.settings
-    x_0, y, rows, told = (v.to(world.device) for v in batches.at(step, world.rank, world.size))
+    x_0, y, rows, conditions = (v.to(world.device) for v in batches.at(step, world.rank, world.size))
     seed_dropout(settings.seed, step, world.rank, world.device)
     dtype = PRECISIONS[settings.precision]
     with torch.autocast(world.device.type, dtype, enabled=dtype != torch.float32):
-        terms: dict[str, Tensor] = objective(x_0, Condition.of(told), Draws(settings.seed, step, rows))
+        terms: dict[str, Tensor] = objective(x_0, Condition.of(conditions), Draws(settings.seed, step, rows))
     parts = torch.stack([term.mean() for term in terms.values()])
     loss = parts.sum()
     # One transfer for all of them: each would make the host wait for the device.

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from cbdm_core.errors import CbdmError
 
-__all__ = ["flush", "replacing", "told_plainly"]
+__all__ = ["flush", "plain_write_errors", "replacing"]
 
 _MENDS = {
     errno.ENOSPC: "the disk is full: free some space or choose another --out",
@@ -22,7 +22,7 @@ _MENDS = {
 
 
 @contextmanager
-def told_plainly(path: Path) -> Iterator[None]:
+def plain_write_errors(path: Path) -> Iterator[None]:
     """Turn a failed write below `path` into one line: what failed, why, and what to do.
 
     Raises:
@@ -46,7 +46,7 @@ def told_plainly(path: Path) -> Iterator[None]:
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends well, and goes when it does not."""
     temporary = path.with_name(f".writing-{os.getpid()}-{path.name}")
-    with told_plainly(path):
+    with plain_write_errors(path):
         try:
             yield temporary
             temporary.replace(path)

@@ -206,7 +206,7 @@ class _Job:
             process = subprocess.Popen(command, env={**os.environ, **threads}, stdout=opened, stderr=opened)
         return cls(f"{folder.name}, {variant.name}, seed {seed}", process, log, time.monotonic())
 
-    def told(self) -> str:
+    def words(self) -> str:
         outcome = "done" if self.process.returncode == 0 else f"failed, see {self.log}"
         return f"{self.name}: {outcome} in {(time.monotonic() - self.started) / 60:.1f} min"
 
@@ -224,7 +224,7 @@ def _pool(todo: list[tuple[Path, Variant, int]], jobs: int) -> list[str]:
                     running.remove(job)
                     failed += [job.name] if job.process.returncode else []
                     left, minutes = len(waiting) + len(running), (time.monotonic() - begun) / 60
-                    print(f"{minutes:6.1f} min  {job.told()}; {left} left", flush=True)
+                    print(f"{minutes:6.1f} min  {job.words()}; {left} left", flush=True)
         finally:
             for job in running:  # each saves where it stands
                 job.process.terminate()

@@ -114,16 +114,16 @@ def job(name: str, seed: int, steps: int, work: str) -> dict[str, Any]:
     truth = mixture(num_classes=10, per_class=TRUE_PER_CLASS, dimension=2, seed=10_000 + seed)
     labels, told = balanced_samples(experiment.config, experiment.full)
 
-    def judged(omega: str, prior: str | None) -> list[float]:
+    def evaluated(omega: str, prior: str | None) -> list[float]:
         sampling = experiment.config.sampling.model_copy(update={"omega": omega, "guidance_prior": prior})
         config = experiment.config.model_copy(update={"sampling": sampling})
         network, sampler = solver(config, state.ema.eval(), experiment.schedule)
         x = torch.cat(list(generate(network, sampler, told, (2,), steps=SAMPLER_STEPS, seed=seed, batch_size=2500)))
         return [energy_distance(x[labels == y], truth.x[truth.y == y]) for y in range(10)]
 
-    found = {name: {omega: judged(omega, None) for omega in OMEGAS}}
+    found = {name: {omega: evaluated(omega, None) for omega in OMEGAS}}
     if name == "ddpm":
-        found |= {n: {omega: judged(omega, prior) for omega in omegas} for n, (omegas, prior) in SAMPLED.items()}
+        found |= {n: {omega: evaluated(omega, prior) for omega in omegas} for n, (omegas, prior) in SAMPLED.items()}
     record = {"seed": seed, "steps": steps, "seconds": seconds, "distance": found}
     path = Path(work) / f"{list(METHODS).index(name):02d}-{seed}.json"
     write_text(path, json.dumps(record))

@@ -44,8 +44,8 @@ def gathered(plans: Mapping[str, Plan], work: Path) -> dict[str, Any]:
                 }
         # Where the data lie on this machine is no part of what was done.
         settings = [text for text in plan.settings if not text.startswith(ROOT)]
-        told = {"settings": settings, "steps": plan.steps, "seeds": plan.seeds}
-        cells[name] = {**told, **_data(run_folder(work / name, plan.variants[0], 0)), "rows": rows}
+        text = {"settings": settings, "steps": plan.steps, "seeds": plan.seeds}
+        cells[name] = {**text, **_data(run_folder(work / name, plan.variants[0], 0)), "rows": rows}
     return cells
 
 
@@ -90,14 +90,14 @@ class Best:
         """The paired difference, over the seeds that both have."""
         return estimate([a - b for a, b in zip(self.scores[score], other.scores[score])])
 
-    def told(self) -> str:
+    def text(self) -> str:
         """ω for a table."""
         (kind, _), numbers = swept(self.omega)
         omega = {"implied": "ω_eff {:g}", "linear": "{:g}τt + {:g}"}.get(kind, "{:g}").format(*numbers)
         return f"{omega} (edge)" if self.at_edge else omega
 
 
-def told(e: Estimate, digits: int = 2) -> str:
+def text(e: Estimate, digits: int = 2) -> str:
     """A difference and its interval; bold where the interval excludes 0."""
     text = f"{e.mean:+.{digits}f}{_width(e, digits)}"
     return f"**{text}**" if e.excludes_zero else text
@@ -122,14 +122,14 @@ def methods_table(rows: Mapping[str, ByOmega]) -> str:
     for name, by_omega in rows.items():
         best = Best.of(by_omega)
         same = name == "ddpm"
-        differences = ["baseline" if same else told(best.minus(plain, score)) for score in ("fid", "tail fid")]
+        differences = ["baseline" if same else text(best.minus(plain, score)) for score in ("fid", "tail fid")]
         shares = [f"{best.mean(score):.3f}" for score in ("precision", "recall", "tail recall")]
         copies = "—"
         if found := best.scores.get("tail copies"):
             e = estimate([100 * share for share in found])
             copies = f"{e.mean:.1f}{_width(e, 1)} %"
         fid, tail = (f"{best.mean(score):.2f}" for score in ("fid", "tail fid"))
-        lines.append([name, best.told(), fid, differences[0], tail, differences[1], *shares, copies])
+        lines.append([name, best.text(), fid, differences[0], tail, differences[1], *shares, copies])
     return table(head, lines)
 
 
@@ -143,8 +143,8 @@ def differences_table(pairs: Sequence[tuple[str, Best, Best]], what: str) -> str
     lines = []
     for name, one, two in pairs:
         both = f"{one.mean('fid'):.2f} / {two.mean('fid'):.2f}"
-        found = [told(one.minus(two, score), digits) for score, digits in DIGITS.items()]
-        lines.append([name, f"{one.told()} / {two.told()}", both, *found])
+        found = [text(one.minus(two, score), digits) for score, digits in DIGITS.items()]
+        lines.append([name, f"{one.text()} / {two.text()}", both, *found])
     return table((what, "ω of both", "FID of both", *_SCORES), lines)
 
 
@@ -155,7 +155,7 @@ def changes_table(changes: Sequence[tuple[str, tuple[Best, Best], tuple[Best, Be
         found = []
         for score, digits in DIGITS.items():
             values = zip(*(best.scores[score] for best in (a, b, c, d)))
-            found.append(told(estimate([(w - x) - (y - z) for w, x, y, z in values]), digits))
+            found.append(text(estimate([(w - x) - (y - z) for w, x, y, z in values]), digits))
         lines.append([name, *found])
     return table((what, *_SCORES), lines)
 

@@ -764,7 +764,7 @@ class TestDatasets:
         assert torch.equal(part.x, dataset.x[rows]) and torch.equal(part.y, dataset.y[rows])
         assert part.class_names == dataset.class_names
         assert torch.equal(dataset.model_input(rows), dataset.model_input()[rows])
-        assert torch.equal(part.told(), dataset.told()[rows])
+        assert torch.equal(part.condition_values(), dataset.condition_values()[rows])
 
     def test_two_of_the_same_are_the_same_and_the_hash_sees_a_change(self, dataset, request, tmp_path):
         again = example("data set", request.node.callspec.params["dataset"])(tmp_path)
@@ -784,7 +784,7 @@ class TestDatasets:
         text = "uniform" if dataset.condition is None else "bank"
         law = make_law(text, dataset.counts(), conditions=dataset.condition)
         objective = Objective(Process(Cosine()), network, ClassBalancing(DenoisingLoss(), law))
-        terms = objective(dataset.model_input(rows), Condition.of(dataset.told(rows)), draws_of(rows))
+        terms = objective(dataset.model_input(rows), Condition.of(dataset.condition_values(rows)), draws_of(rows))
         assert all(torch.isfinite(term).all() for term in terms.values())
 
 

@@ -218,7 +218,7 @@ def counted(name: str) -> Counted:
     objective = experiment.objective
     batch = experiment.batches.at(0)
     asked = watched(objective.network)
-    terms = objective(batch.x_0, Condition.of(batch.told), Draws(0, 0, batch.rows))
+    terms = objective(batch.x_0, Condition.of(batch.conditions), Draws(0, 0, batch.rows))
     assert "denoising" in terms
     found = Counted(passes(asked, len(batch.rows), graph=True), passes(asked, len(batch.rows), graph=False), ())
     return replace(found, needs=tuple(_needs(name, experiment, any(a.features for a in asked))))
@@ -244,7 +244,7 @@ def _looks_at_x_0(experiment: Experiment) -> bool:
         step = objective.process.denoise(
             objective.network,
             batch.x_0,
-            Condition.of(batch.told),
+            Condition.of(batch.conditions),
             Draws(0, 0, batch.rows),
             with_features=objective.adjustment.wants_features(),
             keep_dropout=objective.adjustment.wants_dropout_state(),

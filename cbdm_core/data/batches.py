@@ -23,13 +23,13 @@ class Batch(NamedTuple):
         x_0: (B, …) float32 examples.
         y: (B,) long labels.
         rows: (B,) long, the places in the global batch.
-        told: what the network is told, the labels or (B, …) conditions.
+        conditions: what the network takes, the labels or (B, …) conditions.
     """
 
     x_0: Tensor
     y: Tensor
     rows: Tensor
-    told: Tensor
+    conditions: Tensor
 
 
 def resampling_weights(labels: Tensor, probs: Tensor) -> Tensor:
@@ -133,7 +133,7 @@ class Batches:
         if self.flip:
             coins = draws.uniform("flip") < 0.5
             x_0 = torch.where(coins.reshape(-1, *[1] * (x_0.ndim - 1)), x_0.flip(-1), x_0)
-        return Batch(x_0, self.dataset.y[chosen], rows, self.dataset.told(chosen))
+        return Batch(x_0, self.dataset.y[chosen], rows, self.dataset.condition_values(chosen))
 
     def _by_weight(self, draws: Draws) -> Tensor:
         """`draws.categorical("batch", weights)`, with the distribution function of N examples summed only once."""

@@ -110,7 +110,7 @@ class Dataset:
         size = self.condition.shape[1]
         return Vectors(size) if self.condition.is_floating_point() else MultiLabel(size)
 
-    def told(self, rows: Tensor | slice = slice(None)) -> Tensor:
+    def condition_values(self, rows: Tensor | slice = slice(None)) -> Tensor:
         """What the network is told of these rows: labels, or conditions where there are some."""
         return self.y[rows] if self.condition is None else self.condition[rows]
 

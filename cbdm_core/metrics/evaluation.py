@@ -115,11 +115,11 @@ def evaluate(
     _check_options(intervals, prd_runs)
     if isinstance(training, Dataset):
         _check_alike(reference, training)
-    fake = _Judged.by(classifier, _as_seen(samples) if reference.is_images else samples.float(), labels)
-    said = known or classifier(reference.model_input())
-    real = _Judged.of_said(said, reference.y)
+    fake = _Evaluated.by(classifier, _as_seen(samples) if reference.is_images else samples.float(), labels)
+    outputs = known or classifier(reference.model_input())
+    real = _Evaluated.of_output(outputs, reference.y)
     if training is not None:
-        copies = training if isinstance(training, Copies) else Copies.of(training, reference, classifier, said)
+        copies = training if isinstance(training, Copies) else Copies.of(training, reference, classifier, outputs)
         fake = _with_copies(fake, copies)
     everyone = tuple(range(reference.num_classes))
 
@@ -199,7 +199,7 @@ def _as_seen(samples: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class _Judged:
+class _Evaluated:
     """Rows as the extractor sees them.
 
     Args:
@@ -217,29 +217,29 @@ class _Judged:
     expected: Tensor
 
     @classmethod
-    def by(cls, classifier: FeatureExtractor, x: Tensor, labels: Tensor) -> _Judged:
-        return cls.of_said(classifier(x), labels)
+    def by(cls, classifier: FeatureExtractor, x: Tensor, labels: Tensor) -> _Evaluated:
+        return cls.of_output(classifier(x), labels)
 
     @classmethod
-    def of_said(cls, said: tuple[Tensor, Tensor], labels: Tensor) -> _Judged:
+    def of_output(cls, outputs: tuple[Tensor, Tensor], labels: Tensor) -> _Evaluated:
         """Of what an extractor has said: features and log-probabilities."""
-        features, log_probs = _of_rows(said, len(labels))
+        features, log_probs = _of_rows(outputs, len(labels))
         unknown = torch.full((len(labels),), torch.nan, dtype=torch.float64)
         return cls(features, labels, log_probs, unknown, unknown)
 
-    def of(self, chosen: Sequence[int]) -> _Judged:
+    def of(self, chosen: Sequence[int]) -> _Evaluated:
         """The rows of these labels."""
         rows = torch.isin(self.labels, torch.tensor(chosen))
         columns = (self.features, self.labels, self.log_probs, self.nearer, self.expected)
-        return _Judged(*(column[rows] for column in columns))
+        return _Evaluated(*(column[rows] for column in columns))
 
     def __len__(self) -> int:
         return len(self.features)
 
 
-def _of_rows(said: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
+def _of_rows(outputs: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
     """On the CPU what an extractor has said, of so many rows."""
-    features, log_probs = (part.cpu() for part in said)
+    features, log_probs = (part.cpu() for part in outputs)
     if not len(features) == len(log_probs) == count:
         raise CbdmError(
             f"{len(features)} feature rows and {len(log_probs)} of probabilities are known of {count} examples: give "
@@ -248,7 +248,7 @@ def _of_rows(said: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
     return features, log_probs
 
 
-def _with_copies(fake: _Judged, copies: Copies) -> _Judged:
+def _with_copies(fake: _Evaluated, copies: Copies) -> _Evaluated:
     """The samples with what is known of their neighbours, class by class: only there are the two sets of one law."""
     nearer, expected = fake.nearer.clone(), fake.expected.clone()
     for label in fake.labels.unique().tolist():
@@ -265,7 +265,7 @@ def _bytes_of_rows(data: Dataset) -> Iterator[bytes]:
     return (hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in data.x.cpu().numpy())
 
 
-def _scores(real: _Judged, fake: _Judged, k: int, prd_runs: int) -> Scores:
+def _scores(real: _Evaluated, fake: _Evaluated, k: int, prd_runs: int) -> Scores:
     x, y = real.features, fake.features
     fewest = min(len(real), len(fake))
     kid, kid_error = kernel_distance(x, y) if fewest >= 3 else (None, None)
@@ -295,14 +295,14 @@ def _mean(values: Collection[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _prd(real: _Judged, fake: _Judged, runs: int) -> tuple[float | None, float | None]:
+def _prd(real: _Evaluated, fake: _Evaluated, runs: int) -> tuple[float | None, float | None]:
     num_classes = len(real.labels.unique())
     if runs == 0 or num_classes < 2 or min(len(real), len(fake)) < 20 * num_classes:
         return None, None
     return prd(real.features, fake.features, num_classes, runs=runs)
 
 
-def _memorised(fake: _Judged) -> float | None:
+def _memorised(fake: _Evaluated) -> float | None:
     """Σ (nearer − expected) / Σ (1 − expected) over the samples of which it is known."""
     known = ~fake.nearer.isnan()
     if not known.any():
@@ -311,7 +311,7 @@ def _memorised(fake: _Judged) -> float | None:
     return float((nearer - expected).sum() / (1 - expected).sum())
 
 
-def _intervals(real: _Judged, fake: _Judged, k: int, resamples: int) -> dict[str, tuple[float, float]]:
+def _intervals(real: _Evaluated, fake: _Evaluated, k: int, resamples: int) -> dict[str, tuple[float, float]]:
     """Those that are defined."""
     fewest, found = min(len(real), len(fake)), {}
     if fewest >= 2:

@@ -150,8 +150,8 @@ class _DiffusersCall:
             raise CbdmError("a model of diffusers takes no augmentation vector: give conditions without one")
         i = ((t * self.time_steps).round() - 1).clamp(min=0).long()
         label = torch.where(c.present, c.value, self.null)
-        said = model(x_t, i, class_labels=label).sample
-        return said[:, : x_t.shape[1]]  # the others are a learned variance
+        output = model(x_t, i, class_labels=label).sample
+        return output[:, : x_t.shape[1]]  # the others are a learned variance
 
 
 def from_diffusers(model: nn.Module, num_classes: int | None = None, *, time_steps: int = 1000) -> Adapter:

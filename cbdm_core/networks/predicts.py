@@ -77,18 +77,18 @@ class Predicts(ScoreNetwork):
         return self._eps(self.network(self._shown(x_t, t), t, c), x_t, t)
 
     def with_features(self, x_t: Tensor, t: Tensor, c: Condition) -> tuple[Tensor, Tensor]:
-        said, features = self.network.with_features(self._shown(x_t, t), t, c)
-        return self._eps(said, x_t, t), features
+        output, features = self.network.with_features(self._shown(x_t, t), t, c)
+        return self._eps(output, x_t, t), features
 
     def _shown(self, x_t: Tensor, t: Tensor) -> Tensor:
         """What the network sees: x_t, or under "edm" x_t/n."""
         return x_t if self.what != "edm" else x_t / per_row(self._spread(*self.schedule(t)), x_t)
 
-    def _eps(self, said: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    def _eps(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         if self.what == "eps":
-            return said
-        of_x_t, of_said = self._coefficients(*self.schedule(t))
-        return per_row(of_x_t, x_t) * x_t + per_row(of_said, x_t) * said
+            return output
+        of_x_t, of_output = self._coefficients(*self.schedule(t))
+        return per_row(of_x_t, x_t) * x_t + per_row(of_output, x_t) * output
 
     def _coefficients(self, alpha_t: Tensor, sigma_t: Tensor) -> tuple[Tensor, Tensor]:
         """(a, b) of ε̂ = a x_t + b said."""

@@ -84,14 +84,14 @@ class Classified:
         if seeds < 2:
             return "No verdict: one seed has no interval; at least 2 are needed, and 3 or more are better."
         against = {"alone": "training alone", "oversampled": "oversampling"}
-        parts = [f"Filled against {told}: {self._compared(other)}." for other, told in against.items()]
+        parts = [f"Filled against {described}: {self._compared(other)}." for other, described in against.items()]
         return " ".join(parts)
 
     def _compared(self, other: str) -> str:
         shown = {name: self.difference("filled", other, name) for name in self.groups}
-        told = [f"{name} by {_points(d)}" for name, d in shown.items() if d.excludes_zero]
+        described = [f"{name} by {_points(d)}" for name, d in shown.items() if d.excludes_zero]
         open_ = [name for name, d in shown.items() if not d.excludes_zero]
-        parts = [f"accuracy differs in {', '.join(told)}"] if told else []
+        parts = [f"accuracy differs in {', '.join(described)}"] if described else []
         if open_:
             parts.append(f"nothing is shown for {', '.join(open_)}, where the 95 % interval holds 0")
         return "; ".join(parts)

@@ -248,10 +248,10 @@ def validated(table: Mapping[str, Any]) -> Config:
         given = {**table, "method": method_parts(table["method"])} if "method" in table else table
         return Config.model_validate(given)
     except ValidationError as error:
-        raise CbdmError(_told(error)) from None
+        raise CbdmError(_plain(error)) from None
 
 
-def _told(error: ValidationError) -> str:
+def _plain(error: ValidationError) -> str:
     first = error.errors()[0]
     path = ".".join(str(p) for p in first["loc"])
     if first["type"] == "missing":

@@ -33,14 +33,14 @@ from cbdm_priors.laws.counts import Fixed
 from cbdm_priors.reweighting import class_weights
 from cbdm_priors.sampling.tracking import TrackedWeights
 
-__all__ = ["Judge", "Rows", "balanced_samples", "check_judging", "counted", "drawn_with_bar", "solver"]
+__all__ = ["Evaluator", "Rows", "balanced_samples", "check_judging", "counted", "drawn_with_bar", "solver"]
 
 
 def drawn_with_bar(
     config: Config,
     network: ScoreNetwork,
     schedule: NoiseSchedule,
-    told: Tensor,
+    conditions: Tensor,
     shape: tuple[int, ...],
     device: torch.device,
     name: str = "sampling",
@@ -53,7 +53,7 @@ def drawn_with_bar(
         config: the configuration with its facts; its seed is the samples' seed.
         network: in eval mode on `device`.
         schedule: the schedule it was trained under.
-        told: (N, …) what the network is told of each sample, such as its label.
+        told: (N, …) what the network takes for each sample, such as its label.
         shape: of one sample.
         device: to compute on.
         name: what the bar is called.
@@ -64,7 +64,7 @@ def drawn_with_bar(
     chunks = generate(
         guided,
         sampler,
-        told,
+        conditions,
         shape,
         steps=sampling.steps,
         seed=config.seed,
@@ -73,7 +73,7 @@ def drawn_with_bar(
     )
     facts = f"ω {sampling.omega}" if unconditional is None else f"law {unconditional}"
     with render.progress() as bar:
-        task = bar.add_task(name, total=len(told), facts=facts)
+        task = bar.add_task(name, total=len(conditions), facts=facts)
         drawn = []
         for chunk in chunks:
             drawn.append(chunk)
@@ -172,7 +172,7 @@ def check_judging(config: Config, full: Dataset, training: Dataset) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Judge:
+class Evaluator:
     """What samples are held against and in which features; those of the data are taken once, at the first samples.
 
     Args:
@@ -192,7 +192,7 @@ class Judge:
     kept: bool
 
     @classmethod
-    def of(cls, config: Config, full: Dataset, training: Dataset, device: str = "cpu") -> Judge:
+    def of(cls, config: Config, full: Dataset, training: Dataset, device: str = "cpu") -> Evaluator:
         """By the configuration's `evaluation` table.
 
         Raises:
@@ -248,7 +248,7 @@ class Judge:
             "reference_lacks": self.lacks,
         }
 
-    def told(self, report: Report) -> str:
+    def caption(self, report: Report) -> str:
         """The reference in a phrase, for captions."""
         parts, lacks = [f"{self.name} ({report.overall.n_reference:,} examples)"], self.lacks
         there = [n for n in self.reference.counts().tolist() if n]

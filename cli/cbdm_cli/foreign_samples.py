@@ -49,7 +49,7 @@ class Samples:
         return len(set(self.counts)) == 1
 
     @property
-    def told_labels(self) -> str:
+    def labels_text(self) -> str:
         """How balanced the labels are."""
         least, most = min(self.counts), max(self.counts)
         return f"exactly balanced: {least} a class" if self.balanced else f"not balanced: {least} to {most} a class"

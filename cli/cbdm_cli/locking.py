@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cbdm_core.errors import CbdmError
-from cbdm_core.writing import told_plainly
+from cbdm_core.writing import plain_write_errors
 
 __all__ = ["held"]
 
@@ -28,7 +28,7 @@ def held(folder: Path, what: str) -> Iterator[None]:
         return
     import fcntl
 
-    with told_plainly(folder):
+    with plain_write_errors(folder):
         lock = os.open(folder, os.O_RDONLY)  # the folder itself, so that no file is left in it
     try:
         try:

@@ -24,8 +24,8 @@ def file_tag(text: str) -> str:
     words = file_words(text)
     if _tell_whole(words, text) and len(os.fsencode(words)) <= _MOST:
         return words
-    kept = os.fsencode(words)[:_MOST].decode(errors="ignore")
-    return f"{kept}-{hashlib.sha256(os.fsencode(text)).hexdigest()[:8]}"
+    shortened = os.fsencode(words)[:_MOST].decode(errors="ignore")
+    return f"{shortened}-{hashlib.sha256(os.fsencode(text)).hexdigest()[:8]}"
 
 
 def _tell_whole(words: str, text: str) -> bool:

@@ -134,8 +134,8 @@ def law_curves(folder: Path, records: Sequence[dict[str, Any]], names: Sequence[
         names: K class names, the commonest first as the legend should read.
     """
     for name in sorted({law for record in records for law in record.get("laws", {})}):
-        told = [(record["step"], record["laws"][name]) for record in records if name in record.get("laws", {})]
-        steps, table = np.array([step for step, _ in told]), np.array([probs for _, probs in told])
+        snapshots = [(record["step"], record["laws"][name]) for record in records if name in record.get("laws", {})]
+        steps, table = np.array([step for step, _ in snapshots]), np.array([probs for _, probs in snapshots])
         figure, axes = _axes(7, 3.6)
         colours = _colours(table.shape[1])
         for y in range(table.shape[1]):

@@ -193,7 +193,7 @@ def comparison_table(summary: Summary, title: str) -> None:
         against = _estimate((row.differences or {}).get("fid"), 2, sign=True) if row.differences else "baseline"
         fid = _estimate(row.scores.get("fid"), 2)
         lines.append(
-            [row.name, row.told_omega(), fid, against, *[_number(means.get(score), d) for score, d in others.items()]]
+            [row.name, row.omega_text(), fid, against, *[_number(means.get(score), d) for score, d in others.items()]]
         )
     _print_columns(title, columns, lines, left=1)
     note(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cbdm_core.errors import CbdmError
-from cbdm_core.writing import replacing, told_plainly
+from cbdm_core.writing import plain_write_errors, replacing
 
 if TYPE_CHECKING:  # plans and pages are read without torch
     from cbdm_core.training import TrainRecord
@@ -31,7 +31,7 @@ def new_folder(out: Path | None, name: str) -> Path:
     if out is not None:
         return _claim(out)
     root = Path("runs")
-    with told_plainly(root):
+    with plain_write_errors(root):
         root.mkdir(exist_ok=True)
         pattern = re.compile(rf"{re.escape(name)}-(\d+)$")
         taken = [int(found[1]) for p in root.iterdir() if (found := pattern.match(p.name))]
@@ -46,7 +46,7 @@ def new_folder(out: Path | None, name: str) -> Path:
 
 
 def _claim(out: Path) -> Path:
-    with told_plainly(out):
+    with plain_write_errors(out):
         try:
             out.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
@@ -115,9 +115,9 @@ class Metrics:
 
     def __init__(self, path: Path, step: int = 0) -> None:
         self.path = path
-        kept = [r for r in read_records(path) if r["step"] <= step] if path.exists() else []
-        write_text(path, "".join(json.dumps(r) + "\n" for r in kept))
-        with told_plainly(path):
+        records = [r for r in read_records(path) if r["step"] <= step] if path.exists() else []
+        write_text(path, "".join(json.dumps(r) + "\n" for r in records))
+        with plain_write_errors(path):
             self._file = path.open("a", encoding="utf-8")
 
     def write(self, record: TrainRecord) -> None:
@@ -125,12 +125,12 @@ class Metrics:
         value = asdict(record)
         if not math.isfinite(record.grad_norm):  # an overflow that the loss scaler skipped; JSON has no infinity
             value["grad_norm"] = None
-        with told_plainly(self.path):
+        with plain_write_errors(self.path):
             self._file.write(json.dumps(value) + "\n")
             self._file.flush()
 
     def close(self) -> None:
-        with told_plainly(self.path):
+        with plain_write_errors(self.path):
             self._file.close()
 
 

@@ -83,19 +83,19 @@ def test_omega_is_picked_on_the_mean_and_differences_are_paired(programs):
     a = Best.of(row(w0=[1.0, 5.0, 3.0], w1=[2.0, 2.0, 4.0], w2=[9.0, 9.0, 0.0]))
     assert (a.omega, a.at_edge) == ("1", False)  # not 2, which one seed likes best
     b = Best.of(row(implied_1=[3.0, 3.5, 4.2], implied_2=[1.0, 1.5, 3.2]))
-    assert (b.omega, b.at_edge, b.told()) == ("implied:2", True, "ω_eff 2 (edge)")
+    assert (b.omega, b.at_edge, b.text()) == ("implied:2", True, "ω_eff 2 (edge)")
     low, high = ttest_rel(a.scores["fid"], b.scores["fid"]).confidence_interval(0.95)
     e = a.minus(b, "fid")
     assert (e.mean - e.half_width, e.mean + e.half_width) == pytest.approx((low, high), rel=1e-12)
-    assert Best.of({"linear:1,0": {"fid": [1.0]}, "linear:1.5,0.5": {"fid": [2.0]}}).told() == "1τt + 0 (edge)"
-    assert Best.of({"linear:1,0": {"fid": [2.0]}, "linear:1.5,0.5": {"fid": [1.0]}}).told() == "1.5τt + 0.5 (edge)"
+    assert Best.of({"linear:1,0": {"fid": [1.0]}, "linear:1.5,0.5": {"fid": [2.0]}}).text() == "1τt + 0 (edge)"
+    assert Best.of({"linear:1,0": {"fid": [2.0]}, "linear:1.5,0.5": {"fid": [1.0]}}).text() == "1.5τt + 0.5 (edge)"
     (line,) = programs["tables"].differences_table([("one", a, b)], "what").splitlines()[2:]
     assert line.startswith("| one | 1 / ω_eff 2 (edge) | 2.67 / 1.90 | **+0.77 ±")
 
 
 def test_one_seed_has_no_interval_to_tell(programs):
     tables = programs["tables"]
-    assert tables.told(tables.estimate([1.5])) == "+1.50"
+    assert tables.text(tables.estimate([1.5])) == "+1.50"
     rows = {"ddpm": {"1": dict.fromkeys([*tables.DIGITS, "tail copies"], (0.5,))}}
     assert tables.methods_table(rows).splitlines()[-1].endswith("| 50.0 % |")
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from cbdm_core.errors import CbdmError
 from cbdm_core.writing import replacing
 
-__all__ = ["DamagedError", "Facts", "kept_path", "read_kept", "write_kept"]
+__all__ = ["DamagedError", "Facts", "cache_path", "read_cached", "write_cached"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class DamagedError(Exception):
     """A file that is not what its name says; files appear whole, so that it was damaged since."""
 
 
-def kept_path(folder: Path | str | None, kind: str, facts: Facts) -> Path | None:
+def cache_path(folder: Path | str | None, kind: str, facts: Facts) -> Path | None:
     """Where these are kept, or None where there is no place for them.
 
     Args:
@@ -62,8 +62,8 @@ def _default_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "cbdm"
 
 
-def read_kept(path: Path, facts: Facts) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """(tensors, notes) as `write_kept` took them, or None where no file can be read.
+def read_cached(path: Path, facts: Facts) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """(tensors, notes) as `write_cached` took them, or None where no file can be read.
 
     Raises:
         DamagedError: a file that is not whole, or not of these facts.
@@ -83,11 +83,13 @@ def read_kept(path: Path, facts: Facts) -> tuple[dict[str, Tensor], dict[str, An
     return tensors, header
 
 
-def write_kept(path: Path, facts: Facts, tensors: Mapping[str, Tensor], notes: Mapping[str, Any] | None = None) -> None:
+def write_cached(
+    path: Path, facts: Facts, tensors: Mapping[str, Tensor], notes: Mapping[str, Any] | None = None
+) -> None:
     """Keep the tensors; a folder that can't be written is no reason to stop.
 
     Args:
-        path: of `kept_path`.
+        path: of `cache_path`.
         facts: what the tensors depend on.
         tensors: name → contiguous tensor on the CPU.
         notes: name → what else is to be read with them, anything that JSON takes.

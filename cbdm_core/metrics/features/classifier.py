@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.errors import CbdmError
-from cbdm_core.metrics.features.cache import DamagedError, Facts, kept_path, read_kept, write_kept
+from cbdm_core.metrics.features.cache import DamagedError, Facts, cache_path, read_cached, write_cached
 
 __all__ = [
     "Classifier",
@@ -295,7 +295,7 @@ def cached_classifier(dataset: Dataset, *, cache_dir: Path | str | None = None, 
         seed: as of `train_classifier`.
     """
     facts = _Facts(VERSION, dataset.content_hash(), seed, dataset.shape, dataset.num_classes)
-    path = kept_path(cache_dir, "classifier", facts)
+    path = cache_path(cache_dir, "classifier", facts)
     found = path and _read(path, facts)
     if found:
         return found
@@ -308,7 +308,7 @@ def cached_classifier(dataset: Dataset, *, cache_dir: Path | str | None = None, 
 def _read(path: Path, facts: _Facts) -> Classifier | None:
     """The classifier in the file, or None where there is none that is whole and of these facts."""
     try:
-        found = read_kept(path, facts)
+        found = read_cached(path, facts)
         if not found or found[1].keys() != {"held_out_accuracy"}:
             return None
         weights, accuracy = found[0], float(found[1]["held_out_accuracy"])
@@ -322,4 +322,4 @@ def _read(path: Path, facts: _Facts) -> Classifier | None:
 
 def _write(path: Path, classifier: Classifier, facts: _Facts) -> None:
     weights = {name: value.cpu().contiguous() for name, value in classifier.network.state_dict().items()}
-    write_kept(path, facts, weights, {"held_out_accuracy": classifier.held_out_accuracy})
+    write_cached(path, facts, weights, {"held_out_accuracy": classifier.held_out_accuracy})

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.errors import CbdmError
-from cbdm_core.metrics.features.cache import DamagedError, Facts, kept_path, read_kept, write_kept
+from cbdm_core.metrics.features.cache import DamagedError, Facts, cache_path, read_cached, write_cached
 from cbdm_core.metrics.features.classifier import FeatureExtractor
 
 __all__ = ["reference_features"]
@@ -51,13 +51,13 @@ def reference_features(
     """
     pixels = "uint8 / 127.5 - 1" if dataset.is_images else "vectors as they are"
     facts = _Facts(VERSION, dataset.content_hash(), extractor.convention, pixels)
-    path = kept_path(cache_dir, "reference", facts)
+    path = cache_path(cache_dir, "reference", facts)
     kept = path and _read(path, facts, len(dataset))
     if kept and _still_so(kept, dataset, extractor):
         return kept
     features, log_probs = (part.cpu().double() for part in extractor(dataset.model_input()))
     if path:
-        write_kept(path, facts, {"features": _compact(features), "log_probs": _compact(log_probs)})
+        write_cached(path, facts, {"features": _compact(features), "log_probs": _compact(log_probs)})
     return features, log_probs
 
 
@@ -68,7 +68,7 @@ def _read(path: Path, facts: _Facts, count: int) -> tuple[Tensor, Tensor] | None
         CbdmError: a file that is not what its name says.
     """
     try:
-        kept = read_kept(path, facts)
+        kept = read_cached(path, facts)
         return kept and _features_of(*kept, count)
     except DamagedError as error:
         raise CbdmError(

@@ -55,19 +55,19 @@ class _Job:
     def __post_init__(self) -> None:
         self.log = self.path.parent / f"seed-{self.seed}.log"
 
-    def judged(self) -> tuple[int, int]:
+    def evaluated(self) -> tuple[int, int]:
         """Readings that are written, and those of the plan."""
         there = len(readings_of(self.plan, self.variant))
         return there - len(missing_readings(self.path, self.plan, self.variant)), there
 
     def done(self) -> bool:
         """Whether nothing is left to do."""
-        written, there = self.judged()
+        written, there = self.evaluated()
         return (self.path / "evaluation.json").exists() and written == there
 
     def progress(self) -> float:
         """In [0, 1]: training counts as much as its share of the time usually is, a half."""
-        written, there = self.judged()
+        written, there = self.evaluated()
         return 0.5 * min(self._step() / self.steps, 1) + 0.5 * written / there
 
     def _step(self) -> int:
@@ -80,12 +80,12 @@ class _Job:
         except (OSError, ValueError, KeyError):
             return 0
 
-    def told(self) -> str:
+    def words(self) -> str:
         """The state in a phrase."""
         if self.state != "running":
             return self.state
         step = self._step()
-        return f"training {step}/{self.steps}" if step < self.steps else "judged {}/{}".format(*self.judged())
+        return f"training {step}/{self.steps}" if step < self.steps else "judged {}/{}".format(*self.evaluated())
 
     def start(self, folder: Path, device: str, threads: int) -> None:
         self.state, self.started = "running", time.monotonic()
@@ -279,7 +279,7 @@ def _rows(todo: Sequence[_Job]) -> list[tuple[str, str, str]]:
     """What runs, what failed, and the next few."""
     busy = [job for job in todo if job.state in ("running", "failed")]
     waiting = [job for job in todo if job.state == "waiting"]
-    return [(job.variant.name, str(job.seed), job.told()) for job in [*busy, *waiting[:3]]]
+    return [(job.variant.name, str(job.seed), job.words()) for job in [*busy, *waiting[:3]]]
 
 
 def _time_left(todo: Sequence[_Job], begun: float, before: float) -> str:

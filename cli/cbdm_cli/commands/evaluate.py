@@ -11,9 +11,9 @@ from typing import Any
 from cbdm_cli import render
 from cbdm_cli.config import Config, load_config, preset_names, setting, validated
 from cbdm_cli.data import load_data, load_own_data
-from cbdm_cli.evaluator import Judge, check_judging
+from cbdm_cli.evaluated import EvaluatedRun, evaluated_by, measure_words
+from cbdm_cli.evaluator import Evaluator, check_judging
 from cbdm_cli.foreign_samples import Samples, read_samples
-from cbdm_cli.judged import Judged, judged_by, measure_words
 from cbdm_cli.naming import file_tag
 from cbdm_cli.results import report_caption, report_title
 from cbdm_cli.run_folder import write_json
@@ -60,11 +60,11 @@ def evaluate_runs(paths: Sequence[Path], omegas: Sequence[str], options: dict[st
         _check_run(path, measure)
     rows, captions = [], []
     for path in paths:
-        judged = Judged.of(path, device, **measure)
-        for omega in asked or [judged.config.sampling.omega]:
-            config, report = judged.write(None, {**options, "omega": omega})
+        evaluated = EvaluatedRun.of(path, device, **measure)
+        for omega in asked or [evaluated.config.sampling.omega]:
+            config, report = evaluated.write(None, {**options, "omega": omega})
             rows.append((path.name, config, report))
-            captions.append(report_caption(report, judged.judge.told(report)))
+            captions.append(report_caption(report, evaluated.evaluator.caption(report)))
     _, config, report = rows[-1]
     if len(rows) == 1:
         render.report_table(report, report_title(config), captions[0])
@@ -76,7 +76,7 @@ def evaluate_runs(paths: Sequence[Path], omegas: Sequence[str], options: dict[st
 def _check_run(path: Path, measure: Mapping[str, Any]) -> None:
     """Refuse a run for what is known before it is judged: its configuration, data, reference and features."""
     saved = validated(read_config(path))
-    config = judged_by(saved, measure, path)
+    config = evaluated_by(saved, measure, path)
     check_judging(config, *load_own_data(path, saved))
 
 
@@ -103,7 +103,7 @@ class _Yardstick:
     config: Config
     full: Dataset
     training: Dataset
-    told: str = ""
+    words: str = ""
 
     def facts(self) -> dict[str, Any]:
         """What tells the data and their split from others."""
@@ -119,19 +119,19 @@ def _yardstick(name: str, seed: int | None, settings: Sequence[str], judging: Ma
             if section not in ("data", "evaluation"):
                 raise CbdmError(f"--set {text}: of samples only the tables data and evaluation can be set")
         preset = validated(load_config(name, None, settings))
-        config = judged_by(preset if seed is None else validated({**preset.model_dump(), "seed": seed}), judging)
+        config = evaluated_by(preset if seed is None else validated({**preset.model_dump(), "seed": seed}), judging)
         full, training, _ = load_data(config)
         changed = ",".join(sorted(text for text in settings if "data" in setting(text)))
-        told = f"-{file_tag(changed)}" if changed else ""
-        told += "" if config.seed == preset.seed else f"-seed-{seed}"
-        return _Yardstick(name, config, full, training, told)
+        words = f"-{file_tag(changed)}" if changed else ""
+        words += "" if config.seed == preset.seed else f"-seed-{seed}"
+        return _Yardstick(name, config, full, training, words)
     if not (Path(name) / "config.toml").is_file():
         raise CbdmError(f"--data {name} is neither a run folder nor a preset: presets are {', '.join(preset_names())}")
     if seed is not None or settings:
         given = f"--seed {seed}" if seed is not None else f"--set {settings[0]}"
         raise CbdmError(f"{given}: the run {name} has its own data and split; leave it out, or name a preset")
     saved = validated(read_config(Path(name)))
-    config = judged_by(saved, judging, Path(name))
+    config = evaluated_by(saved, judging, Path(name))
     return _Yardstick(name, config, *load_own_data(Path(name), saved))
 
 
@@ -165,14 +165,14 @@ def evaluate_samples(
     if twice:
         raise CbdmError(f"two of the samples would have the result {twice[0]}: name one, or rename it")
     found = [read_samples(path, by.full) for path in paths]  # all, so that a mistake shows before any work
-    judge = Judge.of(by.config, by.full, by.training, str(pick_device(device)))
+    evaluator = Evaluator.of(by.config, by.full, by.training, str(pick_device(device)))
     rows, captions = [], []
     for path, file, samples in zip(paths, files, found, strict=True):
-        report = judge(by.config, samples.x, samples.labels)
-        write_json(file, _sample_facts(path, by, samples, report, judge))
+        report = evaluator(by.config, samples.x, samples.labels)
+        write_json(file, _sample_facts(path, by, samples, report, evaluator))
         rows.append((path.name, "–", report))
-        unbalanced = "" if samples.balanced else f"; {path.name}: labels {samples.told_labels}"
-        captions.append(report_caption(report, judge.told(report)) + unbalanced)
+        unbalanced = "" if samples.balanced else f"; {path.name}: labels {samples.labels_text}"
+        captions.append(report_caption(report, evaluator.caption(report)) + unbalanced)
     if len(rows) == 1:
         title = f"{paths[0].name} · data {by.name} · split of seed {by.config.seed}"
         render.report_table(rows[0][2], title, captions[0])
@@ -184,7 +184,7 @@ def evaluate_samples(
 
 def _result_file(path: Path, by: _Yardstick) -> Path:
     name = by.name if by.name in preset_names() else file_tag(by.name)
-    place, words = path.resolve(), by.told + measure_words(by.config)  # "." and ".." have a name then
+    place, words = path.resolve(), by.words + measure_words(by.config)  # "." and ".." have a name then
     start = f"{place.name if place.is_dir() else place.stem}.evaluation"
     plain = place.parent / f"{start}{words}.json"
     return place.parent / f"{start}-{name}{words}.json" if _of_other_data(plain, by) else plain
@@ -199,16 +199,16 @@ def _of_other_data(file: Path, by: _Yardstick) -> bool:
     return not isinstance(found, dict) or any(found.get(name) != value for name, value in by.facts().items())
 
 
-def _sample_facts(path: Path, by: _Yardstick, samples: Samples, report: Report, judge: Judge) -> dict[str, Any]:
+def _sample_facts(path: Path, by: _Yardstick, samples: Samples, report: Report, evaluator: Evaluator) -> dict[str, Any]:
     """A result with everything that is known of samples of another program."""
     data = by.config.data
     return {
         "samples": str(path),
         "drawn_by": "not known here: sampler, NFE, ω, EMA and seed are those of the program that drew the samples",
-        "labels": samples.told_labels,
+        "labels": samples.labels_text,
         "data": by.name,
         "source": {"name": data.source, "options": data.options},
         **by.facts(),
-        **judge.facts(report),
+        **evaluator.facts(report),
         **report.to_dict(),
     }

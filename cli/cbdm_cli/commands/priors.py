@@ -57,7 +57,9 @@ def list_priors(preset: str, laws: Sequence[str], settings: Sequence[str]) -> No
         rows.append((text, _numbers(law, data, common, rare) if law.finite else [None] * 5))
     what = "classes with images" if data.condition is None else "regions of the condition"
     span = f"{int(counts.max())} … {int(counts[rare])} images each"
-    render.law_table(rows, f"{preset}: {int((counts > 0).sum())} {what}, {span}", len(data.told().unique(dim=0)))
+    render.law_table(
+        rows, f"{preset}: {int((counts > 0).sum())} {what}, {span}", len(data.condition_values().unique(dim=0))
+    )
 
 
 def _numbers(law: ConditionPrior, data: Dataset, common: int, rare: int) -> list[float | None]:
@@ -69,7 +71,7 @@ def _numbers(law: ConditionPrior, data: Dataset, common: int, rare: int) -> list
 
     from cbdm_core.conditions import Condition
 
-    told = data.told()
+    told = data.condition_values()
     values, probs = law.atoms(Condition.of(told))
     p = probs.double().mean(0) if probs.ndim == 2 else probs.double()
     known, place, number = torch.unique(told.double(), dim=0, return_inverse=True, return_counts=True)

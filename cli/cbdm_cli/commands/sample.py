@@ -99,7 +99,7 @@ class Asked:
     prior: str | None = None
 
 
-def _told(asked: Asked, run: Run, seed: int) -> tuple[Tensor, Tensor, tuple[str, ...], Sequence[int | None]]:
+def _conditions_of(asked: Asked, run: Run, seed: int) -> tuple[Tensor, Tensor, tuple[str, ...], Sequence[int | None]]:
     """(label of each sample, what the network is told, class names, counts)."""
     if asked.n is not None and asked.n < 1:
         raise CbdmError(f"--n must be 1 or more, got {asked.n}")
@@ -108,14 +108,14 @@ def _told(asked: Asked, run: Run, seed: int) -> tuple[Tensor, Tensor, tuple[str,
         zeros = torch.zeros(count, dtype=torch.long)
         return zeros, zeros, (f"law {asked.prior}",), [None]
     if asked.conditions:
-        told = conditions_of(asked.conditions, asked.n, run)
-        labels = torch.arange(len(told)) % len(asked.conditions)
-        return labels, told, tuple(asked.conditions), [None] * len(asked.conditions)
+        conditions = conditions_of(asked.conditions, asked.n, run)
+        labels = torch.arange(len(conditions)) % len(asked.conditions)
+        return labels, conditions, tuple(asked.conditions), [None] * len(asked.conditions)
     labels = labels_of(asked.labels, asked.n, run, seed)
-    told = labels
+    conditions = labels
     if not isinstance(run.space, Classes):
-        told = conditions_for(labels, run.law_data["conditions"], run.law_data["labels"])
-    return labels, told, run.class_names, run.counts.tolist()
+        conditions = conditions_for(labels, run.law_data["conditions"], run.law_data["labels"])
+    return labels, conditions, run.class_names, run.counts.tolist()
 
 
 def sample_run(path: Path, asked: Asked, options: dict[str, Any], format_: str, out: Path | None, device: str) -> None:
@@ -127,7 +127,7 @@ def sample_run(path: Path, asked: Asked, options: dict[str, Any], format_: str, 
         # The tracked weights are those of a path with noise; 25 steps of a solver without would be rough.
         options = {**options, "sampler": "ddim", "options": {"eta": 1.0}, "steps": options.get("steps") or 100}
     config = with_sampling(validated(run.config), options)
-    labels, told, names, counts = _told(asked, run, config.seed)
+    labels, conditions, names, counts = _conditions_of(asked, run, config.seed)
     if format_ == "folder" and not _drawable(run.shape):
         raise CbdmError(
             f"--format folder needs images of 1 or 3 channels, the run has shape {run.shape}: try --format npz"
@@ -137,8 +137,8 @@ def sample_run(path: Path, asked: Asked, options: dict[str, Any], format_: str, 
     solver(config, run.network, run.schedule, asked.prior)  # a mistake should show before a folder is made
     target = _target(path, out, format_)
     where = next(run.network.parameters()).device
-    x = drawn_with_bar(config, run.network, run.schedule, told, run.shape, where, unconditional=asked.prior)
-    _WRITERS[format_](target, _Drawn(x, labels, told, names, counts))
+    x = drawn_with_bar(config, run.network, run.schedule, conditions, run.shape, where, unconditional=asked.prior)
+    _WRITERS[format_](target, _Drawn(x, labels, conditions, names, counts))
     under = f"under the law {asked.prior}, without conditions"
     render.note(f"{len(x)} samples {under if asked.prior else f'at ω = {config.sampling.omega}'}: {target}")
 
@@ -176,7 +176,7 @@ class _Drawn:
 
     x: Tensor
     labels: Tensor
-    told: Tensor
+    conditions: Tensor
     names: Sequence[str]
     counts: Sequence[int | None]
 
@@ -192,7 +192,7 @@ def _write_npz(target: Path, drawn: _Drawn) -> None:
     if images and values.shape[-1] == 1:
         values = values[..., 0]
     arrays: dict[str, Any] = {"images": values, "labels": drawn.labels.numpy(), "class_names": np.array(drawn.names)}
-    arrays |= {"conditions": drawn.told.numpy()} if drawn.told.ndim > 1 else {}
+    arrays |= {"conditions": drawn.conditions.numpy()} if drawn.conditions.ndim > 1 else {}
     with replacing(target) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)
 

@@ -13,7 +13,7 @@ import torch
 from cbdm_cli import pictures, render
 from cbdm_cli.assemble import Experiment, assemble
 from cbdm_cli.config import Config, flat, merged, overlaid, preset_table, validated
-from cbdm_cli.evaluator import Judge, balanced_samples, check_judging, counted, drawn_with_bar, solver
+from cbdm_cli.evaluator import Evaluator, balanced_samples, check_judging, counted, drawn_with_bar, solver
 from cbdm_cli.method import method_over, only_its_parts
 from cbdm_cli.resolve import resolved
 from cbdm_cli.results import evaluation_facts, report_caption, report_title
@@ -147,7 +147,11 @@ def _rehearse(experiment: Experiment) -> None:
     """One pass over two examples, so that parts that do not fit one another are refused before a folder is made."""
     objective, data = experiment.objective.eval(), experiment.data
     rows = torch.arange(2) % len(data)
-    objective(data.model_input(rows), Condition.of(data.told(rows)), Draws(experiment.config.seed, 0, torch.arange(2)))
+    objective(
+        data.model_input(rows),
+        Condition.of(data.condition_values(rows)),
+        Draws(experiment.config.seed, 0, torch.arange(2)),
+    )
 
 
 def _describe(experiment: Experiment, world: World) -> None:
@@ -234,9 +238,9 @@ def _finish(experiment: Experiment, state: TrainState, folder: Path) -> None:
         x = drawn_with_bar(config, network, experiment.schedule, told, tuple(data.shape), state.world.device)
     counts = data.counts()
     pictures.samples(folder / "samples.png", experiment.full.is_images, x, labels, data.class_names, counts.tolist())
-    judge = Judge.of(config, experiment.full, data)
-    report = judge(config, x, labels)
-    measured = {"nfe": rows.per(len(x)), **judge.facts(report)}
+    evaluator = Evaluator.of(config, experiment.full, data)
+    report = evaluator(config, x, labels)
+    measured = {"nfe": rows.per(len(x)), **evaluator.facts(report)}
     write_json(folder / "evaluation.json", evaluation_facts(config, state.step, report, measured))
-    render.report_table(report, report_title(config), report_caption(report, judge.told(report)))
+    render.report_table(report, report_title(config), report_caption(report, evaluator.caption(report)))
     render.note(f"run folder: {folder}")

@@ -53,12 +53,12 @@ def run_job(folder: Path, plan: Plan, variant: Variant, seed: int, device: str) 
 
 def judge_readings(path: Path, readings: list[Reading], features: str, device: str) -> None:
     """Sample and evaluate the run at each reading, in the features of the plan."""
-    from cbdm_cli.judged import Judged
+    from cbdm_cli.evaluated import EvaluatedRun
 
-    judged = Judged.of(path, device, features)
+    evaluated = EvaluatedRun.of(path, device, features)
     (path / READINGS).mkdir(exist_ok=True)
     for reading in readings:
-        judged.write(path / READINGS / reading.file, {"omega": reading.omega, "interval": reading.interval})
+        evaluated.write(path / READINGS / reading.file, {"omega": reading.omega, "interval": reading.interval})
 
 
 def main() -> None:

@@ -77,7 +77,7 @@ class Row:
     curve: tuple[tuple[str, dict[str, float]], ...]
     values: dict[str, dict[int, float]]
 
-    def told_omega(self) -> str:
+    def omega_text(self) -> str:
         """The best ω for a table, whose rows are called by their kind and τ: `0.5`, or `a,b` of aτt + b."""
         return ",".join(f"{number:g}" for number in swept(self.omega)[1])
 
@@ -254,15 +254,15 @@ def _verdict(rows: Sequence[Row], primary: str) -> str:
         if d is not None and d.excludes_zero:
             (better if sign * d.mean < 0 else worse).append((row, d))
     at = f"{baseline.name} at its best ω ({baseline.omega})"
-    told = [f"{r.name} by {d.mean:+.2f} ± {d.half_width:.2f}" for r, d in better]
+    gains = [f"{r.name} by {d.mean:+.2f} ± {d.half_width:.2f}" for r, d in better]
     lost = [f"{r.name} by {d.mean:+.2f} ± {d.half_width:.2f}" for r, d in worse]
     parts = []
-    if told:
-        parts.append(f"Better than {at} in {name}: {'; '.join(told)}.")
+    if gains:
+        parts.append(f"Better than {at} in {name}: {'; '.join(gains)}.")
         parts += _copies([row for row, _ in better], baseline)
     if lost:
         parts.append(f"Worse than {at} in {name}: {'; '.join(lost)}.")
-    rest = len(others) - len(told) - len(lost)
+    rest = len(others) - len(gains) - len(lost)
     if rest:
         which = "No method" if rest == len(others) else f"Of the other {rest}, none"
         parts.append(f"{which} is shown to differ from {at} in {name}: the 95 % interval holds 0.")

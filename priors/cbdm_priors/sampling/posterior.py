@@ -120,13 +120,13 @@ def all_predictions(
     asked = torch.ones(len(x_t), len(classes), dtype=torch.bool, device=x_t.device) if where is None else where
     row, place = asked.nonzero(as_tuple=True)
     size = chunk or max(len(row), 1)
-    said = [
+    predictions = [
         network(x_t[rows], t[rows], Condition.of(classes[places]))
         for rows, places in zip(row.split(size), place.split(size))
         if len(rows)
     ]
     nothing = x_t.new_zeros(*asked.shape, *x_t.shape[1:])
-    return nothing.to(said[0].dtype).index_put((row, place), torch.cat(said)) if said else nothing
+    return nothing.to(predictions[0].dtype).index_put((row, place), torch.cat(predictions)) if predictions else nothing
 
 
 def weighted_sum(weights: Tensor, predictions: Tensor) -> Tensor:

@@ -102,7 +102,7 @@ def test_every_layout_and_number_means_the_same_pixels(tmp_path_factory, c, orde
     np.savez(file, samples=shaped / 127.5 - 1, labels=y[:, None], class_names=np.array([names[i] for i in order]))
     found = read_samples(file, data)
     assert torch.allclose(found.x, data.model_input(), atol=1e-6)  # float32
-    assert torch.equal(found.labels, data.y) and found.told_labels == "exactly balanced: 2 a class"
+    assert torch.equal(found.labels, data.y) and found.labels_text == "exactly balanced: 2 a class"
     np.savez(file, samples=shaped, labels=data.y.numpy())
     assert torch.equal(read_samples(file, data).x, data.model_input())
 
@@ -207,7 +207,7 @@ def test_results_of_a_run_in_two_features_of_one_kind_are_two_files(run, trained
 
 def test_a_run_that_is_refused_stops_the_others_before_any_is_judged(refused, trained, monkeypatch):
     """Whatever is known of it without sampling: its configuration, data, reference and features."""
-    monkeypatch.setattr("cbdm_cli.judged.drawn_with_bar", lambda *_: pytest.fail("samples were drawn"))
+    monkeypatch.setattr("cbdm_cli.evaluated.drawn_with_bar", lambda *_: pytest.fail("samples were drawn"))
     text = (trained / "config.toml").read_text()
     features = 'features = "classifier"'
     damage = {

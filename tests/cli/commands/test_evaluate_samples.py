@@ -9,7 +9,7 @@ from torch import nn
 
 from cbdm_cli.config import load_config, validated
 from cbdm_cli.data import load_data, load_reference
-from cbdm_cli.evaluator import Judge, counted
+from cbdm_cli.evaluator import Evaluator, counted
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.data.sources import DATASETS, digits
 from cbdm_core.errors import CbdmError
@@ -105,22 +105,22 @@ def test_features_of_the_data_are_taken_once(kind):
     config = config_of(f"evaluation.reference={kind}")
     full, training, _ = load_data(config)
     extractor = _Once()
-    judge = Judge(full, training, *load_reference(config, full, training), extractor, kept=False)
+    evaluator = Evaluator(full, training, *load_reference(config, full, training), extractor, kept=False)
     x, y = full.model_input(slice(300)), full.y[:300]
-    first = judge(config, x, y)
+    first = evaluator(config, x, y)
     before = extractor.asked
-    assert judge(config, x, y) == first and extractor.asked == before + 300
+    assert evaluator(config, x, y) == first and extractor.asked == before + 300
 
 
 def test_a_class_that_the_reference_lacks_has_no_figures_and_is_named():
     config = config_of("data.counts=[178,9,9,9,9,9,9,9,9,9]", "evaluation.reference=held-out")
     full, training, _ = load_data(config)
-    judge = Judge(full, training, *load_reference(config, full, training), _Once(), kept=False)
-    report = judge(config, full.model_input(), full.y)
+    evaluator = Evaluator(full, training, *load_reference(config, full, training), _Once(), kept=False)
+    report = evaluator(config, full.model_input(), full.y)
     zero = report.classes[0].scores
     assert zero.n_reference == 0 and zero.n_samples == 178 and zero.fid is zero.precision is zero.memorised is None
     assert report.overall.n_samples == len(full) and report.overall.fid > 0
-    assert judge.facts(report)["reference_lacks"] == ["0"] and "which lacks 0" in judge.told(report)
+    assert evaluator.facts(report)["reference_lacks"] == ["0"] and "which lacks 0" in evaluator.caption(report)
 
 
 # --- the protocol in every result
@@ -142,12 +142,12 @@ def test_evaluations_are_those_the_network_saw(trained, sampler, settings, nfe):
 
     A null of another law asks for the ten classes, the null and the condition, as docs/methods.md counts.
     """
-    from cbdm_cli.judged import Judged
+    from cbdm_cli.evaluated import EvaluatedRun
 
-    judged = Judged.of(trained, "cpu", "pixels")
-    _, _, found = judged.report({"sampler": sampler, "steps": 6, "per_class": 3, **settings}, "")
+    evaluated = EvaluatedRun.of(trained, "cpu", "pixels")
+    _, _, found = evaluated.report({"sampler": sampler, "steps": 6, "per_class": 3, **settings}, "")
     assert found == nfe
-    assert not judged.run.network._forward_hooks
+    assert not evaluated.run.network._forward_hooks
 
 
 def test_rows_are_counted_within_the_block_only():

@@ -242,7 +242,7 @@ def test_the_end_of_the_grid_is_told(tmp_path, omegas, best, edge):
     (row,) = [row for row in summarise(tmp_path, plan).rows if row.scores["fid"].mean == 1]
     assert (row.omega, row.at_edge) == (best, edge)
     told = {"implied:1,0.1": "1", "linear:2,1,2": "2,1"}.get(best, best)
-    assert row.told_omega() == f"{float(told):g}" if "," not in told else told
+    assert row.omega_text() == f"{float(told):g}" if "," not in told else told
 
 
 @pytest.mark.parametrize(

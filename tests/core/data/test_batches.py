@@ -209,7 +209,7 @@ def test_what_is_told_belongs_to_the_example(how):
     data = Dataset(torch.arange(48.0)[:, None], TAIL, tuple("abcde"), condition)
     for step in range(10):
         batch = Batches(data, 8, seed=1, **how).at(step)
-        assert torch.equal(batch.told, batch.x_0 * torch.tensor([1.0, -2.0]))
+        assert torch.equal(batch.conditions, batch.x_0 * torch.tensor([1.0, -2.0]))
         assert torch.equal(batch.y, TAIL[batch.x_0[:, 0].long()])
         plain = Batches(numbered(48, TAIL, tuple("abcde")), 8, seed=1, **how).at(step)
         assert torch.equal(plain.told, plain.y) and torch.equal(plain.x_0, batch.x_0)

@@ -121,9 +121,12 @@ def test_a_network_is_told_the_condition_and_labels_only_count():
     x, y = torch.zeros(3, 2), torch.tensor([1, 0, 1])
     by_class, by_vector, by_attribute = (Dataset(x, y, ("a", "b"), c) for c in (None, vector, attribute))
     assert [data.space for data in (by_class, by_vector, by_attribute)] == [Classes(2), Vectors(2), MultiLabel(3)]
-    assert torch.equal(by_class.told(), y) and by_class.told(torch.tensor([2, 1])).tolist() == [1, 0]
-    assert torch.equal(by_vector.told(torch.tensor([2, 0])), vector[[2, 0]])
-    assert torch.equal(by_attribute.told(), attribute)
+    assert torch.equal(by_class.condition_values(), y) and by_class.condition_values(torch.tensor([2, 1])).tolist() == [
+        1,
+        0,
+    ]
+    assert torch.equal(by_vector.condition_values(torch.tensor([2, 0])), vector[[2, 0]])
+    assert torch.equal(by_attribute.condition_values(), attribute)
     assert by_vector.counts().tolist() == [1, 2]
 
 

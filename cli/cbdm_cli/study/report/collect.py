@@ -18,7 +18,7 @@ from cbdm_core.errors import CbdmError
 from cbdm_core.metrics.report import Report
 from cbdm_core.run import read_config
 
-__all__ = ["Judgement", "Method", "SeedRun", "Story", "collect", "differing"]
+__all__ = ["Method", "MethodScores", "SeedRun", "Story", "collect", "differing"]
 
 Result = Mapping[str, Any]
 
@@ -69,7 +69,7 @@ class Method:
 
 
 @dataclass(frozen=True, eq=False)
-class Judgement:
+class MethodScores:
     """A row of the result table with all that was measured for it.
 
     Args:
@@ -112,7 +112,7 @@ class Story:
     question: str
     verdict: str
     methods: tuple[Method, ...]
-    judgements: tuple[Judgement, ...]
+    method_scores: tuple[MethodScores, ...]
     plan: Plan | None
 
     @property
@@ -165,7 +165,7 @@ def _comparison(folder: Path) -> Story:
         question=str(begun[0].runs[0].config.get("question", "")),
         verdict=summary.verdict if summary else "No verdict: the baseline has not been judged yet.",
         methods=begun,
-        judgements=tuple(Judgement(row, place[row.variant], results[row.variant, row.kind]) for row in rows),
+        method_scores=tuple(MethodScores(row, place[row.variant], results[row.variant, row.kind]) for row in rows),
         plan=plan,
     )
 
@@ -190,7 +190,7 @@ def _read(folder: Path, plan: Plan, variant: Variant) -> Iterable[tuple[str, dic
 def _some_runs(paths: Sequence[Path]) -> Story:
     runs = [_run(path) for path in paths]
     methods = _grouped(runs)
-    judgements = [j for i, method in enumerate(methods) if (j := _as_sampled(method, i)) is not None]
+    method_scores = [j for i, method in enumerate(methods) if (j := _as_sampled(method, i)) is not None]
     presets = list(dict.fromkeys(str(run.config.get("preset", run.path.name)) for run in runs))
     several = "The runs are shown as they were sampled; intervals and paired differences come from cbdm compare."
     return Story(
@@ -198,7 +198,7 @@ def _some_runs(paths: Sequence[Path]) -> Story:
         question=str(runs[0].config.get("question", "")) if len(presets) == 1 else "",
         verdict="No verdict: one run is no comparison." if len(runs) == 1 else f"No verdict. {several}",
         methods=methods,
-        judgements=tuple(judgements),
+        method_scores=tuple(method_scores),
         plan=None,
     )
 
@@ -228,7 +228,7 @@ def _parts(config: Mapping[str, Any]) -> str:
     return str(flat(config).get("method", "unknown method"))
 
 
-def _as_sampled(method: Method, place: int) -> Judgement | None:
+def _as_sampled(method: Method, place: int) -> MethodScores | None:
     """The runs of a method at their own ω, and at the other ω they were evaluated at alike."""
     results: dict[str, dict[int, Result]] = {}
     seeds, own = [], ""
@@ -265,7 +265,7 @@ def _as_sampled(method: Method, place: int) -> Judgement | None:
         curve=(),
         values=found,
     )
-    return Judgement(row, place, complete)
+    return MethodScores(row, place, complete)
 
 
 def _alike(one: Result, other: Result) -> bool:

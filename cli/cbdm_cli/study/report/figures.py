@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cbdm_cli.study.report.collect import Judgement, Story
+from cbdm_cli.study.report.collect import MethodScores, Story
 from cbdm_cli.study.report.drawing import Drawing, Style, canvas, finished, ramp, style_of
 from cbdm_cli.study.report.wording import digits_of, estimate_text, label_of, number
 from cbdm_cli.study.summary import Estimate
@@ -60,20 +60,20 @@ def class_bars(story: Story, score: str) -> Drawing | None:
         score: `fid` or `recall`, as a class has it.
     """
     _, names, order = _classes(story)
-    shown = [j for j in story.judgements if not j.row.kind]
+    shown = [j for j in story.method_scores if not j.row.kind]
     tables = [(j, t) for j in shown if np.isfinite(t := _per_class(j, score)[order]).any()]
     if not tables:
         return None
     counts = [int(story.facts["counts"][y]) for y in order]
     many = len(order) > _MANY or len(order) * len(tables) > 120
     with canvas(1, 3.0) as (figure, (axes,)):
-        for i, (judgement, table) in enumerate(tables):
-            style, mean = style_of(judgement.method), _nanmean(table)
+        for i, (scores_of, table) in enumerate(tables):
+            style, mean = style_of(scores_of.method), _nanmean(table)
             if many:
                 line = {**style.points(), "markersize": 4, "linestyle": "none"}
-                axes.plot(np.maximum(counts, 0.8), mean, label=judgement.row.name, alpha=0.85, **line)
+                axes.plot(np.maximum(counts, 0.8), mean, label=scores_of.row.name, alpha=0.85, **line)
             else:
-                _bars(axes, i, len(tables), table, mean, style, judgement.row.name)
+                _bars(axes, i, len(tables), table, mean, style, scores_of.row.name)
         if many:
             axes.set(xscale="log", xlabel="training images of the class")
             axes.invert_xaxis()
@@ -99,7 +99,7 @@ def class_bars(story: Story, score: str) -> Drawing | None:
 
 def plane(story: Story) -> Drawing | None:
     """Precision against recall of each row of the table, with 95 % intervals and the seeds."""
-    shown = [j for j in story.judgements if {"precision", "recall"} <= j.row.scores.keys()]
+    shown = [j for j in story.method_scores if {"precision", "recall"} <= j.row.scores.keys()]
     if not shown:
         return None
     with canvas(1, 3.5, 5.6) as (figure, (axes,)):
@@ -116,12 +116,12 @@ def plane(story: Story) -> Drawing | None:
         axes.grid(axis="x", alpha=0.12, linewidth=0.8)
         axes.set(xlabel="recall (variety)", ylabel="precision (likeness)")
         _within_unit(axes, shown)
-        told = [
+        described = [
             f"{j.row.name}: precision {estimate_text(j.row.scores['precision'], 3)}, "
             f"recall {estimate_text(j.row.scores['recall'], 3)}"
             for j in shown
         ]
-        alt = f"Precision against recall. {'; '.join(told)}."
+        alt = f"Precision against recall. {'; '.join(described)}."
         caption = (
             f"Each method at its {_at(story)} ω; up and right is better. Bars: 95 % intervals over two seeds or "
             "more, cut at the frame; faint marks: the seeds."
@@ -131,7 +131,7 @@ def plane(story: Story) -> Drawing | None:
 
 def omega_curves(story: Story) -> Drawing | None:
     """Scores against ω for each way to sample: the mean over seeds, and each seed faint."""
-    series = {score: [(j, c) for j in story.judgements if (c := _curve(j, score))] for score in _CURVES}
+    series = {score: [(j, c) for j in story.method_scores if (c := _curve(j, score))] for score in _CURVES}
     if not any(len(curve) > 1 for found in series.values() for _, curve in found):
         return None
     panels = [score for score in _CURVES if series[score]]
@@ -140,14 +140,14 @@ def omega_curves(story: Story) -> Drawing | None:
             for j, curve in series[score]:
                 _omega_curve(each, j, curve)
             each.set(xlabel="ω", ylabel=label_of(score))
-        told = [
+        described = [
             f"{label_of(score)}, {j.row.name}: "
             + ", ".join(f"{number(_mean(by_seed), digits_of(score))} at ω {omega:g}" for omega, by_seed in curve)
             for score in panels
             for j, curve in series[score]
         ]
-        alt = f"Scores against guidance strength ω. {'; '.join(told)}."
-        ways = any(j.row.kind for j in story.judgements)
+        alt = f"Scores against guidance strength ω. {'; '.join(described)}."
+        ways = any(j.row.kind for j in story.method_scores)
         caption = (
             "Scores against guidance strength, ω = 0 being plain conditional sampling; FID: less is better, recall: "
             "more is. Lines: mean over seeds; faint lines: the seeds."
@@ -156,20 +156,20 @@ def omega_curves(story: Story) -> Drawing | None:
         return finished(figure, "omega", alt, caption)
 
 
-def _omega_curve(axes: Any, judgement: Judgement, curve: Sequence[tuple[float, dict[int, float]]]) -> None:
-    style = style_of(judgement.method, judgement.row.kind)
+def _omega_curve(axes: Any, scores_of: MethodScores, curve: Sequence[tuple[float, dict[int, float]]]) -> None:
+    style = style_of(scores_of.method, scores_of.row.kind)
     omegas = [omega for omega, _ in curve]
-    for seed in judgement.row.seeds if len(judgement.row.seeds) > 1 else ():
+    for seed in scores_of.row.seeds if len(scores_of.row.seeds) > 1 else ():
         known = [(omega, by_seed[seed]) for omega, by_seed in curve if seed in by_seed]
         axes.plot([w for w, _ in known], [v for _, v in known], color=style.colour, alpha=0.3, linewidth=0.8)
     means = [_mean(by_seed) for _, by_seed in curve]
-    axes.plot(omegas, means, linestyle=style.line, linewidth=1.8, label=judgement.row.name, **style.points())
+    axes.plot(omegas, means, linestyle=style.line, linewidth=1.8, label=scores_of.row.name, **style.points())
 
 
 def strength_curves(story: Story) -> Drawing | None:
     """Scores against τ at the best ω, where methods differ in τ only."""
-    lines: dict[str, list[tuple[float, Judgement]]] = {}
-    for j in story.judgements:
+    lines: dict[str, list[tuple[float, MethodScores]]] = {}
+    for j in story.method_scores:
         method = story.methods[j.method]
         if method.tau is not None and not j.row.kind:
             lines.setdefault(method.parts, []).append((method.tau, j))
@@ -177,7 +177,7 @@ def strength_curves(story: Story) -> Drawing | None:
     if not lines:
         return None
     panels = [s for s in _CURVES if all(s in j.row.scores for found in lines.values() for _, j in found)]
-    plain = next((j for j in story.judgements if story.methods[j.method].tau is None and not j.row.kind), None)
+    plain = next((j for j in story.method_scores if story.methods[j.method].tau is None and not j.row.kind), None)
     with canvas(len(panels), 2.8) as (figure, axes):
         for each, score in zip(axes, panels, strict=True):
             for parts, found in lines.items():
@@ -190,17 +190,17 @@ def strength_curves(story: Story) -> Drawing | None:
                 each.set_xscale("log")
                 _plain(each.xaxis)
             each.set(xlabel="τ", ylabel=label_of(score))
-        told = [
+        described = [
             f"{label_of(score)}, {parts}: "
             + ", ".join(f"{estimate_text(j.row.scores[score], digits_of(score))} at τ {tau:g}" for tau, j in found)
             for score in panels
             for parts, found in lines.items()
         ]
         caption = f"Methods that differ in their strength τ only, each at its {_at(story)} ω. Bars: 95 % intervals."
-        return finished(figure, "strength", f"Scores against strength τ. {'; '.join(told)}.", caption)
+        return finished(figure, "strength", f"Scores against strength τ. {'; '.join(described)}.", caption)
 
 
-def _strengths(axes: Any, parts: str, found: Sequence[tuple[float, Judgement]], score: str) -> None:
+def _strengths(axes: Any, parts: str, found: Sequence[tuple[float, MethodScores]], score: str) -> None:
     style = style_of(found[0][1].method)
     estimates = [j.row.scores[score] for _, j in found]
     widths = [e.half_width if math.isfinite(e.half_width) else 0.0 for e in estimates]
@@ -245,15 +245,15 @@ def law_trajectories(story: Story) -> list[tuple[str, Drawing]]:
     for i, method in enumerate(story.methods):
         run = method.runs[0]
         for law in sorted({law for record in run.records for law in record.get("laws") or {}}):
-            told = [(r["step"], r["laws"][law]) for r in run.records if law in (r.get("laws") or {})]
+            described = [(r["step"], r["laws"][law]) for r in run.records if law in (r.get("laws") or {})]
             name = f"{method.name}, law of {law}"
-            found.append((name, _law(story, name, f"law-{i}-{law}", run.seed, told)))
+            found.append((name, _law(story, name, f"law-{i}-{law}", run.seed, described)))
     return found
 
 
-def _law(story: Story, name: str, key: str, seed: int, told: Sequence[tuple[int, Sequence[float]]]) -> Drawing:
+def _law(story: Story, name: str, key: str, seed: int, described: Sequence[tuple[int, Sequence[float]]]) -> Drawing:
     _, names, order = _classes(story)
-    steps, table = np.array([step for step, _ in told]), np.array([probs for _, probs in told], dtype=float)
+    steps, table = np.array([step for step, _ in described]), np.array([probs for _, probs in described], dtype=float)
     places = order if table.shape[1] == len(order) else list(range(table.shape[1]))
     texts = names if table.shape[1] == len(order) else [str(y) for y in places]
     kept = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), _POINTS)).round().astype(int))
@@ -284,10 +284,10 @@ def omega_value(text: str) -> float | None:
         return None
 
 
-def _curve(judgement: Judgement, score: str) -> list[tuple[float, dict[int, float]]]:
+def _curve(scores_of: MethodScores, score: str) -> list[tuple[float, dict[int, float]]]:
     """(ω, seed → score), by ω, where every seed has it."""
-    found = [(omega_value(omega), by_seed) for omega, by_seed in judgement.by_seed(score).items()]
-    complete = [(w, v) for w, v in found if w is not None and len(v) == len(judgement.row.seeds)]
+    found = [(omega_value(omega), by_seed) for omega, by_seed in scores_of.by_seed(score).items()]
+    complete = [(w, v) for w, v in found if w is not None and len(v) == len(scores_of.row.seeds)]
     return sorted(complete, key=lambda pair: pair[0])
 
 
@@ -318,9 +318,9 @@ def _classes(story: Story) -> tuple[list[int], list[str], list[int]]:
     return counts, names, [y for group in rank_groups(counts).values() for y in group]
 
 
-def _per_class(judgement: Judgement, score: str) -> Any:
+def _per_class(scores_of: MethodScores, score: str) -> Any:
     """(K, seeds), NaN where undefined."""
-    results = judgement.best().values()
+    results = scores_of.best().values()
     table = [[entry["scores"].get(score) for entry in result["classes"]] for result in results]
     return np.array([[math.nan if v is None else float(v) for v in row] for row in table]).T
 
@@ -342,14 +342,14 @@ def _bars(axes: Any, place: int, count: int, table: Any, mean: Any, style: Style
 
 
 def _class_alt(
-    judgement: Judgement, mean: Any, names: list[str], order: list[int], counts: list[int], score: str
+    scores_of: MethodScores, mean: Any, names: list[str], order: list[int], counts: list[int], score: str
 ) -> str:
     known = [i for i in range(len(order)) if np.isfinite(mean[i])]
-    told = [
+    described = [
         f"class {names[order[i]]} ({counts[i]} training images) {number(float(mean[i]), digits_of(score))}"
         for i in (known if len(known) <= 12 else [*known[:3], *known[-3:]])
     ]
-    return f"{judgement.row.name}: {', '.join(told)}."
+    return f"{scores_of.row.name}: {', '.join(described)}."
 
 
 def _class_ticks(axes: Any, names: Sequence[str]) -> None:
@@ -380,7 +380,7 @@ def _width(found: Estimate) -> float | None:
     return found.half_width if math.isfinite(found.half_width) else None
 
 
-def _within_unit(axes: Any, shown: Sequence[Judgement]) -> None:
+def _within_unit(axes: Any, shown: Sequence[MethodScores]) -> None:
     """Frame the seeds with some room, so that wide intervals of few seeds do not squeeze them to a point."""
     for name, limit in (("recall", axes.set_xlim), ("precision", axes.set_ylim)):
         values = [v for j in shown for v in j.row.values[name].values()]

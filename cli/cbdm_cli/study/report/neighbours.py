@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cbdm_cli.evaluated import EvaluatedRun
 from cbdm_cli.evaluator import drawn_with_bar
-from cbdm_cli.judged import Judged
 from cbdm_cli.pictures import as_image
 from cbdm_cli.resolve import with_sampling
 from cbdm_cli.study.report.collect import Story
@@ -70,20 +70,26 @@ def nearest_training(story: Story, device: str) -> tuple[Neighbours, ...]:
     shape = story.facts.get("shape", ())
     if len(shape) != 3 or shape[0] not in (1, 3):
         return ()
-    best = {j.method: j.row.omega for j in reversed(story.judgements) if not j.row.kind}
+    best = {j.method: j.row.omega for j in reversed(story.method_scores) if not j.row.kind}
     found = []
     for place, method in enumerate(story.methods):
         run = method.runs[0]
         if not checkpoints(run.path / "checkpoints"):
             continue
-        judged = Judged.of(run.path, device, "classifier")
+        evaluated = EvaluatedRun.of(run.path, device, "classifier")
         interval = (0.0, 1.0) if story.plan is not None else None
-        config = with_sampling(judged.config, {"omega": best.get(place), "interval": interval})
-        labels = tail_labels(judged.data.counts(), HOW_MANY)
-        told = labels if judged.full.condition is None else conditions_for(labels, judged.full.condition, judged.full.y)
-        where = next(judged.run.network.parameters()).device
-        x = drawn_with_bar(config, judged.run.network, judged.run.schedule, told, judged.run.shape, where, method.name)
-        found.append(Neighbours(place, run.seed, config.sampling.omega, *_pairs(judged, x, labels)))
+        config = with_sampling(evaluated.config, {"omega": best.get(place), "interval": interval})
+        labels = tail_labels(evaluated.data.counts(), HOW_MANY)
+        conditions = (
+            labels
+            if evaluated.full.condition is None
+            else conditions_for(labels, evaluated.full.condition, evaluated.full.y)
+        )
+        where = next(evaluated.run.network.parameters()).device
+        x = drawn_with_bar(
+            config, evaluated.run.network, evaluated.run.schedule, conditions, evaluated.run.shape, where, method.name
+        )
+        found.append(Neighbours(place, run.seed, config.sampling.omega, *_pairs(evaluated, x, labels)))
     return tuple(found)
 
 
@@ -93,11 +99,11 @@ def tail_labels(counts: Tensor, count: int) -> Tensor:
     return torch.tensor([tail[i % len(tail)] for i in range(count)])
 
 
-def _pairs(judged: Judged, x: Tensor, labels: Tensor) -> tuple[tuple[Pair, ...], float | None]:
-    data, names = judged.data, judged.data.class_names
+def _pairs(evaluated: EvaluatedRun, x: Tensor, labels: Tensor) -> tuple[tuple[Pair, ...], float | None]:
+    data, names = evaluated.data, evaluated.data.class_names
     seen = to_uint8(x).float() / 127.5 - 1  # as they are shown and evaluated
     rows = data.model_input()
-    ours, theirs = judged.classifier(seen)[0].cpu(), judged.classifier(rows)[0].cpu()
+    ours, theirs = evaluated.classifier(seen)[0].cpu(), evaluated.classifier(rows)[0].cpu()
     distances, nearest = torch.cdist(ours, theirs, compute_mode="donot_use_mm_for_euclid_dist").min(1)
     pairs = tuple(
         Pair(as_image(x[i]), as_image(rows[j]), str(names[labels[i]]), str(names[data.y[j]]), float(distances[i]))

@@ -13,7 +13,7 @@ from typing import Any
 
 from cbdm_cli.config import flat, validated
 from cbdm_cli.study.report import figures
-from cbdm_cli.study.report.collect import Judgement, Story, differing
+from cbdm_cli.study.report.collect import MethodScores, Story, differing
 from cbdm_cli.study.report.drawing import COLOURS, Drawing
 from cbdm_cli.study.report.neighbours import Neighbours
 from cbdm_cli.study.report.wording import digits_of, label_of, number, width_text
@@ -63,7 +63,7 @@ def page(story: Story, neighbours: Sequence[Neighbours] = ()) -> str:
         script=script,
         script_hash=f"sha256-{digest}",
         columns=_columns(story),
-        rows=[_row(story, j) for j in story.judgements],
+        rows=[_row(story, j) for j in story.method_scores],
         cautions=_cautions(story),
         histogram=figures.class_histogram(story),
         scores=_score_sections(story),
@@ -95,7 +95,7 @@ def _score_sections(story: Story) -> list[tuple[str, str, list[Drawing]]]:
 
 
 def _compared(story: Story) -> bool:
-    return any(j.row.differences for j in story.judgements)
+    return any(j.row.differences for j in story.method_scores)
 
 
 def _columns(story: Story) -> list[tuple[str, bool]]:
@@ -106,20 +106,20 @@ def _columns(story: Story) -> list[tuple[str, bool]]:
 
 
 def _scores(story: Story) -> list[str]:
-    return [score for score in SCORES if score == "fid" or any(score in j.row.scores for j in story.judgements)]
+    return [score for score in SCORES if score == "fid" or any(score in j.row.scores for j in story.method_scores)]
 
 
-def _row(story: Story, judgement: Judgement) -> dict[str, Any]:
-    row = judgement.row
+def _row(story: Story, scores_of: MethodScores) -> dict[str, Any]:
+    row = scores_of.row
     omega = figures.omega_value(row.omega)
-    text = row.told_omega() if story.plan else row.omega
+    text = row.omega_text() if story.plan else row.omega
     cells = [_Cell(text, "" if omega is None else repr(omega), "(edge)" * row.at_edge)]
     for score in _scores(story):
         cells.append(_estimated(row.scores.get(score), digits_of(score)))
         if score == "fid" and _compared(story):
             difference = (row.differences or {}).get("fid")
             cells.append(_Cell("baseline", "0") if row.differences is None else _estimated(difference, 2, sign=True))
-    return {"name": row.name, "colour": _colour(judgement.method), "cells": cells}
+    return {"name": row.name, "colour": _colour(scores_of.method), "cells": cells}
 
 
 def _estimated(found: Estimate | None, digits: int, sign: bool = False) -> _Cell:
@@ -134,17 +134,17 @@ def _colour(method: int) -> str:
 
 def _cautions(story: Story) -> list[str]:
     """What has to be known to read the figures."""
-    results = [result for j in story.judgements for result in j.best().values()]
+    results = [result for j in story.method_scores for result in j.best().values()]
     if not results:
         return []
     features = _distinct(result["features"] for result in results)
-    told = [f"Features: {features}; {_distinct(result['note'] for result in results)}."]
+    parts = [f"Features: {features}; {_distinct(result['note'] for result in results)}."]
     if len({result["features"] for result in results}) > 1:
-        told.append("The features differ between rows, so that their figures must not be compared.")
+        parts.append("The features differ between rows, so that their figures must not be compared.")
     accuracy = results[0].get("held_out_accuracy")
     if accuracy is not None:
-        told.append(f"The classifier behind them is right on {accuracy:.1%} of the data it never saw.")
-    return told
+        parts.append(f"The classifier behind them is right on {accuracy:.1%} of the data it never saw.")
+    return parts
 
 
 def _distinct(values: Iterable[Any]) -> str:
@@ -174,14 +174,14 @@ def _grids(story: Story) -> list[_Picture]:
 
 def _grid_note(story: Story) -> str:
     """Whether the grids can be held against one another sample by sample."""
-    told = []
+    parts = []
     for method in story.methods:
         config = method.runs[0].config
-        told.append((config.get("seed"), config.get("sampling"), config.get("evaluation"), config.get("schedule")))
+        parts.append((config.get("seed"), config.get("sampling"), config.get("evaluation"), config.get("schedule")))
     alike = "A row per class, the rarest last, with its number of training images; drawn at the run's own ω."
-    if len(told) > 1 and all(other == told[0] for other in told):
+    if len(parts) > 1 and all(other == parts[0] for other in parts):
         return f"{alike} All grids have the same noise and labels, so that the same place holds the same draw."
-    if len(told) > 1:
+    if len(parts) > 1:
         return f"{alike} The runs differ in seed or sampling, so that the same place does not hold the same draw."
     return alike
 
@@ -241,7 +241,7 @@ def _differences(story: Story) -> list[tuple[str, list[str]]]:
 def _provenance(story: Story) -> list[tuple[str, str]]:
     """What a result depends on beside its configuration; values that differ between runs are all named."""
     runs = story.runs()
-    results = [result for j in story.judgements for result in j.best().values()]
+    results = [result for j in story.method_scores for result in j.best().values()]
     found = [("seeds", _seed_text(story).split(" ", 1)[1])]
     if story.plan is not None:
         plan = story.plan

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from cbdm_cli.judged import Judged
+from cbdm_cli.evaluated import EvaluatedRun
 from cbdm_cli.study.report.collect import collect
 from cbdm_cli.study.report.neighbours import HOW_MANY, nearest_training, tail_labels
 from tests.cli.study.report.pages import Page
@@ -30,20 +30,20 @@ def test_neighbours_are_the_nearest_rows_of_the_training_set(tiny_run, cache):
     (found,) = nearest_training(collect([tiny_run]), "cpu")
     assert len(found.pairs) == HOW_MANY and found.omega == "1"
     assert [p.asked for p in found.pairs[:5]] == ["9", "8", "7", "6", "9"]  # digits-lt: a third and what is left over
-    judged = Judged.of(tiny_run, "cpu")
+    evaluated = EvaluatedRun.of(tiny_run, "cpu")
 
     def features(pictures):
         pixels = torch.tensor(np.stack([np.asarray(p) for p in pictures]))[:, None]
-        return judged.classifier(pixels.float() / 127.5 - 1)[0].numpy()
+        return evaluated.classifier(pixels.float() / 127.5 - 1)[0].numpy()
 
-    rows = judged.classifier(judged.data.model_input())[0].numpy()
+    rows = evaluated.classifier(evaluated.data.model_input())[0].numpy()
     for pair, sample in zip(found.pairs, features([p.sample for p in found.pairs])):
         distances = [math.dist(sample, row) for row in rows]
         best = int(np.argmin(distances))
         assert pair.distance == pytest.approx(distances[best], rel=1e-9)
-        assert np.array_equal(np.asarray(pair.neighbour), judged.data.x[best, 0].numpy())
-        assert pair.found == judged.data.class_names[judged.data.y[best]]
-    rare = [i for i, y in enumerate(judged.data.y.tolist()) if y in (6, 7, 8, 9)]
+        assert np.array_equal(np.asarray(pair.neighbour), evaluated.data.x[best, 0].numpy())
+        assert pair.found == evaluated.data.class_names[evaluated.data.y[best]]
+    rare = [i for i, y in enumerate(evaluated.data.y.tolist()) if y in (6, 7, 8, 9)]
     usual = np.median([min(math.dist(rows[i], rows[j]) for j in range(len(rows)) if j != i) for i in rare])
     assert found.usual == pytest.approx(usual, rel=1e-9)
 

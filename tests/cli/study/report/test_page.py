@@ -273,7 +273,7 @@ def test_a_comparison_that_has_just_begun_shows_what_there_is(tmp_path):
         shutil.rmtree(found)
     shutil.rmtree(tmp_path / "cmp" / "runs" / plan.variants[2].folder)
     story = collect([tmp_path / "cmp"])
-    assert [m.name for m in story.methods] == ["ddpm", "cbdm τ=0.1"] and not story.judgements
+    assert [m.name for m in story.methods] == ["ddpm", "cbdm τ=0.1"] and not story.method_scores
     text = page(story)
     assert "the baseline has not been judged yet" in text and 'id="results"' not in text
 
@@ -282,7 +282,7 @@ def test_a_seed_that_lacks_a_reading_is_left_out_of_its_row_everywhere(tmp_path)
     write_comparison(tmp_path / "cmp")
     (tmp_path / "cmp" / "runs" / "ddpm" / "seed-2" / "readings" / "omega-1.json").unlink()
     story = collect([tmp_path / "cmp"])
-    assert [j.row.seeds for j in story.judgements if not j.row.kind] == [(0, 1), (0, 1, 2), (0, 1, 2)]
+    assert [j.row.seeds for j in story.method_scores if not j.row.kind] == [(0, 1), (0, 1, 2), (0, 1, 2)]
     told = alts(Page(page(story)))
     # Mean of the shifts 0 and ½ by seed, without the third seed's 1.
     assert "ddpm: class common (100 training images) 10.25" in told[1]

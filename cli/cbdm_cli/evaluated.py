@@ -9,7 +9,7 @@ from typing import Any
 
 from cbdm_cli.config import Config, merged, validated
 from cbdm_cli.data import load_own_data
-from cbdm_cli.evaluator import Judge, balanced_samples, counted, drawn_with_bar
+from cbdm_cli.evaluator import Evaluator, balanced_samples, counted, drawn_with_bar
 from cbdm_cli.naming import file_tag, file_words
 from cbdm_cli.resolve import with_sampling
 from cbdm_cli.results import evaluation_facts
@@ -20,11 +20,11 @@ from cbdm_core.metrics.features.classifier import FeatureExtractor
 from cbdm_core.metrics.report import Report
 from cbdm_core.run import Run, load_run
 
-__all__ = ["Judged", "judged_by", "measure_words"]
+__all__ = ["EvaluatedRun", "evaluated_by", "measure_words"]
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
+class EvaluatedRun:
     """A run and what is needed to judge it, read once.
 
     Args:
@@ -37,10 +37,10 @@ class Judged:
     path: Path
     run: Run
     config: Config
-    judge: Judge
+    evaluator: Evaluator
 
     @classmethod
-    def of(cls, path: Path, device: str, features: str | None = None, reference: str | None = None) -> Judged:
+    def of(cls, path: Path, device: str, features: str | None = None, reference: str | None = None) -> EvaluatedRun:
         """The run in `path`, judged in these features and against this reference, or the run's own.
 
         Raises:
@@ -49,45 +49,45 @@ class Judged:
         """
         run = load_run(path, device=device)
         saved = validated(run.config)
-        config = judged_by(saved, {"features": features, "reference": reference}, path)
+        config = evaluated_by(saved, {"features": features, "reference": reference}, path)
         full, data = load_own_data(path, saved)
         where = str(next(run.network.parameters()).device)
-        return cls(path, run, config, Judge.of(config, full, data, where))
+        return cls(path, run, config, Evaluator.of(config, full, data, where))
 
     @property
     def full(self) -> Dataset:
         """The balanced set."""
-        return self.judge.full
+        return self.evaluator.full
 
     @property
     def data(self) -> Dataset:
         """Its long-tailed part."""
-        return self.judge.training
+        return self.evaluator.training
 
     @property
     def classifier(self) -> FeatureExtractor:
         """What gives the features."""
-        return self.judge.extractor
+        return self.evaluator.extractor
 
     def report(self, options: dict[str, Any], name: str) -> tuple[Config, Report, float]:
         """Balanced samples drawn with these sampling options, judged, and the NFE; `name` is what the bar is called."""
         config = with_sampling(self.config, options)
-        labels, told = balanced_samples(config, self.full)
+        labels, conditions = balanced_samples(config, self.full)
         network, where = self.run.network, next(self.run.network.parameters()).device
         with counted(network) as rows:
-            x = drawn_with_bar(config, network, self.run.schedule, told, self.run.shape, where, name)
-        return config, self.judge(config, x, labels), rows.per(len(x))
+            x = drawn_with_bar(config, network, self.run.schedule, conditions, self.run.shape, where, name)
+        return config, self.evaluator(config, x, labels), rows.per(len(x))
 
     def write(self, file: Path | None, options: dict[str, Any]) -> tuple[Config, Report]:
         """Judge and write the result; the file is named by the options where none is given."""
         config, report, nfe = self.report(options, f"{self.path.name} ω {options['omega']}")
-        measured = {"nfe": nfe, **self.judge.facts(report)}
+        measured = {"nfe": nfe, **self.evaluator.facts(report)}
         facts = evaluation_facts(config, self.run.step, report, measured)
         write_json(file or self.path / _file_name(config), facts)
         return config, report
 
 
-def judged_by(config: Config, judging: Mapping[str, Any], saved: Path | None = None) -> Config:
+def evaluated_by(config: Config, judging: Mapping[str, Any], saved: Path | None = None) -> Config:
     """The configuration with those of the `evaluation` table's values replaced that are given.
 
     Args:
