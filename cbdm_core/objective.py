@@ -43,14 +43,15 @@ class Objective(nn.Module):
         self.process, self.network, self.adjustment = process, network, adjustment
         self.drop, self.drop_per = drop, drop_per
 
-    def forward(self, x_0: Tensor, c: Condition, draws: Draws) -> dict[str, Tensor]:
-        """Named losses, each (B,)."""
+    def forward(self, x_0: Tensor, c: Condition, draws: Draws, t: Tensor | None = None) -> dict[str, Tensor]:
+        """Named losses, each (B,), at the times `t` (B,) or, without them, at those that the schedule draws."""
         c = drop_condition(c, draws, probability=self.drop, per=self.drop_per)
         step = self.process.denoise(
             self.network,
             x_0,
             c,
             draws,
+            t,
             with_features=self.adjustment.wants_features(),
             keep_dropout=self.adjustment.wants_dropout_state(),
         )

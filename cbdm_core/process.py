@@ -212,17 +212,19 @@ class Process:
         x_0: Tensor,
         c: Condition,
         draws: Draws,
+        t: Tensor | None = None,
         *,
         with_features: bool = False,
         keep_dropout: bool = False,
     ) -> DenoisingStep:
-        """Draw t and ε, make x_t, ask the network, and pack the step.
+        """Draw ε and, where it is not given, t, make x_t, ask the network, and pack the step.
 
         Args:
             network: the score network.
             x_0: (B, …) data.
             c: (B,) conditions, as the network shall see them.
             draws: B rows.
+            t: (B,) times in the schedule's domain; None draws them from the schedule.
             with_features: also ask for the network's inner features.
             keep_dropout: remember the dropout masks, so that the network can be asked again with the same ones.
 
@@ -233,7 +235,7 @@ class Process:
             raise CbdmError(
                 f"{len(x_0)} examples, {len(c)} conditions and {len(draws.rows)} rows of draws: give as many of each"
             )
-        t = self.schedule.draw_t(draws)
+        t = self.schedule.draw_t(draws) if t is None else t
         eps = draws.normal("eps", *x_0.shape[1:], dtype=x_0.dtype)
         alpha_t, sigma_t = self.coefficients(t, x_0)
         x_t = alpha_t * x_0 + sigma_t * eps

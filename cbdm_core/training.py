@@ -179,21 +179,23 @@ def _one_step(
     names: tuple[str, ...],
 ) -> TrainRecord:
     world, settings = state.world, state.settings
-    x_0, y, rows, conditions = (v.to(world.device) for v in batches.at(step, world.rank, world.size))
+    batch = batches.at(step, world.rank, world.size).to(world.device)
     seed_dropout(settings.seed, step, world.rank, world.device)
     dtype = PRECISIONS[settings.precision]
     with torch.autocast(world.device.type, dtype, enabled=dtype != torch.float32):
-        terms: dict[str, Tensor] = objective(x_0, Condition.of(conditions), Draws(settings.seed, step, rows))
+        terms: dict[str, Tensor] = objective(
+            batch.x_0, Condition.of(batch.conditions), Draws(settings.seed, step, batch.rows), batch.t
+        )
     parts = torch.stack([term.mean() for term in terms.values()])
     loss = parts.sum()
     # One transfer for all of them: each would make the host wait for the device.
     means = dict(zip(terms, (sum_over_ranks(parts.detach()) / world.size).tolist(), strict=True))
-    _refuse_unfinite("loss", sum(means.values()), step, y)
+    _refuse_unfinite("loss", sum(means.values()), step, batch.y)
     rate = learning_rate(settings, step)
-    norm = _update(state, loss, rate, step, y)
+    norm = _update(state, loss, rate, step, batch.y)
     state.step = step + 1
     state.average()
-    by_group = _group_means(terms["denoising"].detach(), y, groups, names)
+    by_group = _group_means(terms["denoising"].detach(), batch.y, groups, names)
     laws = learned_laws(state.objective.adjustment)
     return TrainRecord(step + 1, sum(means.values()), means, by_group, norm, rate, laws)
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from comparisons import RESULTS
-from tables import Best, table, told
+from tables import Best, table, text
 
 # What is said of it → (result file, cell).
 DATA: Mapping[str, tuple[str, str]] = {
@@ -35,7 +35,7 @@ def overview(results: Mapping[str, Mapping[str, Any]]) -> str:
         found = results[file]["cells"][cell]
         plain, implied, pulled = (Best.of(found["rows"][row]) for row in ("ddpm", "ddpm, ω_eff(t)", "cbdm:null"))
         fids = [f"{row.mean('fid'):.2f}" for row in (plain, implied, pulled)]
-        differences = [told(pulled.minus(implied, "fid")), told(pulled.minus(implied, "recall"), 3)]
+        differences = [text(pulled.minus(implied, "fid")), text(pulled.minus(implied, "recall"), 3)]
         lines.append([name, f"{found['steps']:,}, {found['seeds']}", *fids, *differences])
     return table(head, lines)
 

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from cbdm_core.data.dataset import Dataset
+from cbdm_core.data.levels import LevelShare
+from cbdm_core.data.transplant import Transplant
 from cbdm_core.draws import Draws
 from cbdm_core.errors import CbdmError
+from cbdm_core.schedules import NoiseSchedule
 
 __all__ = ["Batch", "Batches", "resampling_weights"]
 
@@ -24,12 +27,19 @@ class Batch(NamedTuple):
         y: (B,) long labels.
         rows: (B,) long, the places in the global batch.
         conditions: what the network takes, the labels or (B, …) conditions.
+        t: (B,) the noise levels, where the examples were drawn by them; None leaves them to the process.
     """
 
     x_0: Tensor
     y: Tensor
     rows: Tensor
     conditions: Tensor
+    t: Tensor | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        x_0, y, rows, conditions = (part.to(device) for part in self[:4])
+        return Batch(x_0, y, rows, conditions, None if self.t is None else self.t.to(device))
 
 
 def resampling_weights(labels: Tensor, probs: Tensor) -> Tensor:
@@ -60,7 +70,8 @@ class Batches:
 
     Without weights the batches are cut from an endless row of epochs, each a permutation of the N examples; a batch
     may reach over the end of one into the next. With weights every row is drawn on its own, with replacement. With
-    `pure` each batch holds one class, drawn from that law, and its examples come with replacement.
+    `pure` each batch holds one class, drawn from that law, and its examples come with replacement. With `levels` t is
+    drawn first: a row shows its draw by weight with probability s(t, y, step), and else the next example of its epoch.
 
     Args:
         dataset: the examples.
@@ -69,9 +80,13 @@ class Batches:
         weights: (N,) ≥ 0 with a positive sum, such as `resampling_weights`; None for epochs.
         pure: (K,) a law of the class that a whole batch is of; None mixes classes. It goes without weights.
         flip: mirror images along their last axis (horizontally), one fair coin per row.
+        schedule: draws t, for `levels` and `transplant`, which need it.
+        levels: the share of draws by weight at each noise level; None for all.
+        transplant: mixes rows of rare classes with residuals of common ones, of the same data set.
 
     Raises:
-        CbdmError: a batch size below 1, weights that are none, a law with empty classes, or a flip of vectors.
+        CbdmError: a batch size below 1, weights that are none, a law with empty classes, a flip of vectors, levels
+            without weights, or levels or a transplant without a schedule.
     """
 
     dataset: Dataset
@@ -80,6 +95,9 @@ class Batches:
     weights: Tensor | None = field(default=None, kw_only=True)
     pure: Tensor | None = field(default=None, kw_only=True)
     flip: bool = field(default=False, kw_only=True)
+    schedule: NoiseSchedule | None = field(default=None, kw_only=True)
+    levels: LevelShare | None = field(default=None, kw_only=True)
+    transplant: Transplant | None = field(default=None, kw_only=True)
     _orders: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -87,6 +105,10 @@ class Batches:
             raise CbdmError(f"batch_size is {self.batch_size}, it must be 1 or more")
         if self.flip and not self.dataset.is_images:
             raise CbdmError("flip=true is for images, and these data are vectors: set flip=false")
+        if self.schedule is None and not (self.levels is None and self.transplant is None):
+            raise CbdmError("batches that know the noise level draw t first: give them the schedule of the process")
+        if self.levels is not None and self.weights is None:
+            raise CbdmError("levels say which share of the draws by weight stands: give the weights too")
         if self.weights is not None:
             self._check(self.weights)
         if self.pure is not None:
@@ -125,15 +147,32 @@ class Batches:
         share = self.batch_size // world
         rows = torch.arange(rank * share, (rank + 1) * share)
         draws = Draws(self.seed, step, rows)
-        if self.pure is not None:
-            chosen = self._of_one_class(step, rows)
-        else:
-            chosen = self._from_epochs(step, rows) if self.weights is None else self._by_weight(draws)
-        x_0 = self.dataset.model_input(chosen)
+        t = self._times(draws)
+        chosen = self._chosen(step, rows, t, draws)
+        x_0, y = self.dataset.model_input(chosen), self.dataset.y[chosen]
+        if self.transplant is not None and t is not None:
+            x_0 = self.transplant(x_0, y, t, draws)
         if self.flip:
             coins = draws.uniform("flip") < 0.5
             x_0 = torch.where(coins.reshape(-1, *[1] * (x_0.ndim - 1)), x_0.flip(-1), x_0)
-        return Batch(x_0, self.dataset.y[chosen], rows, self.dataset.condition_values(chosen))
+        return Batch(x_0, y, rows, self.dataset.condition_values(chosen), t)
+
+    def _times(self, draws: Draws) -> Tensor | None:
+        """(B,) the times that the process would draw for these rows, where the batch must know them."""
+        if self.schedule is None or (self.levels is None and self.transplant is None):
+            return None
+        return self.schedule.draw_t(draws)
+
+    def _chosen(self, step: int, rows: Tensor, t: Tensor | None, draws: Draws) -> Tensor:
+        if self.pure is not None:
+            return self._of_one_class(step, rows)
+        if self.weights is None:
+            return self._from_epochs(step, rows)
+        by_weight = self._by_weight(draws)
+        if self.levels is None or t is None:
+            return by_weight
+        share = self.levels.share(t, self.dataset.y[by_weight], step)
+        return torch.where(draws.uniform("level share") < share, by_weight, self._from_epochs(step, rows))
 
     def _by_weight(self, draws: Draws) -> Tensor:
         """`draws.categorical("batch", weights)`, with the distribution function of N examples summed only once."""

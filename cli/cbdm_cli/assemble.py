@@ -10,16 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cbdm_cli.batches import build_batches, refuse_strays
 from cbdm_cli.config import Config, Facts
 from cbdm_cli.data import load_data
 from cbdm_cli.laws import ChosenLaws, choose_laws, counts_classes, sampled_from, table_law
-from cbdm_cli.method import BATCH_PARTS, PURE, RESAMPLE, Part, completed, part_class, part_options
+from cbdm_cli.method import BATCH_PARTS, Part, completed, part_class, part_options
 from cbdm_core.adjustment import DenoisingLoss, PriorAdjustment
 from cbdm_core.conditions import space_to_dict
-from cbdm_core.data.batches import Batches, resampling_weights
+from cbdm_core.data.batches import Batches
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.distributed import World
-from cbdm_core.errors import CbdmError, unknown_name
+from cbdm_core.errors import CbdmError
 from cbdm_core.loss_weights import LOSS_WEIGHTS, LossWeight
 from cbdm_core.objective import Objective
 from cbdm_core.process import Process
@@ -64,8 +65,6 @@ def _adjustment(config: Config, laws: ChosenLaws, data: Dataset, schedule: Any, 
     adjustment: PriorAdjustment = DenoisingLoss(_loss_weight(config))
     for part in reversed(config.method):
         if part.name in BATCH_PARTS:
-            if part.options:
-                raise CbdmError(f"method part {part.name!r} has no options, got {next(iter(part.options))!r}")
             continue
         if counts_classes(part.name) and data.condition is not None:
             raise CbdmError(
@@ -98,9 +97,7 @@ def _needed(part: Part, laws: ChosenLaws, data: Dataset, network: Any) -> dict[s
 def _wrapped(part: Part, inner: PriorAdjustment, needed: dict[str, Any], table_steps: int | None) -> PriorAdjustment:
     """The part around its inner adjustment, made from what it needs and its options."""
     options, defaults = part.options, part_options(part.name)
-    for name in options:
-        if name not in defaults:
-            raise unknown_name(f"option of method part {part.name!r}", name, defaults)
+    refuse_strays(part)
     missing = [name for name, value in defaults.items() if value is inspect.Parameter.empty and name not in options]
     if missing:
         raise CbdmError(
@@ -155,7 +152,7 @@ def assemble(config: Config) -> Experiment:
     training = config.training
     adjustment = _adjustment(config, laws, data, schedule, network)
     objective = Objective(Process(schedule), network, adjustment, drop=training.drop, drop_per=training.drop_per)
-    batches = _batches(config, data, laws)
+    batches = build_batches(config, data, laws, schedule)
     facts = Facts(
         shape=tuple(data.shape),
         class_names=data.class_names,
@@ -167,23 +164,6 @@ def assemble(config: Config) -> Experiment:
     )
     config = config.model_copy(update={"facts": facts})
     return Experiment(config, full, data, schedule, objective, batches, laws.made_from)
-
-
-def _batches(config: Config, data: Dataset, laws: ChosenLaws) -> Batches:
-    probs = {name: table_law(name, *laws.of[name]).probs for name in BATCH_PARTS if name in laws.of}
-    if len(probs) > 1:
-        raise CbdmError(
-            f"method {config.method_text!r}: {RESAMPLE} and {PURE} both say how batches are drawn; keep one"
-        )
-    weights = resampling_weights(data.y, probs[RESAMPLE]) if RESAMPLE in probs else None
-    return Batches(
-        data,
-        config.training.batch_size,
-        seed=config.seed,
-        weights=weights,
-        pure=probs.get(PURE),
-        flip=config.data.flip,
-    )
 
 
 def build_sampler(config: Config, schedule: NoiseSchedule) -> Sampler:

@@ -15,7 +15,7 @@ from cbdm_cli import render
 from cbdm_cli.assemble import build_sampler
 from cbdm_cli.config import Config
 from cbdm_cli.data import load_reference
-from cbdm_cli.method import BATCH_PARTS
+from cbdm_cli.method import BATCH_LAWS
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.errors import CbdmError
 from cbdm_core.generation import conditions_for, cyclic_labels, generate
@@ -108,7 +108,7 @@ def _trained_under(config: Config) -> LabelPrior:
     """The label law that the null branch has learned: that of the batches, times the weights of reweight."""
     facts = config.facts
     assert facts is not None
-    drawn = next((facts.laws[name] for name in BATCH_PARTS if name in facts.laws), "training")
+    drawn = next((facts.laws[name] for name in BATCH_LAWS if name in facts.laws), "training")
     q = _label_law(config, drawn)
     if "reweight" not in facts.laws:
         return q

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cbdm_cli.method import BATCH_PARTS, PURE, RESAMPLE, Part, part_class, takes_law
+from cbdm_cli.method import BATCH_LAWS, BATCH_PARTS, PURE, RESAMPLE, Part, part_class, parted_levels, takes_law
 from cbdm_core.conditions import space_to_dict
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.errors import CbdmError
@@ -29,7 +29,7 @@ __all__ = [
     "table_law",
 ]
 
-_BATCH_LAWS = {RESAMPLE: "uniform", PURE: "training"}
+_DEFAULTS = {RESAMPLE: "uniform", PURE: "training"}
 
 
 def law_takers(parts: Iterable[Part]) -> list[str]:
@@ -67,12 +67,13 @@ def choose_laws(parts: Sequence[Part], data: Dataset) -> ChosenLaws:
         text = law_text(part)
         if text is None:
             continue
-        similarity = _similarity(part.affinity, data) if _made_from(text) == "similarity" else None
+        name = _level_free(part.name, text)
+        similarity = _similarity(part.affinity, data) if _made_from(name) == "similarity" else None
         if similarity is None and part.affinity is not None:
             raise CbdmError(f"method.{part.name}.affinity = {part.affinity!r}: its law is {text!r}, not affinity")
         if similarity is not None:
             made_from = {**made_from, f"similarity.{part.name}": similarity}
-        law = make_law(text, data.counts(), conditions=data.condition, similarity=similarity)
+        law = make_law(name, data.counts(), conditions=data.condition, similarity=similarity)
         _refuse_labels(part, text, law, data)
         laws[part.name] = text, law
     return ChosenLaws(laws, made_from)
@@ -84,11 +85,19 @@ def law_text(part: Part) -> str | None:
         if part.law is not None:
             raise CbdmError(f"method part {part.name!r} takes no law, got {part.law!r}: write just {part.name}")
         return None
-    default = _BATCH_LAWS[part.name] if part.name in BATCH_PARTS else part_class(part.name).default_law
+    default = _DEFAULTS[part.name] if part.name in BATCH_LAWS else part_class(part.name).default_law
     text = part.law or default
     if text is None:
         raise CbdmError(f"method part {part.name!r} needs a law: write for example {part.name}:uniform")
     return text
+
+
+def _level_free(part: str, text: str) -> str:
+    """The law without its noise levels, which only `resample` reads."""
+    law, levels = parted_levels(text)
+    if levels is not None and part != RESAMPLE:
+        raise CbdmError(f"method part {part!r}: only {RESAMPLE} reads noise levels, got {text!r}; write {part}:{law}")
+    return law
 
 
 def _made_from(text: str) -> str:
@@ -167,5 +176,17 @@ def table_law(part: str, text: str, law: ConditionPrior) -> LabelPrior:
 
 
 def sampled_from(laws: ChosenLaws, counts: Tensor) -> ConditionPrior:
-    """What the examples' classes are drawn from: the training law, unless a part of the batches says otherwise."""
-    return next((laws.of[name][1] for name in BATCH_PARTS if name in laws.of), make_law("training", counts))
+    """What the examples' classes are drawn from: the training law, unless a part of the batches says otherwise.
+
+    Raises:
+        CbdmError: a law that depends on the noise level.
+    """
+    drawn = next((laws.of[name] for name in BATCH_LAWS if name in laws.of), None)
+    if drawn is None:
+        return make_law("training", counts)
+    if parted_levels(drawn[0])[1] is not None:
+        raise CbdmError(
+            f"{RESAMPLE}:{drawn[0]} draws by the noise level, and another part of the method needs one law for all "
+            f"levels: write {RESAMPLE}:{parted_levels(drawn[0])[0]}, or leave that part out"
+        )
+    return drawn[1]

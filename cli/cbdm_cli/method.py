@@ -16,10 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from cbdm_core.errors import CbdmError, closest, unknown_name
 
 __all__ = [
+    "BATCH_LAWS",
     "BATCH_PARTS",
     "PLAIN",
     "PURE",
     "RESAMPLE",
+    "TRANSPLANT",
     "Part",
     "completed",
     "completed_entries",
@@ -30,6 +32,7 @@ __all__ = [
     "parse_parts",
     "part_class",
     "part_options",
+    "parted_levels",
     "takes_law",
     "with_law",
     "with_option",
@@ -38,7 +41,9 @@ __all__ = [
 PLAIN = "ddpm"  # no part at all
 RESAMPLE = "resample"  # rows drawn by a law
 PURE = "pure"  # batches of one class, drawn by a law
-BATCH_PARTS = (RESAMPLE, PURE)  # act on the batches, the others on the loss
+TRANSPLANT = "transplant"  # rows of rare classes mixed with residuals of common ones
+BATCH_LAWS = (RESAMPLE, PURE)
+BATCH_PARTS = (*BATCH_LAWS, TRANSPLANT)  # act on the batches, the others on the loss
 # What may be given to the method as a whole, and goes to the parts that read it.
 _OPEN = ("tau", "gamma", "time_weight", "cap", "affinity")
 
@@ -110,16 +115,32 @@ def part_class(name: str) -> type:
 
 def part_options(name: str) -> dict[str, Any]:
     """The options of a part and their defaults: what its class takes beside the inner adjustment and what it needs."""
-    if name in BATCH_PARTS:
+    if name in BATCH_LAWS:
         return {}
+    if name == TRANSPLANT:
+        from cbdm_core.data.transplant import Transplant
+
+        return {p.name: p.default for p in list(inspect.signature(Transplant).parameters.values())[1:]}
     cls = part_class(name)
     parameters = list(inspect.signature(cls).parameters.values())[1:]
     return {p.name: p.default for p in parameters if p.name not in cls.needs}
 
 
+def parted_levels(text: str) -> tuple[str, str | None]:
+    """`uniform@0.2` → ("uniform", "0.2"): a law of the batches and the noise levels from which it stands, None for all.
+
+    Raises:
+        CbdmError: nothing before or after the @.
+    """
+    law, at, levels = text.partition("@")
+    if at and not (law and levels):
+        raise CbdmError(f"law {text!r}: write LAW@T0, LAW@LOW-HIGH or LAW@auto, such as uniform@0.2")
+    return law, levels if at else None
+
+
 def takes_law(name: str) -> bool:
     """Whether a part has a law."""
-    return name in BATCH_PARTS or "target" in part_class(name).needs
+    return name in BATCH_LAWS or (name != TRANSPLANT and "target" in part_class(name).needs)
 
 
 def with_law(parts: Sequence[Part], law: str, takers: Sequence[str]) -> tuple[Part, ...]:

@@ -1,0 +1,84 @@
+"""The parts of a method that act on the batches: which example a row shows, and what of it."""
+
+from __future__ import annotations
+
+from cbdm_cli.config import Config
+from cbdm_cli.laws import ChosenLaws, table_law
+from cbdm_cli.method import BATCH_LAWS, BATCH_PARTS, PURE, RESAMPLE, TRANSPLANT, Part, part_options, parted_levels
+from cbdm_core.data.batches import Batches, resampling_weights
+from cbdm_core.data.dataset import Dataset
+from cbdm_core.data.levels import LevelShare, Ramp
+from cbdm_core.data.transplant import Transplant
+from cbdm_core.errors import CbdmError, unknown_name
+from cbdm_core.schedules import NoiseSchedule
+
+__all__ = ["build_batches", "level_share", "refuse_strays"]
+
+
+def build_batches(config: Config, data: Dataset, laws: ChosenLaws, schedule: NoiseSchedule) -> Batches:
+    """The batches that a method asks for.
+
+    Raises:
+        CbdmError: two parts that both say how batches are drawn, or options that a part does not have.
+    """
+    for part in config.method:
+        if part.name in BATCH_PARTS:
+            refuse_strays(part)
+    probs = {name: table_law(name, *laws.of[name]).probs for name in BATCH_LAWS if name in laws.of}
+    if len(probs) > 1:
+        raise CbdmError(
+            f"method {config.method_text!r}: {RESAMPLE} and {PURE} both say how batches are drawn; keep one"
+        )
+    return Batches(
+        data,
+        config.training.batch_size,
+        seed=config.seed,
+        weights=resampling_weights(data.y, probs[RESAMPLE]) if RESAMPLE in probs else None,
+        pure=probs.get(PURE),
+        flip=config.data.flip,
+        schedule=schedule,
+        levels=level_share(laws.of[RESAMPLE][0]) if RESAMPLE in probs else None,
+        transplant=_transplant(config.method, data),
+    )
+
+
+def refuse_strays(part: Part) -> None:
+    """Refuse options that a part does not have.
+
+    Raises:
+        CbdmError: one of them.
+    """
+    defaults = part_options(part.name)
+    for name in part.options:
+        if name not in defaults:
+            if not defaults:
+                raise CbdmError(f"method part {part.name!r} has no options, got {name!r}")
+            raise unknown_name(f"option of method part {part.name!r}", name, defaults)
+
+
+def level_share(text: str) -> LevelShare | None:
+    """The share that the text of a batch law asks for: `uniform@0.2`, `uniform@0.3-0.7`; None without an @.
+
+    Raises:
+        CbdmError: levels that are no numbers, or out of [0, 1].
+    """
+    _, levels = parted_levels(text)
+    if levels is None:
+        return None
+    low, dash, high = levels.partition("-")
+    try:
+        return Ramp(float(low), float(high if dash else low))
+    except ValueError:
+        raise CbdmError(
+            f"noise levels {levels!r} of {RESAMPLE}:{text}: write @T0 or @LOW-HIGH in [0, 1], such as @0.2 or @0.3-0.7"
+        ) from None
+
+
+def _transplant(method: tuple[Part, ...], data: Dataset) -> Transplant | None:
+    part = next((part for part in method if part.name == TRANSPLANT), None)
+    if part is None:
+        return None
+    try:
+        return Transplant(data, **part.options)
+    except TypeError as error:
+        raise CbdmError(f"method part {TRANSPLANT!r} cannot be made from {part.options}: {error}") from error
