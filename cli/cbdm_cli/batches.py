@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cbdm_cli.config import Config
 from cbdm_cli.laws import ChosenLaws, table_law
-from cbdm_cli.method import BATCH_LAWS, BATCH_PARTS, PURE, RESAMPLE, TRANSPLANT, Part, part_options, parted_levels
+from cbdm_cli.method import BATCH_LAWS, BATCH_PARTS, PURE, RESAMPLE, TRANSPLANT, Part, part_options
 from cbdm_core.data.batches import Batches, resampling_weights
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.data.levels import LevelShare, Ramp
@@ -37,7 +37,7 @@ def build_batches(config: Config, data: Dataset, laws: ChosenLaws, schedule: Noi
         pure=probs.get(PURE),
         flip=config.data.flip,
         schedule=schedule,
-        levels=level_share(laws.of[RESAMPLE][0]) if RESAMPLE in probs else None,
+        levels=None if laws.levels is None else level_share(laws.levels),
         transplant=_transplant(config.method, data),
     )
 
@@ -56,21 +56,18 @@ def refuse_strays(part: Part) -> None:
             raise unknown_name(f"option of method part {part.name!r}", name, defaults)
 
 
-def level_share(text: str) -> LevelShare | None:
-    """The share that the text of a batch law asks for: `uniform@0.2`, `uniform@0.3-0.7`; None without an @.
+def level_share(levels: str) -> LevelShare:
+    """The share that the text of noise levels asks for: `0.2` splits, `0.3-0.7` is a ramp.
 
     Raises:
         CbdmError: levels that are no numbers, or out of [0, 1].
     """
-    _, levels = parted_levels(text)
-    if levels is None:
-        return None
     low, dash, high = levels.partition("-")
     try:
         return Ramp(float(low), float(high if dash else low))
     except ValueError:
         raise CbdmError(
-            f"noise levels {levels!r} of {RESAMPLE}:{text}: write @T0 or @LOW-HIGH in [0, 1], such as @0.2 or @0.3-0.7"
+            f"noise levels {levels!r} of {RESAMPLE}: write @T0 or @LOW-HIGH in [0, 1], such as @0.2 or @0.3-0.7"
         ) from None
 
 

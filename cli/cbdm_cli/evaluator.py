@@ -53,11 +53,11 @@ def drawn_with_bar(
         config: the configuration with its facts; its seed is the samples' seed.
         network: in eval mode on `device`.
         schedule: the schedule it was trained under.
-        told: (N, …) what the network takes for each sample, such as its label.
+        conditions: (N, …) what the network takes for each sample, such as its label.
         shape: of one sample.
         device: to compute on.
         name: what the bar is called.
-        unconditional: a law to generate under without conditions; `told` then only counts the samples.
+        unconditional: a law to generate under without conditions; `conditions` then only counts the samples.
     """
     sampling = config.sampling
     guided, sampler = solver(config, network, schedule, unconditional)

@@ -49,10 +49,12 @@ class ChosenLaws:
     Args:
         of: part → (text, law), for the parts that take one.
         made_from: what the laws were made from beside the counts: "conditions" and "labels", "similarity.PART".
+        levels: the text of the noise levels at which the law of `resample` stands, None for all.
     """
 
     of: dict[str, tuple[str, ConditionPrior]]
     made_from: dict[str, Tensor]
+    levels: str | None = None
 
 
 def choose_laws(parts: Sequence[Part], data: Dataset) -> ChosenLaws:
@@ -62,21 +64,22 @@ def choose_laws(parts: Sequence[Part], data: Dataset) -> ChosenLaws:
         CbdmError: a law for a part that takes none, no law for one that needs it, or a law that these data do not have.
     """
     laws: dict[str, tuple[str, ConditionPrior]] = {}
+    levels = None
     made_from = {} if data.condition is None else {"conditions": data.condition, "labels": data.y}
     for part in parts:
         text = law_text(part)
         if text is None:
             continue
-        name = _level_free(part.name, text)
-        similarity = _similarity(part.affinity, data) if _made_from(name) == "similarity" else None
+        text, levels = _parted(part.name, text, levels)
+        similarity = _similarity(part.affinity, data) if _made_from(text) == "similarity" else None
         if similarity is None and part.affinity is not None:
             raise CbdmError(f"method.{part.name}.affinity = {part.affinity!r}: its law is {text!r}, not affinity")
         if similarity is not None:
             made_from = {**made_from, f"similarity.{part.name}": similarity}
-        law = make_law(name, data.counts(), conditions=data.condition, similarity=similarity)
+        law = make_law(text, data.counts(), conditions=data.condition, similarity=similarity)
         _refuse_labels(part, text, law, data)
         laws[part.name] = text, law
-    return ChosenLaws(laws, made_from)
+    return ChosenLaws(laws, made_from, levels)
 
 
 def law_text(part: Part) -> str | None:
@@ -92,12 +95,12 @@ def law_text(part: Part) -> str | None:
     return text
 
 
-def _level_free(part: str, text: str) -> str:
-    """The law without its noise levels, which only `resample` reads."""
-    law, levels = parted_levels(text)
-    if levels is not None and part != RESAMPLE:
+def _parted(part: str, text: str, levels: str | None) -> tuple[str, str | None]:
+    """The law without its noise levels, which only `resample` reads, and these, or else `levels` as they were."""
+    law, own = parted_levels(text)
+    if own is not None and part != RESAMPLE:
         raise CbdmError(f"method part {part!r}: only {RESAMPLE} reads noise levels, got {text!r}; write {part}:{law}")
-    return law
+    return law, levels if own is None else own
 
 
 def _made_from(text: str) -> str:
@@ -184,9 +187,9 @@ def sampled_from(laws: ChosenLaws, counts: Tensor) -> ConditionPrior:
     drawn = next((laws.of[name] for name in BATCH_LAWS if name in laws.of), None)
     if drawn is None:
         return make_law("training", counts)
-    if parted_levels(drawn[0])[1] is not None:
+    if laws.levels is not None:
         raise CbdmError(
-            f"{RESAMPLE}:{drawn[0]} draws by the noise level, and another part of the method needs one law for all "
-            f"levels: write {RESAMPLE}:{parted_levels(drawn[0])[0]}, or leave that part out"
+            f"{RESAMPLE}:{drawn[0]}@{laws.levels} draws by the noise level, and another part of the method needs one "
+            f"law for all levels: write {RESAMPLE}:{drawn[0]}, or leave that part out"
         )
     return drawn[1]
