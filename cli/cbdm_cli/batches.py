@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
+from torch import Tensor
+
 from cbdm_cli.config import Config
 from cbdm_cli.laws import ChosenLaws, table_law
 from cbdm_cli.method import BATCH_LAWS, BATCH_PARTS, PURE, RESAMPLE, TRANSPLANT, Part, part_options
 from cbdm_core.data.batches import Batches, resampling_weights
 from cbdm_core.data.dataset import Dataset
-from cbdm_core.data.levels import LevelShare, Ramp
+from cbdm_core.data.levels import ExposureBudget, LevelShare, Ramp, exposure_budget
 from cbdm_core.data.transplant import Transplant
 from cbdm_core.errors import CbdmError, unknown_name
+from cbdm_core.metrics.effective_number import effective_number
 from cbdm_core.schedules import NoiseSchedule
+
+AUTO = "auto"
+SHOWINGS = 500.0  # N_0: an image may be shown so often where x_t tells which image it is
+_LEVELS = 24  # noise levels at which the budget is computed
 
 __all__ = ["build_batches", "level_share", "refuse_strays"]
 
@@ -29,15 +39,19 @@ def build_batches(config: Config, data: Dataset, laws: ChosenLaws, schedule: Noi
         raise CbdmError(
             f"method {config.method_text!r}: {RESAMPLE} and {PURE} both say how batches are drawn; keep one"
         )
+    weights = resampling_weights(data.y, probs[RESAMPLE]) if RESAMPLE in probs else None
+    levels = None
+    if laws.levels is not None:
+        levels = _budget(laws.levels, config, data, schedule, probs[RESAMPLE]) or level_share(laws.levels)
     return Batches(
         data,
         config.training.batch_size,
         seed=config.seed,
-        weights=resampling_weights(data.y, probs[RESAMPLE]) if RESAMPLE in probs else None,
+        weights=weights,
         pure=probs.get(PURE),
         flip=config.data.flip,
         schedule=schedule,
-        levels=None if laws.levels is None else level_share(laws.levels),
+        levels=levels,
         transplant=_transplant(config.method, data),
     )
 
@@ -69,6 +83,28 @@ def level_share(levels: str) -> LevelShare:
         raise CbdmError(
             f"noise levels {levels!r} of {RESAMPLE}: write @T0 or @LOW-HIGH in [0, 1], such as @0.2 or @0.3-0.7"
         ) from None
+
+
+def _budget(levels: str, config: Config, data: Dataset, schedule: NoiseSchedule, law: Tensor) -> ExposureBudget | None:
+    """The budget that `auto` or `auto=N_0` asks for, from the effective number of images; None for other texts.
+
+    Raises:
+        CbdmError: an N_0 that is no number above 0.
+    """
+    name, equals, number = levels.partition("=")
+    if name != AUTO:
+        return None
+    try:
+        showings = float(number) if equals else SHOWINGS
+    except ValueError:
+        showings = -1.0
+    if not 0 < showings < math.inf:
+        raise CbdmError(f"{RESAMPLE} at {levels!r}: write @auto, or @auto=N with N > 0 showings of an image")
+    counts, (low, high) = data.counts(), schedule.domain
+    times = torch.linspace(low, high, _LEVELS + 1)[1:]
+    effective = effective_number(data.model_input(), data.y, data.num_classes, schedule, times)
+    rate = config.training.batch_size * (law.double() / law.sum()) / counts.clamp(min=1)
+    return ExposureBudget(exposure_budget(effective, counts, showings), times, rate)
 
 
 def _transplant(method: tuple[Part, ...], data: Dataset) -> Transplant | None:
