@@ -22,8 +22,10 @@ from cbdm import ADJUSTMENTS, PRIORS, AdjustedNull, MixtureScore, TrackedWeights
 from cbdm_cli.assemble import Experiment, assemble
 from cbdm_cli.config import load_config, validated
 from cbdm_cli.laws import law_takers, law_text
-from cbdm_cli.method import BATCH_PARTS, PURE, RESAMPLE, Part, parse_parts
+from cbdm_cli.method import BATCH_PARTS, PURE, RESAMPLE, TRANSPLANT, Part, parse_parts
 from cbdm_core.conditions import Condition
+from cbdm_core.data.batches import Batches
+from cbdm_core.data.transplant import Transplant
 from cbdm_core.draws import Draws
 from cbdm_core.guidance import ClassifierFreeGuidance
 from cbdm_core.networks.base import ScoreNetwork
@@ -78,8 +80,12 @@ LOSS_PARTS: Mapping[str, tuple[str, str]] = {
     ),
 }
 BATCHES: Mapping[str, tuple[str, str]] = {
+    TRANSPLANT: (
+        "rows of rare classes keep their mean and borrow their spread from common ones, at t ≥ t₀",
+        "tests/core/data/test_transplant.py::test_mean_and_covariance_are_the_class_mean_and_v_sigma",
+    ),
     RESAMPLE: (
-        "draws the examples so that their classes follow π",
+        "draws the examples so that their classes follow π, of the noise level too: `resample:uniform@0.2`",
         "tests/core/data/test_batches.py::test_resampled_classes_follow_the_law",
     ),
     PURE: (
@@ -287,7 +293,7 @@ def training_table() -> str:
     rows = []
     for name, (phrase, test) in {**LOSS_PARTS, **BATCHES}.items():
         c = counted(name)
-        where = source(ADJUSTMENTS[name]) if name in ADJUSTMENTS else "`cbdm_core/data/batches.py`"
+        where = source(ADJUSTMENTS.get(name, Transplant if name == TRANSPLANT else Batches))
         needs = "; ".join(c.needs) or "nothing"
         rows.append((f"`{name}`", phrase, needs, c.with_graph, c.without, where, f"`{test}`"))
     return table(head, rows)

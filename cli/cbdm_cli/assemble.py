@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cbdm_cli.batches import build_batches, refuse_strays
+from cbdm_cli.batches import build_batches, exposure_of, refuse_strays
 from cbdm_cli.config import Config, Facts
 from cbdm_cli.data import load_data
 from cbdm_cli.laws import ChosenLaws, choose_laws, counts_classes, sampled_from, table_law
@@ -161,6 +161,7 @@ def assemble(config: Config) -> Experiment:
         split_hash=split,
         laws={name: text for name, (text, _) in laws.of.items()},
         condition=None if data.condition is None else space_to_dict(data.space),
+        budget=exposure_of(batches),
     )
     config = config.model_copy(update={"facts": facts})
     return Experiment(config, full, data, schedule, objective, batches, laws.made_from)

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from cbdm_cli.config import Config
+from cbdm_cli.config import Budget, Config
 from cbdm_cli.laws import ChosenLaws, table_law
-from cbdm_cli.method import BATCH_LAWS, BATCH_PARTS, PURE, RESAMPLE, TRANSPLANT, Part, part_options
+from cbdm_cli.method import BATCH_LAWS, BATCH_PARTS, PURE, RESAMPLE, TRANSPLANT, Part, part_options, parted_levels
 from cbdm_core.data.batches import Batches, resampling_weights
 from cbdm_core.data.dataset import Dataset
-from cbdm_core.data.levels import ExposureBudget, LevelShare, Ramp, exposure_budget
+from cbdm_core.data.levels import ExposureBudget, LevelShare, Ramp, exposure_budget, law_at
 from cbdm_core.data.transplant import Transplant
 from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.metrics.effective_number import effective_number
+from cbdm_core.priors import LabelPrior, make_law
 from cbdm_core.schedules import NoiseSchedule
+from cbdm_priors.laws.counts import Fixed
 
 AUTO = "auto"
 SHOWINGS = 500.0  # N_0: an image may be shown so often where x_t tells which image it is
 _LEVELS = 24  # noise levels at which the budget is computed
 
-__all__ = ["build_batches", "level_share", "refuse_strays"]
+__all__ = ["build_batches", "drawn_law", "exposure_of", "level_share", "refuse_strays"]
 
 
 def build_batches(config: Config, data: Dataset, laws: ChosenLaws, schedule: NoiseSchedule) -> Batches:
@@ -42,7 +45,8 @@ def build_batches(config: Config, data: Dataset, laws: ChosenLaws, schedule: Noi
     weights = resampling_weights(data.y, probs[RESAMPLE]) if RESAMPLE in probs else None
     levels = None
     if laws.levels is not None:
-        levels = _budget(laws.levels, config, data, schedule, probs[RESAMPLE]) or level_share(laws.levels)
+        rate = _rate(config, data.counts(), probs[RESAMPLE])
+        levels = _share(laws.levels, _budget(laws.levels, data, schedule), rate)
     return Batches(
         data,
         config.training.batch_size,
@@ -85,8 +89,50 @@ def level_share(levels: str) -> LevelShare:
         ) from None
 
 
-def _budget(levels: str, config: Config, data: Dataset, schedule: NoiseSchedule, law: Tensor) -> ExposureBudget | None:
-    """The budget that `auto` or `auto=N_0` asks for, from the effective number of images; None for other texts.
+def drawn_law(config: Config) -> Callable[[float], LabelPrior] | None:
+    """t ↦ π(y | t), the law that the batches' classes had at the end of training; None where t does not matter.
+
+    Args:
+        config: with its facts.
+    """
+    facts = config.facts
+    part = next((part for part in config.method if part.name == RESAMPLE), None)
+    levels = None if part is None or part.law is None else parted_levels(part.law)[1]
+    if facts is None or levels is None:
+        return None
+    counts = torch.tensor(facts.counts)
+    batch_law = table_law(RESAMPLE, facts.laws[RESAMPLE], make_law(facts.laws[RESAMPLE], counts)).probs
+    share = _share(levels, facts.budget, _rate(config, counts, batch_law))
+    training = counts.double() / counts.sum()
+
+    def law(t: float) -> LabelPrior:
+        return Fixed(counts, *law_at(share, batch_law.double(), training, t, config.training.steps).tolist())
+
+    return law
+
+
+def exposure_of(batches: Batches) -> Budget | None:
+    """The budget that the batches are drawn by, to be written down."""
+    levels = batches.levels
+    if not isinstance(levels, ExposureBudget):
+        return None
+    showings = tuple(tuple(row) for row in levels.budget.tolist())
+    return Budget(levels=tuple(levels.levels.tolist()), showings=showings)
+
+
+def _share(levels: str, budget: Budget | None, rate: Tensor) -> LevelShare:
+    if budget is None:
+        return level_share(levels)
+    return ExposureBudget(torch.tensor(budget.showings, dtype=torch.float64), torch.tensor(budget.levels), rate)
+
+
+def _rate(config: Config, counts: Tensor, law: Tensor) -> Tensor:
+    """(K,) showings of an image of each class per step under the batch law, B π(y)/n_y."""
+    return config.training.batch_size * (law.double() / law.sum()) / counts.clamp(min=1)
+
+
+def _budget(levels: str, data: Dataset, schedule: NoiseSchedule) -> Budget | None:
+    """What `auto` or `auto=N_0` asks for, from the effective number of images; None for other texts.
 
     Raises:
         CbdmError: an N_0 that is no number above 0.
@@ -100,11 +146,11 @@ def _budget(levels: str, config: Config, data: Dataset, schedule: NoiseSchedule,
         showings = -1.0
     if not 0 < showings < math.inf:
         raise CbdmError(f"{RESAMPLE} at {levels!r}: write @auto, or @auto=N with N > 0 showings of an image")
-    counts, (low, high) = data.counts(), schedule.domain
+    low, high = schedule.domain
     times = torch.linspace(low, high, _LEVELS + 1)[1:]
     effective = effective_number(data.model_input(), data.y, data.num_classes, schedule, times)
-    rate = config.training.batch_size * (law.double() / law.sum()) / counts.clamp(min=1)
-    return ExposureBudget(exposure_budget(effective, counts, showings), times, rate)
+    table = exposure_budget(effective, data.counts(), showings)
+    return Budget(levels=tuple(times.tolist()), showings=tuple(tuple(row) for row in table.tolist()))
 
 
 def _transplant(method: tuple[Part, ...], data: Dataset) -> Transplant | None:

@@ -121,6 +121,13 @@ class Evaluation(_Section):
     prd_runs: Annotated[int, Field(ge=0)] = 0
 
 
+class Budget(_Section):
+    """Showings of an image that `resample:LAW@auto` allows, (classes, levels), and the noise levels."""
+
+    levels: tuple[float, ...]
+    showings: tuple[tuple[float, ...], ...]
+
+
 class Facts(_Section):
     """What the data turned out to be; written by the program, checked on resume."""
 
@@ -131,6 +138,7 @@ class Facts(_Section):
     split_hash: str
     laws: dict[str, str]
     condition: dict[str, Any] | None = None
+    budget: Budget | None = None
 
 
 class Config(_Section):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cbdm_cli import render
 from cbdm_cli.assemble import build_sampler
+from cbdm_cli.batches import drawn_law
 from cbdm_cli.config import Config
 from cbdm_cli.data import load_reference
 from cbdm_cli.method import BATCH_LAWS
@@ -104,10 +105,12 @@ def solver(
     return network, TrackedWeights(base, *laws, mode="null", omega=omega, interval=sampling.interval, **tracking)
 
 
-def _trained_under(config: Config) -> LabelPrior:
-    """The label law that the null branch has learned: that of the batches, times the weights of reweight."""
+def _trained_under(config: Config) -> LabelPrior | Callable[[float], LabelPrior]:
+    """The label law that the null branch has learned, of t where the batches depend on it; with reweight's weights."""
     facts = config.facts
     assert facts is not None
+    if facts.condition is None and (by_level := drawn_law(config)) is not None:
+        return by_level
     drawn = next((facts.laws[name] for name in BATCH_LAWS if name in facts.laws), "training")
     q = _label_law(config, drawn)
     if "reweight" not in facts.laws:

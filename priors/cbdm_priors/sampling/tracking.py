@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -125,7 +126,7 @@ class TrackedWeights(Sampler):
     Args:
         sampler: makes the steps.
         law: π.
-        training: q, the label law that the network was trained under.
+        training: q, the label law that the network was trained under, or t ↦ q(y|t) where it depended on the noise.
         temperature: T > 0, which divides L; above 1 for weights less peaked, as in high dimension. 1 is exact.
         top_k: keep the k largest weights of each row and renormalise; None for all.
         every: update L at every m-th step, by the kernel from where the update began m steps ago to where the path is
@@ -144,7 +145,7 @@ class TrackedWeights(Sampler):
         self,
         sampler: Sampler,
         law: LabelPrior,
-        training: LabelPrior,
+        training: LabelPrior | Callable[[float], LabelPrior],
         *,
         temperature: float = 1.0,
         top_k: int | None = None,
@@ -156,7 +157,8 @@ class TrackedWeights(Sampler):
         chunk: int | None = None,
     ) -> None:
         super().__init__(sampler.schedule)
-        log_pi, log_q = fitting_log_probs(law, training)
+        last = training if isinstance(training, LabelPrior) else training(sampler.schedule.domain[1])
+        log_pi, log_q = fitting_log_probs(law, last)
         if mode not in MODES:
             raise unknown_name("mode", mode, MODES)
         if (mode == "null") != (omega is not None) or (mode == "mixture" and interval != (0.0, 1.0)):
@@ -174,7 +176,7 @@ class TrackedWeights(Sampler):
             raise CbdmError(f"clip must be a bound above 0 on |x_0|, or left out, got {clip}")
         self.sampler, self.mode, self.omega, self.interval = sampler, mode, omega, interval
         self.temperature, self.top_k, self.every, self.clip, self.chunk = temperature, top_k, every, clip, chunk
-        self.log_pi, self.log_q = log_pi, log_q
+        self.log_pi, self.log_q, self.training = log_pi, log_q, training
         self.classes = support(log_pi if mode == "mixture" else log_q)
         self.order, self.stochastic, self.evaluations = sampler.order, sampler.stochastic, self._cost()
 
@@ -199,7 +201,8 @@ class TrackedWeights(Sampler):
         known = None
         if since == 0:
             known = start = self._start(network, x_t, t)
-        x_s, inner = self.sampler.step(self._network(network, log_likelihood, known), x_t, t, s, c, inner, draws=draws)
+        weighted = self._network(network, log_likelihood, known, t)
+        x_s, inner = self.sampler.step(weighted, x_t, t, s, c, inner, draws=draws)
         since += 1
         if since == self.every:
             if s > 0 and start is not None:
@@ -229,11 +232,15 @@ class TrackedWeights(Sampler):
             log_w = torch.full_like(log_w, -math.inf).scatter(1, largest.indices, largest.values)
         return normalised(log_w).exp()
 
-    def _network(self, network: ScoreNetwork, log_likelihood: Tensor, known: _Start | None) -> ScoreNetwork:
+    def _log_q(self, t: float) -> Tensor:
+        """(K,) log q(y|t)."""
+        return self.log_q if isinstance(self.training, LabelPrior) else self.training(t).log_prob()
+
+    def _network(self, network: ScoreNetwork, log_likelihood: Tensor, known: _Start | None, t: float) -> ScoreNetwork:
         """What the inner sampler is stepped with."""
         weights, classes = self._weights(log_likelihood, self.log_pi), self.classes
         if self.omega is None:
             return _Weighted(network, classes, weights, known=known, add_null=False, chunk=self.chunk)
-        change = weights - self._weights(log_likelihood, self.log_q)
+        change = weights - self._weights(log_likelihood, self._log_q(t))
         null = _Weighted(network, classes, change, known=known, add_null=True, chunk=self.chunk)
         return ClassifierFreeGuidance(network, self.omega, interval=self.interval, null=null)

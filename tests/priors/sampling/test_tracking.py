@@ -170,13 +170,18 @@ class GuidedByHand(ScoreNetwork):
         return e_c + self.omega(t)[:, None] * (e_c - null)
 
 
+def by_level(t):
+    """A law of the batches that is uniform at high noise and the training law at low."""
+    return UNIFORM if t >= 0.5 else TRAINING
+
+
 @pytest.mark.parametrize("name", list(SAMPLERS))
-@pytest.mark.parametrize("mode", ["mixture", "null"])
-def test_each_step_is_the_inner_samplers_with_the_weights_at_hand(name, mode):
+@pytest.mark.parametrize(("mode", "training"), [("mixture", TRAINING), ("null", TRAINING), ("null", by_level)])
+def test_each_step_is_the_inner_samplers_with_the_weights_at_hand(name, mode, training):
     """Also at a second evaluation, and with the inner sampler's own memory; the weights by the kernel written out."""
     sampler, omega, network = SAMPLERS[name], LinearInTime(2.0, 0.5), Asked(error=0.1)
     tracker = TrackedWeights(
-        sampler, UNIFORM, TRAINING, temperature=2.0, mode=mode, omega=omega if mode == "null" else None, chunk=5
+        sampler, UNIFORM, training, temperature=2.0, mode=mode, omega=omega if mode == "null" else None, chunk=5
     )
     draws, c = Draws(3, 0, torch.arange(3)), Condition.of([3, 0, 1])
     hand, x = _Reference(2.0), draws.normal("start", 2, dtype=torch.float64)
@@ -185,7 +190,7 @@ def test_each_step_is_the_inner_samplers_with_the_weights_at_hand(name, mode):
         weights = hand.w(UNIFORM)
         by_hand = FixedMean(ORACLE, weights)
         if mode == "null":
-            by_hand = GuidedByHand(network, weights - hand.w(TRAINING), omega)
+            by_hand = GuidedByHand(network, weights - hand.w(training if training is TRAINING else training(t)), omega)
         expected, inner = sampler.step(by_hand, x, t, s, c, inner, draws=draws.at(i))
         x_s, memory = tracker.step(network, x, t, s, c, memory, draws=draws.at(i))
         torch.testing.assert_close(x_s, expected, rtol=0, atol=1e-9)
