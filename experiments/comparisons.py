@@ -7,8 +7,6 @@ experiments share the cells they have in common, and `cbdm report WORK/CELL -o p
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import time
 from argparse import ArgumentParser, Namespace
@@ -22,7 +20,6 @@ from tables import ROOT, gathered
 
 from cbdm_cli.locking import held
 from cbdm_cli.run_folder import write_text
-from cbdm_cli.signals import asked_to_stop
 from cbdm_cli.study.job import job_command
 from cbdm_cli.study.plan import (
     FILE,
@@ -35,6 +32,7 @@ from cbdm_cli.study.plan import (
     run_folder,
     save_plan,
 )
+from cbdm_cli.study.pool import Child, run_children
 from cbdm_core.errors import CbdmError
 
 RESULTS = Path(__file__).parent / "results"
@@ -167,7 +165,7 @@ def run(experiment: Experiment, work: Path, jobs: int, seeds: int) -> list[str]:
             runs = [(variant, seed, run_folder(folder, variant, seed)) for variant, seed in pairs]
             todo += [(folder, variant, seed) for variant, seed, run in runs if missing_readings(run, plan, variant)]
         todo.sort(key=lambda job: job[2])
-        return _pool(todo, jobs)
+        return run_jobs([_child(*job) for job in todo], jobs)
 
 
 def _joined(folder: Path, plan: Plan) -> Plan:
@@ -187,49 +185,23 @@ def _same(plan: Plan) -> tuple[object, ...]:
     return plan.preset, [text for text in plan.settings if not text.startswith(ROOT)], plan.steps
 
 
-@dataclass(frozen=True)
-class _Job:
+def run_jobs(children: Sequence[Child], at_once: int) -> list[str]:
+    """Run them, some at a time, a line for each; the names of those that failed. Ctrl-C and SIGTERM end them too."""
+    begun = time.monotonic()
+
+    def ended(child: Child) -> None:
+        left = sum(other.state in ("waiting", "running") for other in children)
+        outcome = "done" if child.state == "done" else f"failed, see {child.log}"
+        minutes = (time.monotonic() - begun) / 60
+        print(f"{minutes:6.1f} min  {child.name}: {outcome} in {child.minutes:.1f} min; {left} left", flush=True)
+
+    came = run_children(children, at_once, ended=ended)
+    if came is not None:
+        raise SystemExit(128 + came)
+    return [child.name for child in children if child.state == "failed"]
+
+
+def _child(folder: Path, variant: Variant, seed: int) -> Child:
     """A process that trains and judges one variant with one seed."""
-
-    name: str
-    process: subprocess.Popen[bytes]
-    log: Path
-    started: float
-
-    @classmethod
-    def start(cls, folder: Path, variant: Variant, seed: int) -> _Job:
-        log = run_folder(folder, variant, seed).with_suffix(".log")
-        log.parent.mkdir(parents=True, exist_ok=True)
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-        command = job_command(folder, variant, seed, "cpu")
-        with log.open("wb") as opened:
-            process = subprocess.Popen(command, env={**os.environ, **threads}, stdout=opened, stderr=opened)
-        return cls(f"{folder.name}, {variant.name}, seed {seed}", process, log, time.monotonic())
-
-    def words(self) -> str:
-        outcome = "done" if self.process.returncode == 0 else f"failed, see {self.log}"
-        return f"{self.name}: {outcome} in {(time.monotonic() - self.started) / 60:.1f} min"
-
-
-def _pool(todo: list[tuple[Path, Variant, int]], jobs: int) -> list[str]:
-    """Run the jobs, some at a time; the names of those that failed. Ctrl-C and SIGTERM end the jobs too."""
-    waiting, running, failed, begun = list(todo), [], [], time.monotonic()
-    with asked_to_stop() as came:
-        try:
-            while not came and (waiting or running):
-                while waiting and len(running) < jobs:
-                    running.append(_Job.start(*waiting.pop(0)))
-                time.sleep(0.5)
-                for job in [job for job in running if job.process.poll() is not None]:
-                    running.remove(job)
-                    failed += [job.name] if job.process.returncode else []
-                    left, minutes = len(waiting) + len(running), (time.monotonic() - begun) / 60
-                    print(f"{minutes:6.1f} min  {job.words()}; {left} left", flush=True)
-        finally:
-            for job in running:  # each saves where it stands
-                job.process.terminate()
-            for job in running:
-                job.process.wait()
-    if came:
-        raise SystemExit(128 + came[0])
-    return failed
+    log = run_folder(folder, variant, seed).with_suffix(".log")
+    return Child(f"{folder.name}, {variant.name}, seed {seed}", job_command(folder, variant, seed, "cpu"), log)

@@ -11,10 +11,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
+
+from comparisons import run_jobs
+
+from cbdm_cli.study.pool import Child
 
 RESULTS = Path(__file__).parent / "results" / "mixture.json"
 OMEGAS = ("0", "0.25", "0.5", "1")
@@ -82,6 +86,11 @@ def energy_distance(x: Any, y: Any) -> float:
     return float(2 * torch.cdist(x, y).mean() - within(x) - within(y))
 
 
+def file_of(work: Path, name: str, seed: int) -> Path:
+    """Where the record of a job is kept."""
+    return work / f"{list(METHODS).index(name):02d}-{seed}.json"
+
+
 def job(name: str, seed: int, steps: int, work: str) -> dict[str, Any]:
     """Train one method with one seed and judge it at every ω; the plain model also at the sampling-time methods."""
     import torch
@@ -112,21 +121,22 @@ def job(name: str, seed: int, steps: int, work: str) -> dict[str, Any]:
         pass
     seconds = time.process_time() - started
     truth = mixture(num_classes=10, per_class=TRUE_PER_CLASS, dimension=2, seed=10_000 + seed)
-    labels, told = balanced_samples(experiment.config, experiment.full)
+    labels, conditions = balanced_samples(experiment.config, experiment.full)
 
     def evaluated(omega: str, prior: str | None) -> list[float]:
         sampling = experiment.config.sampling.model_copy(update={"omega": omega, "guidance_prior": prior})
         config = experiment.config.model_copy(update={"sampling": sampling})
         network, sampler = solver(config, state.ema.eval(), experiment.schedule)
-        x = torch.cat(list(generate(network, sampler, told, (2,), steps=SAMPLER_STEPS, seed=seed, batch_size=2500)))
+        x = torch.cat(
+            list(generate(network, sampler, conditions, (2,), steps=SAMPLER_STEPS, seed=seed, batch_size=2500))
+        )
         return [energy_distance(x[labels == y], truth.x[truth.y == y]) for y in range(10)]
 
     found = {name: {omega: evaluated(omega, None) for omega in OMEGAS}}
     if name == "ddpm":
         found |= {n: {omega: evaluated(omega, prior) for omega in omegas} for n, (omegas, prior) in SAMPLED.items()}
     record = {"seed": seed, "steps": steps, "seconds": seconds, "distance": found}
-    path = Path(work) / f"{list(METHODS).index(name):02d}-{seed}.json"
-    write_text(path, json.dumps(record))
+    write_text(file_of(Path(work), name, seed), json.dumps(record))
     return record
 
 
@@ -222,6 +232,12 @@ def pairs_page(table: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _child(work: Path, name: str, seed: int, steps: int) -> Child:
+    """The process of a job, `mixture.py --job`."""
+    command = [sys.executable, __file__, "--work", str(work), "--steps", str(steps), "--job", name, str(seed)]
+    return Child(f"{name}, seed {seed}", command, file_of(work, name, seed).with_suffix(".log"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/mixture-experiment"), help="finished jobs")
@@ -230,24 +246,24 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="paired seeds")
     parser.add_argument("--methods", nargs="*", default=list(METHODS), help="only these")
     parser.add_argument("--out", type=Path, default=RESULTS, help="the summary")
+    parser.add_argument("--job", nargs=2, metavar=("METHOD", "SEED"), help="run this one job, in this process")
     asked = parser.parse_args()
+    if asked.job:
+        job(asked.job[0], int(asked.job[1]), asked.steps, str(asked.work))
+        return
     if "ddpm" not in asked.methods:
         parser.error("--methods: ddpm must be among them, the others are compared with it")
     asked.work.mkdir(parents=True, exist_ok=True)
     wanted = [(name, seed) for seed in range(asked.seeds) for name in asked.methods]
-    records: list[tuple[str, dict[str, Any]]] = []
-    os.environ["OMP_NUM_THREADS"] = "1"
-    with ProcessPoolExecutor(asked.jobs) as pool:
-        waiting = {}
-        for name, seed in wanted:
-            path = asked.work / f"{list(METHODS).index(name):02d}-{seed}.json"
-            if path.exists() and (kept := json.loads(path.read_text()))["steps"] == asked.steps:
-                records.append((name, kept))
-            else:
-                waiting[pool.submit(job, name, seed, asked.steps, str(asked.work))] = name
-        for done, future in enumerate(as_completed(waiting), 1):
-            records.append((waiting[future], future.result()))
-            print(f"{done}/{len(waiting)} {waiting[future]} {records[-1][1]['seconds']:.0f} s", flush=True)
+    files = {pair: file_of(asked.work, *pair) for pair in wanted}
+    waiting = [
+        _child(asked.work, name, seed, asked.steps)
+        for (name, seed), file in files.items()
+        if not (file.exists() and json.loads(file.read_text())["steps"] == asked.steps)
+    ]
+    if failed := run_jobs(waiting, asked.jobs):
+        raise SystemExit(f"{len(failed)} jobs failed: {'; '.join(failed)}")
+    records = [(name, json.loads(file.read_text())) for (name, _), file in files.items()]
     table = summary(records)
     whole = len(table["seeds"]) >= len(SEEDS) and asked.methods == list(METHODS) and asked.steps == STEPS
     if not whole and asked.out == RESULTS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -10,14 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cbdm_cli.study.plan import READINGS, Plan, readings_of, run_folder
-from cbdm_cli.study.summary import SCORES, Estimate, at_edge, estimate, swept, value_at
+from cbdm_cli.study.plan import Plan, run_folder
+from cbdm_cli.study.results import Estimate, Result, at_edge, best_omega, estimate, read_results, scores_of, swept
+from cbdm_core.errors import CbdmError
+from cbdm_core.metrics.scores import digits_of, label_of
 
-# What a result file keeps of a reading: name → where it stands there.
-KEPT: Mapping[str, tuple[str, ...]] = {
-    **{score: path for score, (path, _) in SCORES.items()},
-    "label accuracy": ("overall", "label_accuracy"),
-}
 # How a setting begins that says where the data lie.
 ROOT = "data.options.root="
 # ω → score → its values by seed.
@@ -28,20 +24,17 @@ def gathered(plans: Mapping[str, Plan], work: Path) -> dict[str, Any]:
     """The kept scores of every cell, row and ω, by seed, and its data; a row is a variant and a way to sample it.
 
     Raises:
-        FileNotFoundError: a reading that is not there yet.
+        CbdmError: a reading that is not there yet.
     """
     cells = {}
     for name, plan in plans.items():
-        rows: dict[str, dict[str, Any]] = {}
-        for variant in plan.variants:
-            for reading in readings_of(plan, variant):
-                row = f"{variant.name}, {reading.kind}" if reading.kind else variant.name
-                files = [run_folder(work / name, variant, s) / READINGS / reading.file for s in range(plan.seeds)]
-                found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-                scores = {score: [_value(result, path) for result in found] for score, path in KEPT.items()}
-                rows.setdefault(row, {})[reading.omega] = {
-                    score: values for score, values in scores.items() if None not in values
-                }
+        rows = {
+            f"{variant}, {kind}" if kind else variant: {
+                omega: _by_score(_whole(by_seed, plan.seeds, f"{name}, {variant} at ω {omega}"))
+                for omega, by_seed in by_omega.items()
+            }
+            for (variant, kind), by_omega in read_results(work / name, plan).items()
+        }
         # Where the data lie on this machine is no part of what was done.
         settings = [text for text in plan.settings if not text.startswith(ROOT)]
         text = {"settings": settings, "steps": plan.steps, "seeds": plan.seeds}
@@ -57,10 +50,21 @@ def _data(run: Path) -> dict[str, Any]:
     return {"counts": counts, "epochs": epochs, "samples": config["evaluation"]["per_class"] * len(counts)}
 
 
-def _value(result: Mapping[str, Any], path: Sequence[str]) -> float | None:
-    """To five digits: the file stays small, and no interval feels it."""
-    found = value_at(result, path)
-    return None if found is None else float(f"{found:.5g}")
+def _whole(by_seed: Mapping[int, Result], seeds: int, where: str) -> list[Result]:
+    missing = [seed for seed in range(seeds) if seed not in by_seed]
+    if missing:
+        raise CbdmError(f"{where}: seed {missing[0]} has no reading yet; run the experiment again")
+    return [by_seed[seed] for seed in range(seeds)]
+
+
+def _by_score(results: Sequence[Result]) -> dict[str, list[float]]:
+    """Score → its values by seed, where every seed has one: to five digits, which no interval feels."""
+    found = [{**scores_of(r), "label accuracy": r["overall"]["label_accuracy"]} for r in results]
+    return {
+        score: [float(f"{scores[score]:.5g}") for scores in found]
+        for score in found[0]
+        if all(scores.get(score) is not None for scores in found)
+    }
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ class Best:
 
     @classmethod
     def of(cls, by_omega: ByOmega) -> Best:
-        omega = min(by_omega, key=lambda o: math.fsum(by_omega[o]["fid"]))
+        omega = best_omega({omega: math.fsum(scores["fid"]) for omega, scores in by_omega.items()})
         return cls(omega, at_edge(omega, list(by_omega)), by_omega[omega])
 
     def mean(self, score: str) -> float:
@@ -133,9 +137,9 @@ def methods_table(rows: Mapping[str, ByOmega]) -> str:
     return table(head, lines)
 
 
-# Score → digits after the point, of the tables of differences.
-DIGITS: Mapping[str, int] = {"fid": 2, "tail fid": 2, "precision": 3, "recall": 3, "tail recall": 3}
-_SCORES = ("FID", "tail FID", "precision", "recall", "tail recall")
+# Of the tables of differences.
+DIFFERENCES = ("fid", "tail fid", "precision", "recall", "tail recall")
+_LABELS = [label_of(score) for score in DIFFERENCES]
 
 
 def differences_table(pairs: Sequence[tuple[str, Best, Best]], what: str) -> str:
@@ -143,9 +147,9 @@ def differences_table(pairs: Sequence[tuple[str, Best, Best]], what: str) -> str
     lines = []
     for name, one, two in pairs:
         both = f"{one.mean('fid'):.2f} / {two.mean('fid'):.2f}"
-        found = [text(one.minus(two, score), digits) for score, digits in DIGITS.items()]
+        found = [text(one.minus(two, score), digits_of(score)) for score in DIFFERENCES]
         lines.append([name, f"{one.text()} / {two.text()}", both, *found])
-    return table((what, "ω of both", "FID of both", *_SCORES), lines)
+    return table((what, "ω of both", "FID of both", *_LABELS), lines)
 
 
 def changes_table(changes: Sequence[tuple[str, tuple[Best, Best], tuple[Best, Best]]], what: str) -> str:
@@ -153,11 +157,11 @@ def changes_table(changes: Sequence[tuple[str, tuple[Best, Best], tuple[Best, Be
     lines = []
     for name, (a, b), (c, d) in changes:
         found = []
-        for score, digits in DIGITS.items():
+        for score in DIFFERENCES:
             values = zip(*(best.scores[score] for best in (a, b, c, d)))
-            found.append(text(estimate([(w - x) - (y - z) for w, x, y, z in values]), digits))
+            found.append(text(estimate([(w - x) - (y - z) for w, x, y, z in values]), digits_of(score)))
         lines.append([name, *found])
-    return table((what, *_SCORES), lines)
+    return table((what, *_LABELS), lines)
 
 
 def pairs_table(rows: Mapping[str, ByOmega], pairs: Sequence[tuple[str, str]]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["SCORES", "Score", "compared_scores"]
+__all__ = ["SCORES", "Score", "compared_scores", "digits_of", "label_of"]
 
 
 @dataclass(frozen=True)
@@ -56,3 +56,20 @@ def compared_scores() -> dict[str, tuple[tuple[str, ...], Score]]:
         for score in SCORES
         if group in score.compared
     }
+
+
+def _score(name: str) -> Score:
+    """The score of a study's name, or of a field of an evaluation."""
+    compared = compared_scores()
+    return compared[name][1] if name in compared else next(score for score in SCORES if score.key == name)
+
+
+def label_of(name: str) -> str:
+    """How columns and captions call a score: `tail fid` → `tail FID`, `kid` → `KID`."""
+    score = _score(name)
+    return name.removesuffix(name.split()[-1]) + score.label
+
+
+def digits_of(name: str) -> int:
+    """Digits after the point that a score deserves."""
+    return _score(name).digits

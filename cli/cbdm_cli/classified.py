@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from cbdm_cli.study.summary import Estimate, estimate
+from cbdm_cli.study.results import Estimate, estimate
 from cbdm_core.metrics.recognition import ARMS, Recognition, recognition_groups
 
 __all__ = ["DIFFERENCES", "Classified"]

@@ -15,9 +15,12 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from cbdm_core.metrics.scores import SCORES, compared_scores, digits_of, label_of
+
 if TYPE_CHECKING:  # the help page must not pay for torch
     from cbdm_cli.classified import Classified
-    from cbdm_cli.study.summary import Estimate, Summary
+    from cbdm_cli.study.results import Estimate
+    from cbdm_cli.study.summary import Summary
     from cbdm_core.metrics.report import Report, Scores
 
 __all__ = [
@@ -60,12 +63,12 @@ def _number(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-_SHOWN = (("fid", 2), ("kid", 2), ("precision", 3), ("recall", 3), ("coverage", 3), ("label_accuracy", 3))
-_HEADS = ("FID", "KID", "precision", "recall", "coverage", "label acc.")
+_SHOWN = [score for score in SCORES if score.shown]
+_HEADS = [score.label for score in _SHOWN]
 
 
 def _cells(scores: Scores) -> list[str]:
-    return [_number(getattr(scores, name), d) for name, d in _SHOWN]
+    return [_number(getattr(scores, score.key), score.digits) for score in _SHOWN]
 
 
 def _table(title: str, columns: Sequence[str], left: int = 1) -> Table:
@@ -141,11 +144,12 @@ def _beyond_chance(share: float) -> str:
 
 def sweep_table(rows: Iterable[tuple[str, str, Report]], title: str) -> None:
     """One row for each (run, ω): overall scores, then the tail's FID, recall and copies."""
-    columns = ["run", "ω", *_HEADS, "tail FID", "tail recall", "tail copies"]
+    of_tail = [score for score in SCORES if "tail" in score.compared]
+    columns = ["run", "ω", *_HEADS, *[f"tail {score.label}" for score in of_tail]]
     lines = []
     for run, omega, report in rows:
         tail = report.groups.get("tail", report.overall)
-        extra = [_number(tail.fid, 2), _number(tail.recall, 3), _number(tail.memorised, 3)]
+        extra = [_number(getattr(tail, score.key), score.digits) for score in of_tail]
         lines.append([run, omega, *_cells(report.overall), *extra])
     _print_columns(title, columns, lines, left=2)
 
@@ -186,15 +190,17 @@ def _estimate(e: Estimate | None, digits: int, sign: bool = False) -> str:
 
 def comparison_table(summary: Summary, title: str) -> None:
     """Each method at its best ω: mean over seeds with 95 % intervals, and the paired difference to the baseline."""
-    columns = ["method", "best ω", "FID", "− baseline", "precision", "recall", "tail FID", "tail recall", "tail copies"]
-    lines, others = [], {"precision": 3, "recall": 3, "tail fid": 2, "tail recall": 3, "tail copies": 3}
+    first, *others = compared_scores()
+    columns = ["method", "best ω", label_of(first), "− baseline", *map(label_of, others)]
+    lines = []
     for row in summary.rows:
         means = {score: e.mean for score, e in row.scores.items()}
-        against = _estimate((row.differences or {}).get("fid"), 2, sign=True) if row.differences else "baseline"
-        fid = _estimate(row.scores.get("fid"), 2)
-        lines.append(
-            [row.name, row.omega_text(), fid, against, *[_number(means.get(score), d) for score, d in others.items()]]
-        )
+        against = "baseline"
+        if row.differences:
+            against = _estimate(row.differences.get(first), digits_of(first), sign=True)
+        mean = _estimate(row.scores.get(first), digits_of(first))
+        rest = [_number(means.get(score), digits_of(score)) for score in others]
+        lines.append([row.name, row.omega_text(), mean, against, *rest])
     _print_columns(title, columns, lines, left=1)
     note(
         "± half width of the 95 % interval over seeds (Student's t); differences are paired by seed; ω is picked for "

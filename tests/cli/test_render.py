@@ -6,7 +6,8 @@ import pytest
 
 from cbdm_cli import render
 from cbdm_cli.render import comparison_table, report_table, sweep_table
-from cbdm_cli.study.summary import Estimate, Row, Summary
+from cbdm_cli.study.results import Estimate
+from cbdm_cli.study.summary import Row, Summary
 from cbdm_core.metrics.report import Report, Scores
 
 

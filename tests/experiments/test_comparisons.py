@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import re
 import signal
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,20 +13,12 @@ import pytest
 from scipy.stats import ttest_rel
 
 from cbdm_cli.locking import held
+from cbdm_cli.study import pool
 from cbdm_cli.study.job import config_of
 from cbdm_cli.study.plan import READINGS, load_plan, readings_of, run_folder
 from cbdm_core.errors import CbdmError
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def programs():
-    """Modules of experiments/ by name; they are programs beside each other, not a package."""
-    sys.path.insert(0, str(ROOT / "experiments"))
-    names = ("comparisons", "tables", "digits", "ablations", "regimes", "fashion")
-    yield {name: importlib.import_module(name) for name in names}
-    sys.path.remove(str(ROOT / "experiments"))
 
 
 @pytest.fixture
@@ -69,7 +59,7 @@ def test_every_row_is_kept_by_seed_and_a_missing_reading_is_noticed(programs, sm
     assert rows["cbdm:null"]["2"]["fid"] == [1.2346, 2.2346, 3.2346]
     assert "tail copies" not in rows["cbdm:null"]["2"]  # it is known for no sample
     next(run_folder(tmp_path / "cell", plans["cell"].variants[1], 2).rglob("*.json")).unlink()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(CbdmError, match="seed 2 has no reading yet"):
         programs["tables"].gathered(plans, tmp_path)
 
 
@@ -96,7 +86,7 @@ def test_omega_is_picked_on_the_mean_and_differences_are_paired(programs):
 def test_one_seed_has_no_interval_to_tell(programs):
     tables = programs["tables"]
     assert tables.text(tables.estimate([1.5])) == "+1.50"
-    rows = {"ddpm": {"1": dict.fromkeys([*tables.DIGITS, "tail copies"], (0.5,))}}
+    rows = {"ddpm": {"1": dict.fromkeys([*tables.DIFFERENCES, "tail copies"], (0.5,))}}
     assert tables.methods_table(rows).splitlines()[-1].endswith("| 50.0 % |")
 
 
@@ -104,7 +94,7 @@ def test_the_change_of_a_difference_is_paired_over_all_four(programs):
     tables = programs["tables"]
 
     def best(*values):
-        return tables.Best("1", False, dict.fromkeys(tables.DIGITS, values))
+        return tables.Best("1", False, dict.fromkeys(tables.DIFFERENCES, values))
 
     a, b, c, d = best(3.0, 4.0, 5.5), best(1.0, 1.5, 1.0), best(2.0, 3.0, 3.5), best(1.0, 2.5, 1.5)
     (line,) = tables.changes_table([("one", (a, b), (c, d))], "what").splitlines()[2:]
@@ -139,7 +129,7 @@ def test_a_difference_is_bold_only_where_its_interval_excludes_0(programs, small
 def test_where_the_data_lie_is_no_part_of_the_result(programs, small, tmp_path, monkeypatch):
     """Runs go on where the data have been moved, and the kept result does not tell the folder."""
     comparisons, root = programs["comparisons"], programs["tables"].ROOT
-    monkeypatch.setattr(comparisons, "_pool", lambda todo, jobs: [])
+    monkeypatch.setattr(comparisons, "run_jobs", lambda children, jobs: [])
     comparisons.run(small, tmp_path, 2, 3)
     moved = replace(small, shared=(*small.shared, f"{root}'/elsewhere'"))
     comparisons.run(moved, tmp_path, 2, 3)
@@ -159,7 +149,7 @@ def test_a_result_that_is_not_there_is_named(programs, small, tmp_path, monkeypa
 
 def test_a_shared_folder_keeps_the_variants_of_both(programs, small, tmp_path, monkeypatch):
     comparisons = programs["comparisons"]
-    monkeypatch.setattr(comparisons, "_pool", lambda todo, jobs: [])
+    monkeypatch.setattr(comparisons, "run_jobs", lambda children, jobs: [])
     comparisons.run(small, tmp_path, 2, 3)
     (cell,) = small.cells
     fewer = replace(small, cells=(replace(cell, variants={"t2h": "t2h", "ddpm": "ddpm"}, omegas=("0", "3")),))
@@ -185,7 +175,11 @@ def test_some_cells_alone(programs, small, tmp_path, monkeypatch):
     comparisons = programs["comparisons"]
     monkeypatch.setattr(comparisons, "RESULTS", tmp_path / "results")
     ran = []
-    monkeypatch.setattr(comparisons, "_pool", lambda todo, jobs: ran.extend(folder.name for folder, *_ in todo) or [])
+    monkeypatch.setattr(
+        comparisons,
+        "run_jobs",
+        lambda children, jobs: ran.extend(child.name.split(", ")[0] for child in children) or [],
+    )
     two = replace(small, cells=(*small.cells, replace(small.cells[0], name="other")))
     asked = comparisons.Namespace(work=tmp_path, jobs=2, seeds=1, print=False, cells=["other"])
     assert comparisons.main(two, asked, lambda result: "") == 0
@@ -215,15 +209,15 @@ class Started:
 @pytest.fixture
 def started(programs, monkeypatch, tmp_path):
     """Jobs by name, in the order they were started; those named ddpm fail."""
-    comparisons, found = programs["comparisons"], {}
+    found = {}
 
-    def start(folder, variant, seed):
-        name = f"{variant.name}, seed {seed}"
-        found[name] = Started(1 if variant.name == "ddpm" else 0)
-        return comparisons._Job(name, found[name], tmp_path / "log", 0.0)
+    def launch(child, threads):
+        name = child.name.removeprefix("cell, ")
+        found[name] = Started(1 if name.startswith("ddpm") else 0)
+        return found[name]
 
-    monkeypatch.setattr(comparisons._Job, "start", start)
-    monkeypatch.setattr(comparisons.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(pool.Child, "_launch", launch)
+    monkeypatch.setattr(pool.time, "sleep", lambda seconds: None)
     return found
 
 
@@ -233,14 +227,14 @@ def test_what_failed_is_named_and_the_rest_goes_on(programs, small, tmp_path, st
     asked = comparisons.Namespace(work=tmp_path, jobs=1, seeds=2, print=False, cells=None)
     assert comparisons.main(small, asked, lambda result: "") == 1
     assert list(started) == ["ddpm, seed 0", "cbdm:null, seed 0", "ddpm, seed 1", "cbdm:null, seed 1"]
-    assert "2 jobs failed: ddpm, seed 0; ddpm, seed 1" in capfd.readouterr().err
+    assert "2 jobs failed: cell, ddpm, seed 0; cell, ddpm, seed 1" in capfd.readouterr().err
 
 
 def test_a_signal_ends_the_jobs_too(programs, small, tmp_path, started, monkeypatch):
     """SIGTERM to the program: no further job is started, those that run are told to end and waited for."""
     comparisons = programs["comparisons"]
     monkeypatch.setattr(Started, "poll", lambda self: None)
-    monkeypatch.setattr(comparisons.time, "sleep", lambda seconds: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(pool.time, "sleep", lambda seconds: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(SystemExit) as end:
         comparisons.run(small, tmp_path, 2, 3)
     assert end.value.code == 128 + signal.SIGTERM
@@ -294,7 +288,7 @@ def test_an_experiment_runs_and_goes_on(programs, small, tmp_path, monkeypatch):
         return pages[-1]
 
     assert comparisons.main(small, asked, page) == 0
-    monkeypatch.setattr(comparisons._Job, "start", None)  # nothing may be started again
+    monkeypatch.setattr(pool.Child, "_launch", None)  # nothing may be started again
     assert comparisons.main(small, asked, page) == 0
     asked.print = True
     assert comparisons.main(small, asked, page) == 0

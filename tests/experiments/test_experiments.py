@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 from pathlib import Path
@@ -18,13 +17,8 @@ RESULTS = ROOT / "experiments" / "results" / "mixture.json"
 
 
 @pytest.fixture(scope="module")
-def mixture():
-    """The experiment as a module; it is a program, not part of a package."""
-    spec = importlib.util.spec_from_file_location("mixture_experiment", ROOT / "experiments" / "mixture.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def mixture(programs):
+    return programs["mixture"]
 
 
 def test_the_page_holds_the_tables_of_the_results(mixture):

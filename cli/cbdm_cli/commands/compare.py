@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from cbdm_cli import render
 from cbdm_cli.config import Config, load_config, preset_names, setting, validated
 from cbdm_cli.locking import held
 from cbdm_cli.run_folder import new_folder, write_json
-from cbdm_cli.signals import asked_to_stop
 from cbdm_cli.study.job import config_of, job_command
 from cbdm_cli.study.plan import (
     FILE,
@@ -28,13 +25,12 @@ from cbdm_cli.study.plan import (
     save_plan,
     variants_of,
 )
+from cbdm_cli.study.pool import Child, run_children
 from cbdm_cli.study.summary import summarise
 from cbdm_cli.trust import features_setting, quoted, refuse_code, runs_code
 from cbdm_core.errors import CbdmError
 
 __all__ = ["compare", "extend", "is_comparison", "planned"]
-
-_POLL = 0.5  # seconds between two looks at the jobs
 
 
 @dataclass
@@ -46,14 +42,16 @@ class _Job:
     path: Path
     plan: Plan
     steps: int
-    process: subprocess.Popen[bytes] | None = None
-    started: float = 0.0
-    state: str = "waiting"
-    fault: str = ""
-    log: Path = field(init=False)
+    child: Child
 
-    def __post_init__(self) -> None:
-        self.log = self.path.parent / f"seed-{self.seed}.log"
+    @classmethod
+    def of(cls, folder: Path, plan: Plan, variant: Variant, seed: int, device: str) -> _Job:
+        path, command = run_folder(folder, variant, seed), job_command(folder, variant, seed, device)
+        child = Child(f"{variant.name}, seed {seed}", command, path.parent / f"seed-{seed}.log")
+        job = cls(variant, seed, path, plan, config_of(plan, variant, seed).training.steps, child)
+        if job.done():
+            child.state = "done"
+        return job
 
     def evaluated(self) -> tuple[int, int]:
         """Readings that are written, and those of the plan."""
@@ -82,34 +80,10 @@ class _Job:
 
     def words(self) -> str:
         """The state in a phrase."""
-        if self.state != "running":
-            return self.state
+        if self.child.state != "running":
+            return self.child.state
         step = self._step()
         return f"training {step}/{self.steps}" if step < self.steps else "judged {}/{}".format(*self.evaluated())
-
-    def start(self, folder: Path, device: str, threads: int) -> None:
-        self.state, self.started = "running", time.monotonic()
-        try:
-            self._launch(folder, device, threads)
-        except OSError as error:  # the next look finds no process, and the other jobs go on
-            self.fault = f"it could not be started: {error}"
-
-    def _launch(self, folder: Path, device: str, threads: int) -> None:
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        threading = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                job_command(folder, self.variant, self.seed, device),
-                env={**os.environ, **threading},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-
-    def last_line(self) -> str:
-        if self.fault:
-            return self.fault
-        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return lines[-1].removeprefix("cbdm: ") if lines else "it said nothing"
 
 
 def compare(plan: Plan, out: Path | None, *, jobs: int, threads: int, device: str) -> None:
@@ -199,21 +173,8 @@ def _check(plan: Plan, device: str) -> None:
 
 def _work(folder: Path, plan: Plan, jobs: int, threads: int, device: str) -> None:
     # Seed by seed, so that what is there at any time is paired.
-    todo = [
-        _Job(
-            variant,
-            seed,
-            run_folder(folder, variant, seed),
-            plan,
-            config_of(plan, variant, seed).training.steps,
-        )
-        for seed in range(plan.seeds)
-        for variant in plan.variants
-    ]
-    for job in todo:
-        if job.done():
-            job.state = "done"
-    failed = _run_all(folder, plan, todo, jobs, threads, device)
+    todo = [_Job.of(folder, plan, variant, seed, device) for seed in range(plan.seeds) for variant in plan.variants]
+    failed = _run_all(folder, plan, todo, jobs, threads)
     summary = summarise(folder, plan)
     if summary is not None:
         write_json(folder / "results.json", summary.to_dict())
@@ -223,7 +184,7 @@ def _work(folder: Path, plan: Plan, jobs: int, threads: int, device: str) -> Non
         first = failed[0]
         raise CbdmError(
             f"{len(failed)} of {len(todo)} jobs failed, first {first.variant.name} seed {first.seed}: "
-            f"{first.last_line()} (whole log: {first.log}); mend it and go on with: {_again(folder, plan)}"
+            f"{first.child.last_line()} (whole log: {first.child.log}); mend it and go on with: {_again(folder, plan)}"
         )
 
 
@@ -232,60 +193,38 @@ def _title(plan: Plan) -> str:
     return f"{plan.preset}: {len(plan.variants)} methods × {seeds}, each at its best ω"
 
 
-def _run_all(folder: Path, plan: Plan, todo: list[_Job], jobs: int, threads: int, device: str) -> list[_Job]:
+def _run_all(folder: Path, plan: Plan, todo: list[_Job], jobs: int, threads: int) -> list[_Job]:
     """Run what is not done, `jobs` at a time; returns those that failed."""
     begun, before = time.monotonic(), sum(job.progress() for job in todo)
-    with render.LiveJobs(_title(plan)) as live, asked_to_stop() as came:
-        try:
-            while not came and any(job.state in ("waiting", "running") for job in todo):
-                for job in todo:
-                    _look(job, live)
-                running = sum(job.state == "running" for job in todo)
-                for job in [job for job in todo if job.state == "waiting"][: jobs - running]:
-                    job.start(folder, device, threads)
-                live.show(_rows(todo), _time_left(todo, begun, before))
-                time.sleep(_POLL)
-        finally:
-            _stop(todo)
-    if came:
+    with render.LiveJobs(_title(plan)) as live:
+        came = run_children(
+            [job.child for job in todo],
+            jobs,
+            threads=threads,
+            ended=lambda child: live.line(f"{child.name}: {_outcome(child)}"),
+            look=lambda: live.show(_rows(todo), _time_left(todo, begun, before)),
+        )
+    if came is not None:
         render.note(f"stopped; what is done is kept, go on with: {_again(folder, plan)}")
-        raise SystemExit(128 + came[0])
-    return [job for job in todo if job.state == "failed"]
+        raise SystemExit(128 + came)
+    return [job for job in todo if job.child.state == "failed"]
 
 
-def _look(job: _Job, live: render.LiveJobs) -> None:
-    if job.state != "running":
-        return
-    code = 1 if job.process is None else job.process.poll()
-    if code is None:
-        return
-    job.state = "failed" if code else "done"
-    minutes = (time.monotonic() - job.started) / 60
-    outcome = f"failed: {job.last_line()}" if code else f"done in {minutes:.1f} min"
-    live.line(f"{job.variant.name}, seed {job.seed}: {outcome}")
-
-
-def _stop(todo: Sequence[_Job]) -> None:
-    """Let each child save where it stands; the terminal has sent it the interrupt too."""
-    for job in todo:
-        if job.process is not None and job.process.poll() is None:
-            job.process.terminate()
-    for job in todo:
-        if job.process is not None:
-            job.process.wait()
+def _outcome(child: Child) -> str:
+    return f"failed: {child.last_line()}" if child.state == "failed" else f"done in {child.minutes:.1f} min"
 
 
 def _rows(todo: Sequence[_Job]) -> list[tuple[str, str, str]]:
     """What runs, what failed, and the next few."""
-    busy = [job for job in todo if job.state in ("running", "failed")]
-    waiting = [job for job in todo if job.state == "waiting"]
+    busy = [job for job in todo if job.child.state in ("running", "failed")]
+    waiting = [job for job in todo if job.child.state == "waiting"]
     return [(job.variant.name, str(job.seed), job.words()) for job in [*busy, *waiting[:3]]]
 
 
 def _time_left(todo: Sequence[_Job], begun: float, before: float) -> str:
-    done = sum(job.progress() for job in todo if job.state != "failed")
-    wanted = sum(job.state != "failed" for job in todo)
-    finished = sum(job.state == "done" for job in todo)
+    done = sum(job.progress() for job in todo if job.child.state != "failed")
+    wanted = sum(job.child.state != "failed" for job in todo)
+    finished = sum(job.child.state == "done" for job in todo)
     gained, seconds = done - before, time.monotonic() - begun
     left = "time left not known yet"
     if gained > 0.02:

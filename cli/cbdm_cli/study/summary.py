@@ -2,51 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cbdm_cli.study.plan import READINGS, Plan, readings_of, run_folder
-from cbdm_core.errors import CbdmError
+from cbdm_cli.study import results
+from cbdm_cli.study.plan import Plan
+from cbdm_cli.study.results import COMPARED, Estimate, Result, at_edge, best_omega, estimate, read_results, scores_of
 
-__all__ = ["SCORES", "Estimate", "Row", "Summary", "at_edge", "estimate", "summarise", "swept", "value_at"]
-
-# Name → (where it stands in a result, whether less is better).
-SCORES: Mapping[str, tuple[tuple[str, ...], bool]] = {
-    "fid": (("overall", "fid"), True),
-    "precision": (("overall", "precision"), False),
-    "recall": (("overall", "recall"), False),
-    "tail fid": (("groups", "tail", "fid"), True),
-    "tail recall": (("groups", "tail", "recall"), False),
-    "tail copies": (("groups", "tail", "memorised"), True),
-}
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over seeds with the half width of its 95 % interval by Student's t; infinite from one seed."""
-
-    mean: float
-    half_width: float
-
-    @property
-    def excludes_zero(self) -> bool:
-        return abs(self.mean) > self.half_width
-
-
-def estimate(values: Sequence[float]) -> Estimate:
-    """The mean of (n,) values and the half width t_{0.975, n−1} s/√n."""
-    from scipy.stats import t
-
-    n = len(values)
-    mean = math.fsum(values) / n
-    if n < 2:
-        return Estimate(mean, math.inf)
-    spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
-    return Estimate(mean, float(t.ppf(0.975, n - 1)) * spread / math.sqrt(n))
+__all__ = ["Row", "Summary", "by_score", "summarise", "summary_of"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +45,7 @@ class Row:
 
     def omega_text(self) -> str:
         """The best ω for a table, whose rows are called by their kind and τ: `0.5`, or `a,b` of aτt + b."""
-        return ",".join(f"{number:g}" for number in swept(self.omega)[1])
+        return ",".join(f"{number:g}" for number in results.swept(self.omega)[1])
 
 
 @dataclass(frozen=True)
@@ -115,37 +81,6 @@ class Summary:
         }
 
 
-def value_at(result: Mapping[str, Any], path: Sequence[str]) -> float | None:
-    """The number at a path of a result, such as those of `SCORES`; None where it is undefined."""
-    found: Any = result
-    for key in path:
-        found = found.get(key) if isinstance(found, Mapping) else None
-    return None if found is None else float(found)
-
-
-def _read(folder: Path, plan: Plan) -> dict[tuple[str, str], dict[str, dict[int, dict[str, Any]]]]:
-    """(variant, kind) → every ω → seed → result, of the readings that are there."""
-    table: dict[tuple[str, str], dict[str, dict[int, dict[str, Any]]]] = {}
-    for variant in plan.variants:
-        for reading in readings_of(plan, variant):
-            found = table.setdefault((variant.name, reading.kind), {}).setdefault(reading.omega, {})
-            for seed in range(plan.seeds):
-                file = run_folder(folder, variant, seed) / READINGS / reading.file
-                if file.exists():
-                    found[seed] = _result(file)
-    return table
-
-
-def _result(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CbdmError(f"{file} cannot be read: {error}; remove it, and cbdm compare makes it anew") from error
-    if not isinstance(found, dict):
-        raise CbdmError(f"{file} holds no result: remove it, and cbdm compare makes it anew")
-    return found
-
-
 def summarise(folder: Path, plan: Plan, primary: str = "fid") -> Summary | None:
     """The table and verdict of what has been judged so far; None before the baseline has a result.
 
@@ -157,7 +92,11 @@ def summarise(folder: Path, plan: Plan, primary: str = "fid") -> Summary | None:
     Raises:
         CbdmError: a result that cannot be read.
     """
-    table = _read(folder, plan)
+    return summary_of(read_results(folder, plan), primary)
+
+
+def summary_of(table: Mapping[results.Row, Mapping[str, Mapping[int, Result]]], primary: str = "fid") -> Summary | None:
+    """As `summarise`, of results that have been read: (variant, kind) → ω → seed → result."""
     rows, baseline = [], None
     features = ""
     for (variant, kind), by_omega in table.items():
@@ -182,19 +121,12 @@ def _row(
     primary: str,
     baseline: Row | None,
 ) -> Row | None:
-    values = {
-        omega: {
-            score: {s: v for s in seeds if (v := value_at(found[s], path)) is not None}
-            for score, (path, _) in SCORES.items()
-        }
-        for omega, found in by_omega.items()
-    }
-    omegas = [omega for omega in values if len(values[omega][primary]) == len(seeds)]
+    values = {omega: by_score(found, seeds) for omega, found in by_omega.items()}
+    omegas = [omega for omega in values if len(values[omega].get(primary, {})) == len(seeds)]
     if not omegas:
         return None
-    sign = 1 if SCORES[primary][1] else -1
-    best = min(omegas, key=lambda omega: sign * math.fsum(values[omega][primary].values()))
-    found = {score: by_seed for score, by_seed in values[best].items() if by_seed}
+    best = best_omega({omega: math.fsum(values[omega][primary].values()) for omega in omegas}, primary)
+    found = values[best]
     differences = None
     if baseline is not None:
         differences = {}
@@ -203,7 +135,7 @@ def _row(
             if paired:
                 differences[score] = estimate(paired)
     curve = tuple(
-        (omega, {score: math.fsum(v.values()) / len(v) for score, v in values[omega].items() if v}) for omega in omegas
+        (omega, {score: math.fsum(v.values()) / len(v) for score, v in values[omega].items()}) for omega in omegas
     )
     return Row(
         name=f"{variant}, {kind}" if kind else variant,
@@ -219,18 +151,13 @@ def _row(
     )
 
 
-def at_edge(best: str, omegas: Sequence[str]) -> bool:
-    """Whether `best` ends the grid of its kind; constant 0, plain conditional, is where guidance starts: no edge."""
-    kind, place = swept(best)
-    grid = {there for own, there in map(swept, omegas) if own == kind}
-    return len(grid) > 1 and (kind, place) != (("", ()), (0.0,)) and place in (min(grid), max(grid))
-
-
-def swept(omega: str) -> tuple[tuple[str, tuple[float, ...]], tuple[float, ...]]:
-    """((kind, its τ if it names one), what is swept: ω, or a and b of aτt + b)."""
-    kind, _, text = omega.rpartition(":")
-    numbers, count = tuple(map(float, text.split(","))), 2 if kind == "linear" else 1
-    return (kind, numbers[count:]), numbers[:count]
+def by_score(found: Mapping[int, Result], seeds: Sequence[int]) -> dict[str, dict[int, float]]:
+    """Score → seed → value, of these seeds, where it is defined."""
+    table: dict[str, dict[int, float]] = {name: {} for name in COMPARED}
+    for seed in seeds:
+        for name, value in scores_of(found.get(seed, {})).items():
+            table[name][seed] = value
+    return {name: values for name, values in table.items() if values}
 
 
 def _paired(row: Row, baseline: Row, primary: str) -> int:
@@ -247,7 +174,7 @@ def _verdict(rows: Sequence[Row], primary: str) -> str:
     least = min(_paired(row, baseline, primary) for row in others)
     if least < 3:
         return f"No verdict: {least} paired seed{'' if least == 1 else 's'}, and at least 3 are needed for an interval."
-    sign = 1 if SCORES[primary][1] else -1
+    sign = 1 if COMPARED[primary][1].less_is_better else -1
     better, worse = [], []
     for row in others:
         d = (row.differences or {}).get(primary)

@@ -13,9 +13,9 @@ import tomllib
 
 import pytest
 
-import cbdm_cli.commands.compare as command
 from cbdm_cli.locking import held
 from cbdm_cli.run_folder import read_records
+from cbdm_cli.study import pool
 from cbdm_cli.study.job import config_of, job_command
 from cbdm_cli.study.plan import (
     FILE,
@@ -28,6 +28,7 @@ from cbdm_cli.study.plan import (
     save_plan,
     variants_of,
 )
+from cbdm_cli.study.pool import Child
 from cbdm_cli.study.summary import summarise
 from cbdm_core.errors import CbdmError
 from tests.cli.tiny import TINY, cbdm, fingerprint, shared_classifiers
@@ -162,17 +163,19 @@ def test_a_folder_in_use_is_left_alone(refused, tmp_path):
 def test_seed_by_seed_and_no_more_at_a_time_than_asked(run, planned, monkeypatch, jobs):
     begun, running = [], []
 
-    def launch(job, folder, device, threads):
+    def launch(child, threads):
         running[:] = [process for process in running if process.poll() is None]
-        job.process = subprocess.Popen(["sleep", "0.1"])
-        running.append(job.process)
-        begun.append((job.variant.name, job.seed, len(running)))
+        running.append(subprocess.Popen(["sleep", "0.1"]))
+        begun.append((child.name, len(running)))
+        return running[-1]
 
-    monkeypatch.setattr(command._Job, "_launch", launch)
-    monkeypatch.setattr(command, "_POLL", 0.01)
+    monkeypatch.setattr(Child, "_launch", launch)
+    monkeypatch.setattr(pool, "_POLL", 0.01)
     assert run("compare", "c", "--jobs", jobs)[0] == 0
-    assert [b[:2] for b in begun] == [("ddpm", 0), ("cbdm:uniform", 0), ("ddpm", 1), ("cbdm:uniform", 1)]
-    assert max(b[2] for b in begun) == jobs
+    assert [name for name, _ in begun] == [
+        f"{name}, seed {seed}" for seed in (0, 1) for name in ("ddpm", "cbdm:uniform")
+    ]
+    assert max(there for _, there in begun) == jobs
 
 
 def test_readings_are_named_and_not_counted(run, planned, monkeypatch):
@@ -186,15 +189,15 @@ def test_readings_are_named_and_not_counted(run, planned, monkeypatch):
             for reading in readings_of(plan, variant):
                 (path / READINGS / reading.file).write_text('{"overall": {"fid": 1}}')
 
-    def launch(job, folder, device, threads):
-        job.process = subprocess.Popen(["true"])
-        begun.append((job.variant.name, job.seed))
+    def launch(child, threads):
+        begun.append(child.name)
+        return subprocess.Popen(["true"])
 
-    monkeypatch.setattr(command._Job, "_launch", launch)
-    monkeypatch.setattr(command, "_POLL", 0.01)
+    monkeypatch.setattr(Child, "_launch", launch)
+    monkeypatch.setattr(pool, "_POLL", 0.01)
     assert run("compare", "c")[0] == 0 and begun == []
     save_plan(planned, plan.model_copy(update={"settings": (*plan.settings, "method.tau=0.3")}))
-    assert run("compare", "c")[0] == 0 and begun == [("ddpm", 0), ("ddpm", 1)]
+    assert run("compare", "c")[0] == 0 and begun == ["ddpm, seed 0", "ddpm, seed 1"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -202,13 +205,13 @@ def test_a_signal_ends_the_jobs_too(run, planned, monkeypatch, number):
     """A job that outlived the comparison would write into a run that the next one continues."""
     children = []
 
-    def launch(job, folder, device, threads):
-        job.process = subprocess.Popen(["sleep", "60"])
-        children.append(job.process)
+    def launch(child, threads):
+        children.append(subprocess.Popen(["sleep", "60"]))
         if len(children) == 2:
             threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
+        return children[-1]
 
-    monkeypatch.setattr(command._Job, "_launch", launch)
+    monkeypatch.setattr(Child, "_launch", launch)
     before = signal.getsignal(number)
     code, out, _ = run("compare", "c", "--jobs", 2)
     assert code == 128 + number and "go on with: cbdm compare c" in out
@@ -248,7 +251,7 @@ def test_a_folder_called_as_a_preset_is_none_but_with_its_place(asked, run, plan
     def launch(*_):
         raise OSError("no job in this test")
 
-    monkeypatch.setattr(command._Job, "_launch", launch)
+    monkeypatch.setattr(Child, "_launch", launch)
     for place in ("./digits-lt", "digits-lt/"):
         code, _, err = run("compare", place)
         assert code == 2 and "4 of 4 jobs failed" in err and err.endswith("go on with: cbdm compare ./digits-lt\n"), err
@@ -355,7 +358,7 @@ def test_again_nothing_is_trained(run, whole, monkeypatch):
     def launch(*_):
         raise AssertionError("a finished job was started")
 
-    monkeypatch.setattr(command._Job, "_launch", launch)
+    monkeypatch.setattr(Child, "_launch", launch)
     before, plan, results = state(folder / "runs"), (folder / FILE).read_bytes(), (folder / "results.json").read_bytes()
     code, out, err = run("compare", folder)
     assert code == 0 and not err and state(folder / "runs") == before

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from cbdm_cli.study.plan import INTERVAL, READINGS, Plan, Variant, readings_of, run_folder
-from cbdm_cli.study.summary import SCORES, estimate, summarise
+from cbdm_cli.study.results import COMPARED, estimate
+from cbdm_cli.study.summary import summarise
 from cbdm_core.errors import CbdmError
 
 A, B, C = (Variant(name=name, parts=name) for name in ("cbdm:null", "cbdm:uniform", "cbdm:training"))
@@ -354,7 +355,7 @@ def test_the_results_are_plain_json(tmp_path, seeds):
     told = summarise(tmp_path, plan).to_dict()
     assert json.loads(json.dumps(told, allow_nan=False)) == told
     rows = {row["name"]: row for row in told["rows"]}
-    assert set(rows["ddpm"]["scores"]) == set(SCORES) and rows["ddpm"]["differences"] == {}
+    assert set(rows["ddpm"]["scores"]) == set(COMPARED) and rows["ddpm"]["differences"] == {}
     width = rows["cbdm:null"]["differences"]["fid"]["half_width"]
     assert (width is None) == (seeds == 1)
     assert rows["cbdm:null"]["values"]["fid"] == {str(seed): SMALL[seed] for seed in range(seeds)}

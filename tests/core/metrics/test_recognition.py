@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from cbdm_cli.study.summary import estimate
+from cbdm_cli.study.results import estimate
 from cbdm_core.draws import Draws
 from cbdm_core.errors import CbdmError
 from cbdm_core.metrics.features import classifier as features

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,14 @@ from typing import Any
 from cbdm_cli.config import flat
 from cbdm_cli.method import completed_entries
 from cbdm_cli.run_folder import read_records
-from cbdm_cli.study.plan import FILE, READINGS, Plan, Variant, load_plan, readings_of, run_folder
-from cbdm_cli.study.summary import SCORES, Row, estimate, summarise, value_at
+from cbdm_cli.study.plan import FILE, READINGS, Plan, Variant, load_plan, run_folder
+from cbdm_cli.study.results import Result, estimate, read_results
+from cbdm_cli.study.summary import Row, by_score, summary_of
 from cbdm_core.errors import CbdmError
 from cbdm_core.metrics.report import Report
 from cbdm_core.run import read_config
 
 __all__ = ["Method", "MethodScores", "SeedRun", "Story", "collect", "differing"]
-
-Result = Mapping[str, Any]
 
 _RECORD = ("step", "loss", "terms", "groups")
 # Two results of a run stand in one curve where they differ in ω alone.
@@ -88,11 +87,7 @@ class MethodScores:
 
     def by_seed(self, score: str) -> dict[str, dict[int, float]]:
         """ω → seed → score, where it is defined."""
-        path, _ = SCORES[score]
-        return {
-            omega: {seed: v for seed in self.row.seeds if (v := value_at(found.get(seed, {}), path)) is not None}
-            for omega, found in self.results.items()
-        }
+        return {omega: by_score(found, self.row.seeds).get(score, {}) for omega, found in self.results.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,8 +151,8 @@ def _comparison(folder: Path) -> Story:
     begun = tuple(method for method in methods if method.runs)
     if not begun:
         raise CbdmError(f"{folder} has no run yet: run cbdm compare {folder} first")
-    results = {(variant.name, kind): found for variant in plan.variants for kind, found in _read(folder, plan, variant)}
-    summary = summarise(folder, plan)
+    results = read_results(folder, plan, _result)
+    summary = summary_of(results)
     place = {method.name: i for i, method in enumerate(begun)}
     rows = summary.rows if summary else ()
     return Story(
@@ -174,17 +169,6 @@ def _method(folder: Path, plan: Plan, variant: Variant) -> Method:
     places = [run_folder(folder, variant, seed) for seed in range(plan.seeds)]
     runs = tuple(_run(path) for path in places if (path / "config.toml").exists())
     return Method(variant.name, variant.parts, variant.tau, runs)
-
-
-def _read(folder: Path, plan: Plan, variant: Variant) -> Iterable[tuple[str, dict[str, dict[int, Result]]]]:
-    """(kind, ω → seed → result) of the readings that are there."""
-    found: dict[str, dict[str, dict[int, Result]]] = {}
-    for reading in readings_of(plan, variant):
-        for seed in range(plan.seeds):
-            file = run_folder(folder, variant, seed) / READINGS / reading.file
-            if file.exists():
-                found.setdefault(reading.kind, {}).setdefault(reading.omega, {})[seed] = _result(file)
-    return found.items()
 
 
 def _some_runs(paths: Sequence[Path]) -> Story:
@@ -248,11 +232,7 @@ def _as_sampled(method: Method, place: int) -> MethodScores | None:
     if not seeds:
         return None
     complete = {omega: found for omega, found in results.items() if len(found) == len(seeds)}
-    values = {
-        score: {seed: v for seed in seeds if (v := value_at(results[own][seed], path)) is not None}
-        for score, (path, _) in SCORES.items()
-    }
-    found = {score: by_seed for score, by_seed in values.items() if by_seed}
+    found = by_score(results[own], seeds)
     row = Row(
         name=method.name,
         variant=method.name,

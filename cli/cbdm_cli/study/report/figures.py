@@ -10,9 +10,10 @@ import numpy as np
 
 from cbdm_cli.study.report.collect import MethodScores, Story
 from cbdm_cli.study.report.drawing import Drawing, Style, canvas, finished, ramp, style_of
-from cbdm_cli.study.report.wording import digits_of, estimate_text, label_of, number
-from cbdm_cli.study.summary import Estimate
+from cbdm_cli.study.report.wording import estimate_text, number
+from cbdm_cli.study.results import Estimate
 from cbdm_core.metrics.report import rank_groups
+from cbdm_core.metrics.scores import digits_of, label_of
 
 __all__ = [
     "class_bars",

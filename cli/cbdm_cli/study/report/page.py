@@ -16,9 +16,10 @@ from cbdm_cli.study.report import figures
 from cbdm_cli.study.report.collect import MethodScores, Story, differing
 from cbdm_cli.study.report.drawing import COLOURS, Drawing
 from cbdm_cli.study.report.neighbours import Neighbours
-from cbdm_cli.study.report.wording import digits_of, label_of, number, width_text
-from cbdm_cli.study.summary import SCORES, Estimate
+from cbdm_cli.study.report.wording import number, width_text
+from cbdm_cli.study.results import COMPARED, Estimate
 from cbdm_core.errors import CbdmError
+from cbdm_core.metrics.scores import digits_of, label_of
 
 __all__ = ["page"]
 
@@ -106,7 +107,7 @@ def _columns(story: Story) -> list[tuple[str, bool]]:
 
 
 def _scores(story: Story) -> list[str]:
-    return [score for score in SCORES if score == "fid" or any(score in j.row.scores for j in story.method_scores)]
+    return [score for score in COMPARED if score == "fid" or any(score in j.row.scores for j in story.method_scores)]
 
 
 def _row(story: Story, scores_of: MethodScores) -> dict[str, Any]:

@@ -4,21 +4,9 @@ from __future__ import annotations
 
 import math
 
-from cbdm_cli.study.summary import Estimate
+from cbdm_cli.study.results import Estimate
 
-__all__ = ["digits_of", "estimate_text", "label_of", "number", "width_text"]
-
-_SHORT = ("fid", "kid")
-
-
-def label_of(score: str) -> str:
-    """`tail fid` → `tail FID`."""
-    return " ".join(word.upper() if word in _SHORT else word for word in score.split())
-
-
-def digits_of(score: str) -> int:
-    """Digits after the point: distances have a scale of their own, the others lie in [0, 1]."""
-    return 2 if "fid" in score.split() else 3
+__all__ = ["estimate_text", "number", "width_text"]
 
 
 def number(value: float | None, digits: int, sign: bool = False) -> str:

@@ -24,7 +24,8 @@ from cbdm_cli.study.report.collect import collect
 from cbdm_cli.study.report.drawing import COLOURS, ramp, style_of
 from cbdm_cli.study.report.neighbours import nearest_training
 from cbdm_cli.study.report.page import page
-from cbdm_cli.study.summary import SCORES, summarise
+from cbdm_cli.study.results import COMPARED
+from cbdm_cli.study.summary import summarise
 from tests.cli.study.report.pages import Page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -172,7 +173,7 @@ def test_the_table_holds_the_numbers_of_the_summary(comparison, parsed):
     assert names[:4] == ["method", "best ω", "FID", "FID − baseline"] and len(rows) == len(summary.rows) == 6
     for cells, row in zip(rows, summary.rows):
         assert cells[0]["text"] == cells[0]["data-value"] == row.name
-        for score in SCORES:
+        for score in COMPARED:
             cell = cells[names.index(score.replace("fid", "FID"))]
             digits = 2 if "fid" in score else 3
             assert float(cell["data-value"]) == row.scores[score].mean

@@ -1,0 +1,137 @@
+"""The results of a study: read in one place, their figures dug out in one place, the best ω chosen in one place."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cbdm_cli.study.plan import READINGS, Plan, readings_of, run_folder
+from cbdm_core.errors import CbdmError
+from cbdm_core.metrics.scores import compared_scores
+
+__all__ = [
+    "COMPARED",
+    "Estimate",
+    "Result",
+    "Row",
+    "at_edge",
+    "best_omega",
+    "estimate",
+    "read_result",
+    "read_results",
+    "scores_of",
+    "swept",
+]
+
+COMPARED = compared_scores()
+
+Result = Mapping[str, Any]
+"""What a result file holds."""
+
+Row = tuple[str, str]
+"""(variant, kind of its readings): a line of the table."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds with the half width of its 95 % interval by Student's t; infinite from one seed."""
+
+    mean: float
+    half_width: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        return abs(self.mean) > self.half_width
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """The mean of (n,) values and the half width t_{0.975, n−1} s/√n."""
+    from scipy.stats import t
+
+    n = len(values)
+    mean = math.fsum(values) / n
+    if n < 2:
+        return Estimate(mean, math.inf)
+    spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
+    return Estimate(mean, float(t.ppf(0.975, n - 1)) * spread / math.sqrt(n))
+
+
+def read_result(file: Path) -> Result:
+    """One result.
+
+    Raises:
+        CbdmError: it cannot be read.
+    """
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CbdmError(f"{file} cannot be read: {error}; remove it, and cbdm compare makes it anew") from error
+    if not isinstance(value, dict):
+        raise CbdmError(f"{file} holds no result: remove it, and cbdm compare makes it anew")
+    return value
+
+
+def read_results(
+    folder: Path, plan: Plan, read: Callable[[Path], Result] = read_result
+) -> dict[Row, dict[str, dict[int, Result]]]:
+    """(variant, kind) → every ω → seed → result, of the readings that are there; rows in the order of the table.
+
+    Args:
+        folder: of the comparison.
+        plan: its plan.
+        read: how a file is read and checked.
+
+    Raises:
+        CbdmError: a result that cannot be read.
+    """
+    table: dict[Row, dict[str, dict[int, Result]]] = {}
+    for variant in plan.variants:
+        for reading in readings_of(plan, variant):
+            by_seed = table.setdefault((variant.name, reading.kind), {}).setdefault(reading.omega, {})
+            for seed in range(plan.seeds):
+                file = run_folder(folder, variant, seed) / READINGS / reading.file
+                if file.exists():
+                    by_seed[seed] = read(file)
+    return table
+
+
+def scores_of(result: Result) -> dict[str, float]:
+    """The compared scores that are defined in a result, by their names in `COMPARED`."""
+    values = {name: _at(result, path) for name, (path, _) in COMPARED.items()}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _at(result: Result, path: Sequence[str]) -> float | None:
+    value: Any = result
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return None if value is None else float(value)
+
+
+def best_omega(means: Mapping[str, float], score: str = "fid") -> str:
+    """The ω at which the mean of a score is best; the first of equals.
+
+    Args:
+        means: ω → mean.
+        score: which way is better.
+    """
+    sign = 1 if COMPARED[score][1].less_is_better else -1
+    return min(means, key=lambda omega: sign * means[omega])
+
+
+def at_edge(best: str, omegas: Sequence[str]) -> bool:
+    """Whether `best` ends the grid of its kind; constant 0, plain conditional, is where guidance starts: no edge."""
+    kind, place = swept(best)
+    grid = {there for own, there in map(swept, omegas) if own == kind}
+    return len(grid) > 1 and (kind, place) != (("", ()), (0.0,)) and place in (min(grid), max(grid))
+
+
+def swept(omega: str) -> tuple[tuple[str, tuple[float, ...]], tuple[float, ...]]:
+    """((kind, its τ if it names one), what is swept: ω, or a and b of aτt + b)."""
+    kind, _, text = omega.rpartition(":")
+    numbers, count = tuple(map(float, text.split(","))), 2 if kind == "linear" else 1
+    return (kind, numbers[count:]), numbers[:count]
