@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ from torch import Tensor, nn
 
 from cbdm_core.errors import CbdmError
 from cbdm_core.networks.experts import has_experts, merged_state
+from cbdm_core.optimizer_state import load_optimizer, load_scaler
+from cbdm_core.reading import CONFIG_BYTES, regular_file
 from cbdm_core.training import TrainState
-from cbdm_core.writing import flush, plain_write_errors
+from cbdm_core.writing import WRITING, flush, plain_write_errors
 
 __all__ = ["checkpoints", "latest_checkpoint", "load_checkpoint", "load_weights", "read_tensors", "save_checkpoint"]
 
@@ -31,8 +33,8 @@ _FORMAT = 1
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, oldest first."""
-    return sorted(p for p in folder.glob("step-*") if p.is_dir())
+    """The checkpoints in a folder, oldest first; only names that `save_checkpoint` gives count."""
+    return sorted(p for p in folder.glob("step-*") if p.is_dir() and p.name.removeprefix("step-").isdecimal())
 
 
 def latest_checkpoint(folder: Path) -> Path:
@@ -59,7 +61,9 @@ def save_checkpoint(folder: Path, state: TrainState, *, keep: int = 2) -> Path:
     target = folder / f"step-{state.step:08d}"
     with plain_write_errors(target):
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder))
+        temporary = folder / f"{WRITING}{os.getpid()}-{target.name}"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
         try:
             _write(temporary, state)
             if target.exists():
@@ -104,17 +108,34 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> TrainState:
     facts = _verified(checkpoint, _FILES)
     load_weights(checkpoint / "model.safetensors", state.objective)
     load_weights(checkpoint / "ema.safetensors", state.ema)
-    try:
-        saved = torch.load(checkpoint / "optimizer.pt", map_location=state.world.device, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise CbdmError(f"{checkpoint / 'optimizer.pt'} is no optimiser state: {_first_line(error)}") from error
-    fused = [group["fused"] for group in state.optimizer.param_groups]
-    state.optimizer.load_state_dict(saved["optimizer"])
-    for group, here in zip(state.optimizer.param_groups, fused, strict=True):
-        group["fused"] = here  # what this device has, not the one the checkpoint came from
-    state.scaler.load_state_dict(saved["scaler"])
+    file = checkpoint / "optimizer.pt"
+    saved = read_torch(file, state.world.device)
+    if not isinstance(saved, dict):
+        raise CbdmError(f"{file} holds a {type(saved).__name__}, no optimiser state: take an earlier checkpoint")
+    load_optimizer(state.optimizer, saved.get("optimizer"), str(file))
+    load_scaler(state.scaler, saved.get("scaler"), str(file))
     state.step = facts["step"]
     return state
+
+
+def read_torch(file: Path, device: torch.device | str = "cpu") -> Any:
+    """What `torch.save` wrote, of tensors and plain values only: no pickle in it is executed.
+
+    Raises:
+        CbdmError: the file cannot be read, is damaged, or holds anything else.
+    """
+    regular_file(file)
+    try:
+        return torch.load(file, map_location=device, weights_only=True)
+    except OSError as error:
+        raise CbdmError(f"{file} cannot be read: {error.strerror or error}") from error
+    except pickle.UnpicklingError as error:
+        raise CbdmError(
+            f"{file} holds more than tensors, or is damaged, and loading it could execute code, so it was not loaded: "
+            "save it again as a state dict of tensors"
+        ) from error
+    except Exception as error:
+        raise CbdmError(f"{file} is truncated or no torch checkpoint: {_first_line(error)}") from error
 
 
 def load_weights(path: Path, module: nn.Module, *, verify: bool = False) -> None:
@@ -146,6 +167,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         CbdmError: the file is missing or damaged.
     """
+    regular_file(path)
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
@@ -157,10 +179,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def _verified(checkpoint: Path, names: tuple[str, ...]) -> dict[str, Any]:
     """The facts in `state.json`, once the named files agree with them."""
     try:
-        facts = json.loads((checkpoint / "state.json").read_text())
+        facts = json.loads(regular_file(checkpoint / "state.json", CONFIG_BYTES).read_text(encoding="utf-8"))
         expected = {name: facts["files"][name] for name in names}
-        step, known = int(facts["step"]), facts["format"] == _FORMAT
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        step, known = facts["step"], facts["format"] == _FORMAT
+        if not isinstance(step, int) or step < 0:
+            raise ValueError(f"step is {step!r}")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CbdmError(
             f"{checkpoint} is no complete checkpoint ({type(error).__name__} in state.json): delete it and "
             "resume from an earlier one"

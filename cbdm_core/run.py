@@ -19,6 +19,7 @@ from cbdm_core.networks import NETWORKS
 from cbdm_core.networks.base import ScoreNetwork
 from cbdm_core.networks.predicts import Predicts
 from cbdm_core.priors import ConditionPrior, make_law
+from cbdm_core.reading import CONFIG_BYTES, regular_file
 from cbdm_core.schedules import SCHEDULES, NoiseSchedule
 
 __all__ = ["LAW_DATA", "Run", "build_network", "build_schedule", "load_run", "part_names", "read_config"]
@@ -66,9 +67,13 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     file = path / "config.toml"
     try:
-        config = tomllib.loads(file.read_text(encoding="utf-8"))
+        if not file.exists():
+            raise FileNotFoundError(file)
+        config = tomllib.loads(regular_file(file, CONFIG_BYTES).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CbdmError(f"{path} is no run folder: it has no config.toml; name a folder that cbdm train made") from None
+    except RecursionError:
+        raise CbdmError(f"{file} is nested too deeply to be a configuration: restore it") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise CbdmError(f"{file} cannot be read: {error}") from error
     missing = [key for key in ("network", "schedule", "facts") if key not in config]

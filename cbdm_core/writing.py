@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,13 +13,28 @@ from safetensors import SafetensorError
 
 from cbdm_core.errors import CbdmError
 
-__all__ = ["flush", "plain_write_errors", "replacing"]
+__all__ = ["WRITING", "clean", "flush", "plain_write_errors", "replacing"]
+
+WRITING = ".writing-"  # how the names of unfinished files and folders begin
 
 _MENDS = {
     errno.ENOSPC: "the disk is full: free some space or choose another --out",
     errno.EFBIG: "the file-size limit is reached: raise it (ulimit -f) or choose another --out",
     errno.EDQUOT: "the quota is used up: free some space or choose another --out",
 }
+
+
+# How torch and safetensors word it that a write failed.
+_WRITE_FAULTS = (
+    "write",
+    "No space",
+    "I/O",
+    "IoError",
+    "file in archive",
+    "inline_container",
+    "unexpected pos",
+    "iostream",
+)
 
 
 @contextmanager
@@ -35,7 +51,7 @@ def plain_write_errors(path: Path) -> Iterator[None]:
         raise CbdmError(f"cannot write {error.filename or path}: {why}; what was written before is intact") from error
     except (SafetensorError, RuntimeError) as error:
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if not any(word in why for word in ("write", "No space", "I/O", "IoError", "file in archive")):
+        if not any(word in why for word in _WRITE_FAULTS):
             raise
         raise CbdmError(
             f"cannot write {path}: {why}; free some space or choose another --out; what was written before is intact"
@@ -45,13 +61,22 @@ def plain_write_errors(path: Path) -> Iterator[None]:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends well, and goes when it does not."""
-    temporary = path.with_name(f".writing-{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{WRITING}{os.getpid()}-{path.name}")
     with plain_write_errors(path):
         try:
             yield temporary
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def clean(folder: Path) -> None:
+    """Remove what a killed process left half written; only for who holds the folder."""
+    for left in folder.glob(f"{WRITING}*"):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def flush(path: Path) -> None:

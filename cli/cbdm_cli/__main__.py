@@ -1,11 +1,15 @@
-"""The command `cbdm`, also `python -m cbdm_cli`: a mistake becomes one line and exit code 2."""
+"""The command `cbdm`, also `python -m cbdm_cli`: a mistake is one line and exit code 2, a fault of the program 70."""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 
 from cbdm_cli.refusal import refuse
 from cbdm_core.errors import CbdmError
+
+DEBUG = "CBDM_DEBUG"
 
 __all__ = ["main"]
 
@@ -32,6 +36,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         refuse(f"{error.format_message()} (cbdm --help tells what is allowed)")
     except Abort:
         raise SystemExit(130) from None
+    except MemoryError as error:
+        refuse(f"this machine's memory does not hold it ({str(error) or 'allocation failed'}): ask for less")
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            raise
+        words = " ".join(str(error).split())[:300]
+        print(
+            f"cbdm: a fault of the program, {type(error).__name__}: {words}; set {DEBUG}=1 to see where, and report it "
+            "with the output of cbdm doctor",
+            file=sys.stderr,
+        )
+        raise SystemExit(70) from None
     else:
         raise SystemExit(code if isinstance(code, int) else 0)
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cbdm_cli.method import Part, format_parts, method_over, method_parts
 from cbdm_core.errors import CbdmError, closest, unknown_name
+from cbdm_core.reading import CONFIG_BYTES, regular_file
 
 __all__ = [
     "Config",
@@ -144,7 +145,7 @@ class Facts(_Section):
 class Config(_Section):
     """One experiment."""
 
-    preset: str = "digits-lt"
+    preset: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "digits-lt"  # names the run folder
     question: str = ""
     seed: Annotated[int, Field(ge=0)] = 0
     data: Data = Data()
@@ -202,9 +203,11 @@ def overlaid(table: Mapping[str, Any], file: Path | None = None, settings: Itera
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(regular_file(file, CONFIG_BYTES).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise CbdmError(f"--config {file} cannot be read: {error}") from error
+    except RecursionError:
+        raise CbdmError(f"--config {file} is nested too deeply to be a configuration") from None
     except tomllib.TOMLDecodeError as error:
         raise CbdmError(f"--config {file} is no TOML: {error}") from error
 
@@ -223,6 +226,8 @@ def setting(text: str) -> dict[str, Any]:
         parsed: Any = tomllib.loads(f"v = {value}")["v"]
     except tomllib.TOMLDecodeError:
         parsed = value.strip()
+    except RecursionError:
+        raise CbdmError(f"--set {key}: its value is nested too deeply to be one of a configuration") from None
     for name in reversed(keys[1:]):
         parsed = {name: parsed}
     return {keys[0]: parsed}
@@ -241,6 +246,9 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
             if any(value[k] != old[k] for k in named):
                 old.pop("options", None)
             out[key] = merged(old, value)
+        elif isinstance(out.get(key), Mapping) and out[key]:
+            some = next(iter(out[key]))
+            raise CbdmError(f"{key} = {value!r}: {key} is a table; set what stands in it, such as {key}.{some}=…")
         else:
             out[key] = value
     return out

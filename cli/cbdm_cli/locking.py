@@ -1,40 +1,136 @@
-"""One process at a time in a folder."""
+"""One process at a time in a folder: a lock file with host and process, which also holds on a network file system."""
 
 from __future__ import annotations
 
+import json
 import os
-import sys
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from cbdm_core.errors import CbdmError
+from cbdm_core.reading import clean_text
 from cbdm_core.writing import plain_write_errors
 
-__all__ = ["held"]
+__all__ = ["LOCK", "contents", "held"]
+
+LOCK = ".lock"
+_TRIES = 20  # of taking over a dead process's lock against others who try the same
+
+
+def contents(folder: Path) -> list[Path]:
+    """What lies in a folder beside its lock."""
+    return [path for path in folder.iterdir() if path.name != LOCK]
 
 
 @contextmanager
 def held(folder: Path, what: str) -> Iterator[None]:
-    """Hold the folder for the time of the block; the system lets go of it when the process ends, however it ends.
+    """Hold the folder for the time of the block, on this host and others.
 
-    Where there are no such locks (Windows), the folder is not held.
+    The lock file is made atomically and names host and process. That of a process of this host that is dead, which
+    could not remove it, is taken over; of one on another host nothing is known, and the message says how to go on.
+
+    Args:
+        folder: there already.
+        what: runs in it, for messages.
 
     Raises:
         CbdmError: another process holds it.
     """
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl
-
+    lock = folder / LOCK
     with plain_write_errors(folder):
-        lock = os.open(folder, os.O_RDONLY)  # the folder itself, so that no file is left in it
+        _acquire(lock, what)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CbdmError(f"{what} already runs in {folder}: wait for it, or stop it first") from None
         yield
     finally:
-        os.close(lock)
+        lock.unlink(missing_ok=True)
+
+
+def _acquire(lock: Path, what: str) -> None:
+    for _ in range(_TRIES):
+        if _made(lock):
+            return
+        owner = _owner(lock)
+        if owner is None:  # it went in between
+            continue
+        if not _dead(owner):
+            host = clean_text(str(owner.get("host")))
+            there = "" if host == socket.gethostname() else f" on {host} (if that one is dead, remove {lock})"
+            raise CbdmError(
+                f"{what} already runs in {lock.parent}, as process {owner.get('pid')}{there}: wait for it, or stop it "
+                "first"
+            )
+        _take_over(lock, owner)
+    raise CbdmError(f"{lock} cannot be made: other processes take it again and again; try later")
+
+
+def _made(lock: Path) -> bool:
+    """Whether the lock was made, whole: a link appears with its content or not at all."""
+    draft = lock.with_name(f"{LOCK}-{socket.gethostname()}-{os.getpid()}")
+    draft.write_text(json.dumps(_self()), encoding="utf-8")
+    try:
+        os.link(draft, lock)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links
+        try:
+            with lock.open("x", encoding="utf-8") as file:
+                file.write(json.dumps(_self()))
+        except FileExistsError:
+            return False
+    finally:
+        draft.unlink(missing_ok=True)
+    return True
+
+
+def _owner(lock: Path) -> dict[str, Any] | None:
+    try:
+        owner = json.loads(lock.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CbdmError(f"{lock} is damaged ({type(error).__name__}): remove it if nothing runs in there") from error
+    if not isinstance(owner, dict) or not isinstance(owner.get("pid"), int):
+        raise CbdmError(f"{lock} is damaged: remove it if nothing runs in there")
+    return owner
+
+
+def _take_over(lock: Path, owner: dict[str, Any]) -> None:
+    """Remove a dead owner's lock: it is moved aside first, so that one process alone gets it."""
+    aside = lock.with_name(f"{LOCK}-dead-{os.getpid()}")
+    try:
+        lock.rename(aside)
+    except FileNotFoundError:
+        return
+    if _owner(aside) not in (owner, None):  # another process took it over in between: put its lock back
+        os.link(aside, lock)
+    aside.unlink(missing_ok=True)
+
+
+def _self() -> dict[str, Any]:
+    return {"host": socket.gethostname(), "pid": os.getpid(), "since": _since(os.getpid())}
+
+
+def _dead(owner: dict[str, Any]) -> bool:
+    """Whether the owner was a process of this host that is no more; the time of its start tells it from a later one."""
+    if owner.get("host") != socket.gethostname():
+        return False
+    try:
+        os.kill(owner["pid"], 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        pass
+    since = _since(owner["pid"])
+    return since is not None and owner.get("since") is not None and since != owner["since"]
+
+
+def _since(pid: int) -> str | None:
+    """When a process was started, in the system's own ticks; None where that is not known."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return None if fields[0] == "Z" else fields[19]
+    except (OSError, IndexError):
+        return None

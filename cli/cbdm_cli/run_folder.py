@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cbdm_cli.locking import contents
 from cbdm_core.errors import CbdmError
 from cbdm_core.writing import plain_write_errors, replacing
 
@@ -51,7 +52,7 @@ def _claim(out: Path) -> Path:
             out.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise CbdmError(f"--out {out} cannot be made: a file stands in the way; choose another folder") from None
-        if any(out.iterdir()):
+        if contents(out):
             raise CbdmError(
                 f"--out {out} is not empty: choose a new folder, or continue with cbdm train --resume {out} (a "
                 f"comparison: cbdm compare {out})"

@@ -197,7 +197,7 @@ def test_an_optimiser_file_that_would_execute_is_not_loaded(refused, trained):
     data = (folder / "optimizer.pt").read_bytes()
     facts["files"]["optimizer.pt"] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     (folder / "state.json").write_text(json.dumps(facts))
-    assert "no optimiser state" in refused("train", "--resume", "r", "--steps", 4)
+    assert "was not loaded" in refused("train", "--resume", "r", "--steps", 4)
     assert not Path("executed").exists()
 
 

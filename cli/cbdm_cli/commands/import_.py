@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from cbdm_cli.config import Config, Data, Facts, Network, Sampling, Schedule, Tr
 from cbdm_cli.data import IMPORTED
 from cbdm_cli.run_folder import environment, new_folder, write_json, write_text
 from cbdm_core.adjustment import DenoisingLoss
-from cbdm_core.checkpoint import save_checkpoint
+from cbdm_core.checkpoint import read_torch, save_checkpoint
 from cbdm_core.distributed import World
 from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.networks.published import load_published
@@ -36,17 +35,7 @@ def read_state_dict(path: Path, weights: str) -> tuple[dict[str, torch.Tensor], 
     Raises:
         CbdmError: the file is missing or truncated, would execute code, or has no such entry.
     """
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CbdmError(f"{path} cannot be read: {error.strerror or error}") from error
-    except pickle.UnpicklingError as error:
-        raise CbdmError(
-            f"{path} holds more than tensors, or is damaged, and loading it could execute code, so it was not loaded: "
-            "save it again as a state dict of tensors"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CbdmError(f"{path} is truncated or no torch checkpoint: {str(error) or type(error).__name__}") from error
+    content = read_torch(path)
     if not isinstance(content, dict):
         raise CbdmError(f"{path} holds a {type(content).__name__}, not a state dict: save a dict of tensors")
     step = content.get("step", 0)
@@ -55,7 +44,8 @@ def read_state_dict(path: Path, weights: str) -> tuple[dict[str, torch.Tensor], 
         if weights not in content:
             raise unknown_name("entry of the checkpoint", weights, [k for k in content if str(k).endswith("_model")])
         state = content[weights]
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()) or not state:
+    named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
+    if not state or not named or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise CbdmError(f"{path} holds no state dict of tensors: expected net_model and ema_model, or bare tensors")
     return state, step if isinstance(step, int) and step >= 0 else 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ from cbdm_cli import pictures, render
 from cbdm_cli.assemble import Experiment, assemble
 from cbdm_cli.config import Config, flat, merged, overlaid, preset_table, validated
 from cbdm_cli.evaluator import Evaluator, balanced_samples, check_judging, counted, drawn_with_bar, solver
+from cbdm_cli.locking import contents, held
 from cbdm_cli.method import method_over, only_its_parts
 from cbdm_cli.resolve import resolved
 from cbdm_cli.results import evaluation_facts, report_caption, report_title
 from cbdm_cli.run_folder import Metrics, environment, new_folder, read_records, write_json, write_tensors, write_text
 from cbdm_cli.signals import asked_to_stop
 from cbdm_cli.trust import features_setting, quoted, refuse_code, runs_code
-from cbdm_core.checkpoint import checkpoints, latest_checkpoint, load_checkpoint, read_tensors, save_checkpoint
+from cbdm_core.checkpoint import checkpoints, load_checkpoint, read_tensors, save_checkpoint
 from cbdm_core.conditions import Condition
 from cbdm_core.distributed import World, join, leave
 from cbdm_core.draws import Draws
@@ -28,6 +30,7 @@ from cbdm_core.errors import CbdmError
 from cbdm_core.metrics.report import rank_groups
 from cbdm_core.run import LAW_DATA, read_config
 from cbdm_core.training import DivergedError, TrainState, train
+from cbdm_core.writing import clean
 
 __all__ = ["Stopped", "resume", "start"]
 
@@ -36,8 +39,19 @@ class Stopped(SystemExit):
     """A signal ended the training after it was saved; the exit code is the shell's 128 + signal."""
 
 
-def start(config: Config, out: Path | None, device: str, dry_run: bool) -> None:
-    """Train, sample and evaluate a new run."""
+def start(config: Config, out: Path | None, device: str, dry_run: bool, *, holds: bool = False) -> None:
+    """Train, sample and evaluate a new run.
+
+    Args:
+        config: of the run.
+        out: its folder, None for the next free one.
+        device: to compute on.
+        dry_run: only say what would run.
+        holds: whether the caller holds the folder already.
+
+    Raises:
+        CbdmError: what does not fit, before training; a folder that is not empty or that another process holds.
+    """
     world = join(device)
     try:
         experiment = assemble(config)
@@ -49,20 +63,40 @@ def start(config: Config, out: Path | None, device: str, dry_run: bool) -> None:
             _describe(experiment, world)
             return
         folder = _share(str(new_folder(out, config.preset)) if world.leads else None, world)
-        if world.leads:
-            write_text(folder / "config.toml", experiment.config.to_toml())
-            write_json(folder / "environment.json", environment(sys.argv, str(world.device)))
-            if experiment.law_data:
-                write_tensors(folder / LAW_DATA, experiment.law_data)
-        _run(experiment, experiment.start(world), folder)
+        with nullcontext() if holds else _held(folder, world):
+            if world.leads:
+                _begin(experiment, folder, str(world.device))
+            _run(experiment, experiment.start(world), folder)
     finally:
         leave()
 
 
+def _held(folder: Path, world: World) -> AbstractContextManager[None]:
+    """The folder held by the process that writes; the other ranks go with it."""
+    return held(folder, "cbdm train") if world.leads else nullcontext()
+
+
+def _begin(experiment: Experiment, folder: Path, device: str) -> None:
+    """What a run can be resumed from before its first checkpoint; the configuration last, for it makes it a run."""
+    if there := contents(folder):  # another process was quicker, between the look and the lock
+        raise CbdmError(f"--out {folder} is not empty, it has {there[0].name}: choose a new folder")
+    write_json(folder / "environment.json", environment(sys.argv, device))
+    if experiment.law_data:
+        write_tensors(folder / LAW_DATA, experiment.law_data)
+    write_text(folder / "config.toml", experiment.config.to_toml())
+
+
 def resume(
-    folder: Path, preset: str | None, file: Path | None, settings: Sequence[str], options: dict[str, Any], device: str
+    folder: Path,
+    preset: str | None,
+    file: Path | None,
+    settings: Sequence[str],
+    options: dict[str, Any],
+    device: str,
+    *,
+    holds: bool = False,
 ) -> None:
-    """Continue a run bit-identically from its newest checkpoint.
+    """Continue a run bit-identically from its newest whole checkpoint, or from step 0 before the first.
 
     Args:
         folder: the run.
@@ -71,6 +105,7 @@ def resume(
         settings: `a.b=v` named besides; features that run code must be.
         options: the named options; only `steps` may differ from the run's, to extend it.
         device: to compute on.
+        holds: whether the caller holds the folder already.
 
     Raises:
         CbdmError: another configuration, other data than at the start, fewer steps than are done, or features that are
@@ -93,16 +128,39 @@ def resume(
         _refuse_difference(folder, config, experiment.config)
         _refuse_other_laws(folder, experiment)
         check_judging(experiment.config, experiment.full, experiment.data)
-        state = load_checkpoint(latest_checkpoint(folder / "checkpoints"), experiment.start(world))
-        if config.training.steps < state.step:
-            raise CbdmError(
-                f"--steps {config.training.steps}: {folder} has {state.step} steps done already; ask for more than that"
-            )
-        if world.leads and config != saved:
-            write_text(folder / "config.toml", experiment.config.to_toml())
-        _run(experiment, state, folder)
+        with nullcontext() if holds else _held(folder, world):
+            _go_on(folder, config != saved, experiment, world)
     finally:
         leave()
+
+
+def _go_on(folder: Path, changed: bool, experiment: Experiment, world: World) -> None:
+    if world.leads:
+        clean(folder)
+        clean(folder / "checkpoints")
+    state, steps = _newest(folder / "checkpoints", experiment, world), experiment.config.training.steps
+    if steps < state.step:
+        raise CbdmError(f"--steps {steps}: {folder} has {state.step} steps done already; ask for more than that")
+    if world.leads and changed:
+        write_text(folder / "config.toml", experiment.config.to_toml())
+    _run(experiment, state, folder)
+
+
+def _newest(folder: Path, experiment: Experiment, world: World) -> TrainState:
+    """The state of the newest checkpoint that is whole, or that of step 0 where none was written yet."""
+    faults: list[str] = []
+    for checkpoint in reversed(checkpoints(folder)):
+        try:
+            state = load_checkpoint(checkpoint, experiment.start(world))
+        except CbdmError as error:
+            faults.append(str(error))
+            continue
+        if faults and world.leads:
+            render.note(f"{faults[0]}: going on from {checkpoint.name} instead")
+        return state
+    if faults:
+        raise CbdmError(f"no checkpoint in {folder} is whole; the newest: {faults[0]}")
+    return experiment.start(world)
 
 
 def _setting_of(config: Config) -> str:
@@ -232,10 +290,10 @@ def _finish(experiment: Experiment, state: TrainState, folder: Path) -> None:
     records = read_records(folder / "metrics.jsonl")
     pictures.loss_curve(folder / "loss.svg", records)
     pictures.law_curves(folder, records, data.class_names)
-    labels, told = balanced_samples(config, experiment.full)
+    labels, conditions = balanced_samples(config, experiment.full)
     network = state.ema.eval()
     with counted(network) as rows:
-        x = drawn_with_bar(config, network, experiment.schedule, told, tuple(data.shape), state.world.device)
+        x = drawn_with_bar(config, network, experiment.schedule, conditions, tuple(data.shape), state.world.device)
     counts = data.counts()
     pictures.samples(folder / "samples.png", experiment.full.is_images, x, labels, data.class_names, counts.tolist())
     evaluator = Evaluator.of(config, experiment.full, data)

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from cbdm_cli.config import Config, load_config, merged
+from cbdm_cli.locking import contents, held
 from cbdm_cli.method import only_its_parts
 from cbdm_cli.refusal import refuse
+from cbdm_cli.study.orphans import end_with_parent
 from cbdm_cli.study.plan import READINGS, Plan, Reading, Variant, load_plan, missing_readings, run_folder
 from cbdm_cli.trust import features_setting
 from cbdm_core.errors import CbdmError
+from cbdm_core.writing import plain_write_errors
 
 __all__ = ["config_of", "job_command", "run_job"]
 
@@ -37,16 +40,24 @@ def job_command(folder: Path, variant: Variant, seed: int, device: str) -> list[
 
 def run_job(folder: Path, plan: Plan, variant: Variant, seed: int, device: str) -> None:
     """Train where that is not done, then write each reading that is missing."""
+    path, config = run_folder(folder, variant, seed), config_of(plan, variant, seed)
+    with plain_write_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+    with held(path, "cbdm compare"):  # a job that outlived its comparison may still be at work
+        _work(path, config, plan, variant, device)
+
+
+def _work(path: Path, config: Config, plan: Plan, variant: Variant, device: str) -> None:
     from cbdm_cli.commands.train import resume, start
     from cbdm_core.checkpoint import checkpoints
 
-    path, config = run_folder(folder, variant, seed), config_of(plan, variant, seed)
     if not checkpoints(path / "checkpoints"):
-        shutil.rmtree(path, ignore_errors=True)  # stopped before its first checkpoint: nothing to keep
-        start(config, path, device, dry_run=False)
+        for left in contents(path):  # stopped before its first checkpoint: nothing to keep
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        start(config, path, device, dry_run=False, holds=True)
     elif not (path / "evaluation.json").exists():
         options: dict[str, Any] = dict.fromkeys(["method", "prior", "tau", "gamma", "steps", "seed"])
-        resume(path, None, None, (features_setting(config.evaluation.features),), options, device)
+        resume(path, None, None, (features_setting(config.evaluation.features),), options, device, holds=True)
     if missing := missing_readings(path, plan, variant):
         judge_readings(path, missing, config.evaluation.features, device)
 
@@ -64,6 +75,7 @@ def judge_readings(path: Path, readings: list[Reading], features: str, device: s
 def main() -> None:
     """`python -m cbdm_cli.study.job FOLDER VARIANT SEED DEVICE`."""
     folder, name, seed, device = sys.argv[1:]
+    end_with_parent()
     try:
         plan = load_plan(Path(folder))
         (variant,) = (v for v in plan.variants if v.name == name)

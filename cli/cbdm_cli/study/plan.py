@@ -16,6 +16,7 @@ from cbdm_cli.method import PLAIN, Part, format_parts, only_its_parts, parse_par
 from cbdm_cli.naming import file_words
 from cbdm_cli.run_folder import write_text
 from cbdm_core.errors import CbdmError
+from cbdm_core.reading import CONFIG_BYTES, regular_file
 
 __all__ = [
     "FILE",
@@ -60,7 +61,7 @@ class Variant(_Frozen):
     @property
     def folder(self) -> str:
         """A folder name that no other variant of the plan has."""
-        return re.sub(r"[^A-Za-z0-9.+-]+", "-", self.name).strip("-")
+        return re.sub(r"[^A-Za-z0-9.+-]+", "-", self.name).strip("-.") or "method"
 
     def table(self) -> dict[str, Any]:
         """What is laid over the preset."""
@@ -198,14 +199,16 @@ def load_plan(folder: Path) -> Plan:
     """
     file = folder / FILE
     try:
-        return Plan.model_validate(json.loads(file.read_text(encoding="utf-8")))
+        if not file.exists():
+            raise FileNotFoundError(file)
+        return Plan.model_validate(json.loads(regular_file(file, CONFIG_BYTES).read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise CbdmError(f"{folder} is no comparison: it has no {FILE}; name a folder that cbdm compare made") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the whole"
         raise CbdmError(f"{file} is no plan of a comparison: {where}: {first['msg']}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CbdmError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
 
 

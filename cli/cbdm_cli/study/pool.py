@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cbdm_cli.signals import asked_to_stop
+from cbdm_cli.study.orphans import PARENT
 
 __all__ = ["Child", "run_children"]
 
@@ -48,7 +49,7 @@ class Child:
     def _launch(self, threads: int) -> subprocess.Popen[bytes]:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as log:
-            environment = {**os.environ, **dict.fromkeys(_THREADS, str(threads))}
+            environment = {**os.environ, **dict.fromkeys(_THREADS, str(threads)), PARENT: str(os.getpid())}
             return subprocess.Popen(self.command, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
     def ended(self) -> bool:

@@ -68,7 +68,7 @@ def read_result(file: Path) -> Result:
     """
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CbdmError(f"{file} cannot be read: {error}; remove it, and cbdm compare makes it anew") from error
     if not isinstance(value, dict):
         raise CbdmError(f"{file} holds no result: remove it, and cbdm compare makes it anew")

@@ -280,7 +280,7 @@ def _records(file: Path) -> tuple[dict[str, Any], ...]:
 def _json(file: Path) -> dict[str, Any]:
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise CbdmError(f"{file} cannot be read: {str(error).splitlines()[0]}; restore it") from error
     if not isinstance(value, dict):
         raise CbdmError(f"{file} holds a {type(value).__name__} where an object should be: restore it")
