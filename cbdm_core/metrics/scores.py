@@ -41,6 +41,8 @@ SCORES: tuple[Score, ...] = (
     Score("coverage", "coverage", shown=True),
     Score("label_accuracy", "label acc.", shown=True),
     Score("memorised", "copies", less_is_better=True, compared=("tail",), name="copies"),
+    Score("memorised_pixels", "copies in pixels", less_is_better=True, compared=("tail",), name="copies in pixels"),
+    Score("authenticity", "authenticity", compared=("tail",)),
 )
 
 
