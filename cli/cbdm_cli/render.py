@@ -129,6 +129,10 @@ def _beside(report: Report) -> str:
             continue
         if scores.memorised is not None:
             parts.append(f"{what}copies of training images {_beyond_chance(scores.memorised)}")
+        if scores.memorised_pixels is not None:
+            parts.append(f"{what}in pixels {_beyond_chance(scores.memorised_pixels)}")
+        if scores.authenticity is not None:
+            parts.append(f"{what}authenticity {scores.authenticity:.2f}")
         if scores.diversity is not None:
             parts.append(f"{what}variety within a class {scores.diversity:.2f} of the reference's")
     overall = report.overall
