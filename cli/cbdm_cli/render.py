@@ -185,13 +185,19 @@ def heat_table(title: str, columns: Sequence[str], rows: Iterable[tuple[Sequence
         columns: the heads of all columns.
         rows: the texts at the left, and for each further column (text, shade in [−1, 1] or None, whether it is sure).
     """
-    table = Table(header_style="", box=None, padding=(0, 0))
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    for left, cells in rows:
-        table.add_row(*[f"{text} " for text in left], *[_shaded(*cell) for cell in cells])
+    lines = list(rows)
+    left = len(lines[0][0])
+    widths = [max(len(columns[i]), *(len(texts[i]) + 1 for texts, _ in lines)) for i in range(left)]
     _console.print(Text(f"\n{title}", style="bold"), soft_wrap=True)
-    _console.print(table)
+    fit = max(1, (_console.width - sum(widths)) // 5)  # in a narrow terminal several below each other
+    for start in range(left, len(columns), fit):
+        table = Table(header_style="", box=None, padding=(0, 0))
+        for column in (*columns[:left], *columns[start : start + fit]):
+            table.add_column(column, justify="right", no_wrap=True)
+        for texts, cells in lines:
+            shown = cells[start - left : start - left + fit]
+            table.add_row(*[f"{text} " for text in texts], *[_shaded(*cell) for cell in shown])
+        _console.print(table)
 
 
 def _shaded(text: str, shade: float | None, sure: bool) -> Text:
