@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cbdm_core.data.dataset import Dataset, to_uint8
 from cbdm_core.errors import CbdmError
+from cbdm_core.metrics.authenticity import authentic
 from cbdm_core.metrics.features.classifier import FeatureExtractor
 from cbdm_core.metrics.frechet import frechet_distance
 from cbdm_core.metrics.inception_score import inception_score
@@ -35,12 +36,17 @@ class Copies:
         held_out: (H, D) float64 features of rows that differ from all of the training set's; H may be 0, which leaves
             `Scores.memorised` unknown.
         held_out_labels: (H,) long.
+        trained_pixels: (N, …) the training set as it is, bytes of images; None leaves `Scores.memorised_pixels`
+            unknown.
+        held_out_pixels: (H, …) the held-out rows as they are.
     """
 
     trained: Tensor
     trained_labels: Tensor
     held_out: Tensor
     held_out_labels: Tensor
+    trained_pixels: Tensor | None = None
+    held_out_pixels: Tensor | None = None
 
     @classmethod
     def of(
@@ -66,7 +72,7 @@ class Copies:
         rows = torch.tensor([row not in seen for row in _bytes_of_rows(pool)])
         features, _ = _of_rows(known or extractor(pool.model_input()), len(pool))
         trained, _ = extractor(training.model_input())
-        return cls(trained.cpu(), training.y, features[rows], pool.y[rows])
+        return cls(trained.cpu(), training.y, features[rows], pool.y[rows], training.x, pool.x[rows])
 
 
 def evaluate(
@@ -120,7 +126,7 @@ def evaluate(
     real = _Evaluated.of_output(outputs, reference.y)
     if training is not None:
         copies = training if isinstance(training, Copies) else Copies.of(training, reference, classifier, outputs)
-        fake = _with_copies(fake, copies)
+        fake = _with_copies(fake, copies, to_uint8(samples) if reference.is_images else samples.float())
     everyone = tuple(range(reference.num_classes))
 
     @cache  # "head" and "many" are often the same classes
@@ -208,6 +214,8 @@ class _Evaluated:
         log_probs: (N, K) float64.
         nearer: (N,) float64 of `Memorisation`, NaN where nothing is known.
         expected: (N,) float64, what `nearer` is on average without copies.
+        nearer_pixels: (N,) float64, as `nearer`, in pixels instead of features.
+        authentic: (N,) float64 of `authentic`, NaN where nothing is known.
     """
 
     features: Tensor
@@ -215,6 +223,8 @@ class _Evaluated:
     log_probs: Tensor
     nearer: Tensor
     expected: Tensor
+    nearer_pixels: Tensor
+    authentic: Tensor
 
     @classmethod
     def by(cls, classifier: FeatureExtractor, x: Tensor, labels: Tensor) -> _Evaluated:
@@ -225,13 +235,12 @@ class _Evaluated:
         """Of what an extractor has said: features and log-probabilities."""
         features, log_probs = _of_rows(outputs, len(labels))
         unknown = torch.full((len(labels),), torch.nan, dtype=torch.float64)
-        return cls(features, labels, log_probs, unknown, unknown)
+        return cls(features, labels, log_probs, unknown, unknown, unknown, unknown)
 
     def of(self, chosen: Sequence[int]) -> _Evaluated:
         """The rows of these labels."""
         rows = torch.isin(self.labels, torch.tensor(chosen))
-        columns = (self.features, self.labels, self.log_probs, self.nearer, self.expected)
-        return _Evaluated(*(column[rows] for column in columns))
+        return _Evaluated(*(getattr(self, column.name)[rows] for column in fields(self)))
 
     def __len__(self) -> int:
         return len(self.features)
@@ -248,17 +257,23 @@ def _of_rows(outputs: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor
     return features, log_probs
 
 
-def _with_copies(fake: _Evaluated, copies: Copies) -> _Evaluated:
+def _with_copies(fake: _Evaluated, copies: Copies, pixels: Tensor) -> _Evaluated:
     """The samples with what is known of their neighbours, class by class: only there are the two sets of one law."""
-    nearer, expected = fake.nearer.clone(), fake.expected.clone()
+    nearer, expected, nearer_pixels = fake.nearer.clone(), fake.expected.clone(), fake.nearer_pixels.clone()
+    own = fake.authentic.clone()
+    trained, held_out = copies.trained_pixels, copies.held_out_pixels
     for label in fake.labels.unique().tolist():
-        rows = fake.labels == label
-        ours = copies.trained[copies.trained_labels == label]
-        theirs = copies.held_out[copies.held_out_labels == label]
-        if len(ours) and len(theirs):
-            found = memorisation(fake.features[rows], ours, theirs)
-            nearer[rows], expected[rows] = found.nearer, found.expected
-    return replace(fake, nearer=nearer, expected=expected)
+        rows, ours, theirs = fake.labels == label, copies.trained_labels == label, copies.held_out_labels == label
+        if ours.any():
+            own[rows] = authentic(fake.features[rows], copies.trained[ours])
+        if not (ours.any() and theirs.any()):
+            continue
+        found = memorisation(fake.features[rows], copies.trained[ours], copies.held_out[theirs])
+        nearer[rows], expected[rows] = found.nearer, found.expected
+        if trained is not None and held_out is not None:
+            of = (part.flatten(1).double() for part in (pixels[rows], trained[ours], held_out[theirs]))
+            nearer_pixels[rows] = memorisation(*of).nearer
+    return replace(fake, nearer=nearer, expected=expected, nearer_pixels=nearer_pixels, authentic=own)
 
 
 def _bytes_of_rows(data: Dataset) -> Iterator[bytes]:
@@ -286,7 +301,9 @@ def _scores(real: _Evaluated, fake: _Evaluated, k: int, prd_runs: int) -> Scores
         coverage=coverage,
         f8=f8,
         f1_8=f1_8,
-        memorised=_memorised(fake),
+        memorised=_memorised(fake.nearer, fake.expected),
+        memorised_pixels=_memorised(fake.nearer_pixels, fake.expected),
+        authenticity=_mean(fake.authentic[~fake.authentic.isnan()].tolist()),
         diversity=_mean(relative_diversity(x, real.labels, y, fake.labels).values()),
     )
 
@@ -302,13 +319,12 @@ def _prd(real: _Evaluated, fake: _Evaluated, runs: int) -> tuple[float | None, f
     return prd(real.features, fake.features, num_classes, runs=runs)
 
 
-def _memorised(fake: _Evaluated) -> float | None:
+def _memorised(nearer: Tensor, expected: Tensor) -> float | None:
     """Σ (nearer − expected) / Σ (1 − expected) over the samples of which it is known."""
-    known = ~fake.nearer.isnan()
+    known = ~nearer.isnan()
     if not known.any():
         return None
-    nearer, expected = fake.nearer[known], fake.expected[known]
-    return float((nearer - expected).sum() / (1 - expected).sum())
+    return float((nearer[known] - expected[known]).sum() / (1 - expected[known]).sum())
 
 
 def _intervals(real: _Evaluated, fake: _Evaluated, k: int, resamples: int) -> dict[str, tuple[float, float]]:

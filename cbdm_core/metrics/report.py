@@ -44,6 +44,9 @@ class Scores:
             (`Memorisation.copied`, pooled over the classes with training and held-out examples); None without them.
         diversity: the mean distance of samples of one class over that of its reference, 1 as varied; the mean over
             classes with 2 rows on either side.
+        memorised_pixels: as `memorised`, with neighbours in pixels instead of features: a sampler may copy in one only.
+        authenticity: the mean of `authentic` in these features, each sample by the training examples of its class, of
+            which there are 2 or more; 0 for copies, about ½ for a fair sampler.
     """
 
     fid: float | None
@@ -61,6 +64,8 @@ class Scores:
     f1_8: float | None = None
     memorised: float | None = None
     diversity: float | None = None
+    memorised_pixels: float | None = None
+    authenticity: float | None = None
 
 
 @dataclass(frozen=True)

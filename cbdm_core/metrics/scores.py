@@ -41,6 +41,8 @@ SCORES: tuple[Score, ...] = (
     Score("coverage", "coverage", shown=True),
     Score("label_accuracy", "label acc.", shown=True),
     Score("memorised", "copies", less_is_better=True, compared=("tail",), name="copies"),
+    Score("memorised_pixels", "copies in pixels", less_is_better=True, compared=("tail",), name="copies in pixels"),
+    Score("authenticity", "authenticity", compared=("tail",)),
 )
 
 
@@ -67,7 +69,7 @@ def _score(name: str) -> Score:
 def label_of(name: str) -> str:
     """How columns and captions call a score: `tail fid` → `tail FID`, `kid` → `KID`."""
     score = _score(name)
-    return name.removesuffix(name.split()[-1]) + score.label
+    return name.removesuffix(score.name or score.key).removesuffix(score.key) + score.label
 
 
 def digits_of(name: str) -> int:

@@ -300,6 +300,23 @@ def classify(
 
 
 @app.command()
+def diagnose(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    levels: Annotated[int, typer.Option(help="Noise levels, evenly spaced in t.")] = 10,
+    n: Annotated[int, typer.Option("--n", help="Noised images of each class, set and noise level.")] = 64,
+    folds: Annotated[
+        int, typer.Option(help="Where no image is held out: fit the Gaussian by so many folds of the training set.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the images chosen and of the noise.")] = 0,
+    device: Device = "auto",
+) -> None:
+    """Tell at which noise levels a run has underfitted its rare classes, and at which it has memorised them."""
+    from cbdm_cli.commands.diagnose import diagnose_run
+
+    diagnose_run(run, levels, n, folds, seed, device)
+
+
+@app.command()
 def presets(
     name: Annotated[str | None, typer.Argument(autocompletion=_presets, help="Print this preset's TOML.")] = None,
 ) -> None:

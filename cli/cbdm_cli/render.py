@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from cbdm_core.metrics.scores import SCORES, compared_scores, digits_of, label_of
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:  # the help page must not pay for torch
 __all__ = [
     "LiveJobs",
     "comparison_table",
+    "heat_table",
     "law_table",
     "note",
     "plain_table",
@@ -37,6 +39,9 @@ __all__ = [
 
 # A pipe has no width of its own, and 80 columns would cut the tables short.
 _console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
+
+
+Cell = tuple[str, float | None, bool]
 
 
 def note(text: str) -> None:
@@ -127,6 +132,10 @@ def _beside(report: Report) -> str:
             continue
         if scores.memorised is not None:
             parts.append(f"{what}copies of training images {_beyond_chance(scores.memorised)}")
+        if scores.memorised_pixels is not None:
+            parts.append(f"{what}in pixels {_beyond_chance(scores.memorised_pixels)}")
+        if scores.authenticity is not None:
+            parts.append(f"{what}authenticity {scores.authenticity:.2f}")
         if scores.diversity is not None:
             parts.append(f"{what}variety within a class {scores.diversity:.2f} of the reference's")
     overall = report.overall
@@ -170,6 +179,37 @@ def law_table(rows: Iterable[tuple[str, Sequence[float | None]]], title: str, si
         "p common, p rare: probability of the commonest and rarest class or region · entropy and KL(law ‖ training) in "
         f"nats · eff. number: exp(entropy), of {size} different conditions"
     )
+
+
+def heat_table(title: str, columns: Sequence[str], rows: Iterable[tuple[Sequence[str], Sequence[Cell]]]) -> None:
+    """Numbers on a ground of blue for −1 over white to red for 1, or none; those that are sure are bold.
+
+    Args:
+        title: of the table.
+        columns: the heads of all columns.
+        rows: the texts at the left, and for each further column (text, shade in [−1, 1] or None, whether it is sure).
+    """
+    lines = list(rows)
+    left = len(lines[0][0])
+    widths = [max(len(columns[i]), *(len(texts[i]) + 1 for texts, _ in lines)) for i in range(left)]
+    _console.print(Text(f"\n{title}", style="bold"), soft_wrap=True)
+    fit = max(1, (_console.width - sum(widths)) // 5)  # in a narrow terminal several below each other
+    for start in range(left, len(columns), fit):
+        table = Table(header_style="", box=None, padding=(0, 0))
+        for column in (*columns[:left], *columns[start : start + fit]):
+            table.add_column(column, justify="right", no_wrap=True)
+        for texts, cells in lines:
+            shown = cells[start - left : start - left + fit]
+            table.add_row(*[f"{text} " for text in texts], *[_shaded(*cell) for cell in shown])
+        _console.print(table)
+
+
+def _shaded(text: str, shade: float | None, sure: bool) -> Text:
+    if shade is None:
+        return Text(f"{text:>4} ")
+    far, (r, g, b) = min(1.0, abs(shade)), (214, 69, 76) if shade > 0 else (47, 126, 216)
+    ground = ",".join(str(round(255 + far * (part - 255))) for part in (r, g, b))
+    return Text(f"{text:>4} ", style=f"{'bold' if sure else 'not bold'} black on rgb({ground})")
 
 
 def plain_table(rows: Iterable[tuple[str, str]], title: str, columns: tuple[str, str]) -> None:

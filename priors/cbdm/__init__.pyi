@@ -37,6 +37,10 @@ from cbdm_core.loss_weights import LossWeight as LossWeight
 from cbdm_core.loss_weights import MinSNR as MinSNR
 from cbdm_core.loss_weights import VWeight as VWeight
 from cbdm_core.loss_weights import X0Weight as X0Weight
+from cbdm_core.metrics.authenticity import authentic as authentic
+from cbdm_core.metrics.diagnosis import diagnose as diagnose
+from cbdm_core.metrics.diagnosis import noise_levels as noise_levels
+from cbdm_core.metrics.effective_number import effective_number as effective_number
 from cbdm_core.metrics.evaluation import evaluate as evaluate
 from cbdm_core.metrics.features.classifier import cached_classifier as cached_classifier
 from cbdm_core.metrics.features.named import feature_extractor as feature_extractor

@@ -76,3 +76,13 @@ def test_a_narrow_terminal_gets_several_tables_and_no_number_is_broken(monkeypat
         assert len(lines) > 1 and all(line[1] == "implied:0.75,1" for line in lines)
         assert [cell for line in lines for cell in line[2:]].count("0.378") == 1
         assert sum(len(line) - 2 for line in lines) == 9  # every score once
+
+
+def test_a_heat_map_keeps_every_number_in_a_narrow_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(render._console, "width", 40)
+    columns = ["class ", "n ", *[f".{i}5 " for i in range(9)]]
+    rows = [((name, "12"), [(f"{y}.{i}", i / 4 - 1, i % 2 == 0) for i in range(9)]) for y, name in enumerate("ab")]
+    render.heat_table("a map", columns, rows)
+    out = capsys.readouterr().out
+    assert all(len(line) <= 40 for line in out.splitlines()) and "…" not in out
+    assert all(f"{y}.{i}" in out for y in range(2) for i in range(9)) and out.count("class") == 2

@@ -1,50 +1,99 @@
-"""The effective number of images against its limits and a case worked out by hand."""
-
-import math
+"""The effective number of images against a loop over densities, and in its two limits."""
 
 import pytest
 import torch
 
+from cbdm_core.draws import Draws
 from cbdm_core.errors import CbdmError
+from cbdm_core.metrics import effective_number as module
 from cbdm_core.metrics.effective_number import effective_number
-from cbdm_core.schedules import VP
+from cbdm_core.schedules import VP, Linear, RectifiedFlow
+
+COUNTS = (12, 5, 1)
 
 
-def test_one_at_no_noise_and_all_at_the_end():
-    x, y = torch.randn(30, 4, generator=torch.Generator().manual_seed(0)), torch.arange(3).repeat_interleave(10)
-    numbers = effective_number(x, y, 4, VP(), torch.tensor([1e-3, 1.0]))
-    torch.testing.assert_close(numbers[:3, 0], torch.ones(3, dtype=torch.float64), rtol=0, atol=1e-6)
-    torch.testing.assert_close(numbers[:3, 1], torch.full((3,), 10.0, dtype=torch.float64), rtol=0.02, atol=0)
-    assert numbers[3].tolist() == [0, 0]
+def images(seed=0, counts=COUNTS, shape=(1, 3, 3)):
+    y = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    mixed = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
+    x = torch.randn(len(y), *shape, generator=torch.Generator().manual_seed(seed))
+    return x[mixed], y[mixed]
 
 
-def test_two_images_by_quadrature():
-    """At ±a: p = 1/(1 + e^{−u}), u = 2αa x_t/σ²; N_eff = E[1/(p² + (1 − p)²)] is an integral over one number."""
-    a, t, schedule = 0.7, 0.4, VP()
-    alpha, sigma = (float(v) for v in schedule(torch.tensor([t], dtype=torch.float64)))
-    z = torch.linspace(-9, 9, 20001, dtype=torch.float64)
-    density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
-    p = torch.sigmoid(2 * alpha * a * (alpha * a + sigma * z) / sigma**2)
-    expected = torch.trapezoid(density / (p.square() + (1 - p).square()), z)
-    x = torch.tensor([[a], [-a]])
-    found = effective_number(x, torch.zeros(2, dtype=torch.long), 1, schedule, torch.tensor([t]), queries=20000)
-    assert abs(float(found) - float(expected)) < 5 * 0.4 / math.sqrt(20000)
+@pytest.mark.parametrize("schedule", [VP(), Linear(), RectifiedFlow()])
+def test_from_each_image_to_all(schedule):
+    x, y = images()
+    low, high = schedule.domain
+    times = torch.linspace(low, high, 9, dtype=torch.float64)
+    found = effective_number(x, y, 4, schedule, times, queries=600)
+    assert found[:3, 0] == pytest.approx([1.0, 1.0, 1.0], abs=1e-6)
+    assert found[:3, -1] == pytest.approx(list(COUNTS), rel=1e-2)
+    assert torch.equal(found[3], torch.zeros(9))
+    assert bool((found.diff(dim=1)[:2] > -1e-9).all())
+    assert bool((found[:3] >= 1 - 1e-12).all()) and bool((found[:3] <= torch.tensor(COUNTS)[:, None] + 1e-9).all())
 
 
-def test_a_class_is_its_own_images_alone():
-    """Other classes, however near, do not count."""
-    x = torch.randn(12, 3, generator=torch.Generator().manual_seed(1))
-    y, times = torch.arange(2).repeat_interleave(6), torch.tensor([0.2, 0.5])
-    both = effective_number(x, y, 2, VP(), times)
-    torch.testing.assert_close(both[:1], effective_number(x[:6], y[:6], 1, VP(), times))
+def test_against_densities_of_torch():
+    """The same expectation by Monte Carlo over 20,000 independent draws, with torch's own normal densities."""
+    x, y = images(1, (6, 3), (2,))
+    schedule, times = VP(), torch.tensor([0.1, 0.3, 0.5])
+    found = effective_number(x, y, 2, schedule, times, queries=20_000)
+    generator = torch.Generator().manual_seed(5)
+    for label in (0, 1):
+        rows = x[y == label].double()
+        for at, t in enumerate(times):
+            alpha, sigma = (float(part) for part in schedule(t))
+            j = torch.randint(len(rows), (20_000,), generator=generator)
+            x_t = alpha * rows[j] + sigma * torch.randn(20_000, 2, generator=generator, dtype=torch.float64)
+            normal = torch.distributions.Independent(torch.distributions.Normal(alpha * rows, sigma), 1)
+            p = torch.softmax(normal.log_prob(x_t[:, None]), 1)
+            each = 1 / p.square().sum(1)
+            error = float(each.std()) / 20_000**0.5
+            assert float(found[label, at]) == pytest.approx(float(each.mean()), abs=6 * error)
+
+
+def test_two_images_by_hand():
+    """±1 in one dimension: p = 1/(1 + exp(∓2αx_t/σ²))."""
+    schedule, x, time = VP(), torch.tensor([[1.0], [-1.0]]), torch.tensor([0.4], dtype=torch.float64)
+    found = effective_number(x, torch.zeros(2).long(), 1, schedule, time, queries=8, seed=3)
+    alpha, sigma = (float(part) for part in schedule(time))
+    eps = Draws(3, 0, torch.arange(8)).within("effective number").normal("eps", 1, dtype=torch.float64)[:, 0]
+    candidates = []
+    for first in (1.0, -1.0):
+        x_t = alpha * first * torch.tensor([1.0, -1.0] * 4, dtype=torch.float64) + sigma * eps
+        p = torch.sigmoid(2 * alpha * x_t / sigma**2)
+        candidates.append(float((1 / (p**2 + (1 - p) ** 2)).mean()))
+    assert any(float(found[0, 0]) == pytest.approx(value, rel=1e-12) for value in candidates)
+
+
+def test_chunks_and_other_classes_change_nothing(monkeypatch):
+    x, y = images()
+    times = torch.tensor([0.05, 0.2])
+    whole = effective_number(x, y, 3, VP(), times, queries=50)
+    monkeypatch.setattr(module, "_ENTRIES", 30)
+    assert torch.allclose(effective_number(x, y, 3, VP(), times, queries=50), whole, rtol=1e-12)
+    alone = effective_number(x[y == 1], y[y == 1], 3, VP(), times, queries=50)
+    assert torch.allclose(alone[1], whole[1], rtol=1e-12)
+
+
+def test_twins_count_as_two_and_a_shift_as_nothing():
+    x = torch.tensor([[1.0, 2.0], [1.0, 2.0], [9.0, 0.0]])
+    y = torch.zeros(3).long()
+    found = effective_number(x, y, 1, VP(), torch.tensor([0.01]), queries=300)
+    assert float(found[0, 0]) == pytest.approx((2 + 2 + 1) / 3, abs=1e-6)
+    moved = effective_number(x + 100, y, 1, VP(), torch.tensor([0.3]), queries=300)
+    assert torch.allclose(moved, effective_number(x, y, 1, VP(), torch.tensor([0.3]), queries=300), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("changed", "named"),
-    [({"times": torch.tensor([0.0])}, "no noise"), ({"queries": 0}, "queries"), ({"y": torch.zeros(3)}, "labels")],
+    ("change", "words"),
+    [
+        ({"y": torch.tensor([0, 3])}, "label 3 is out of range"),
+        ({"y": torch.tensor([0])}, "2 images need 2 labels"),
+        ({"times": torch.tensor([0.0])}, "time 0 is outside"),
+        ({"queries": 0}, "queries must be 1 or more"),
+    ],
 )
-def test_what_does_not_fit_is_refused(changed, named):
-    given = {"x_0": torch.zeros(2, 1), "y": torch.zeros(2, dtype=torch.long), "num_classes": 1, "schedule": VP()}
-    given |= {"times": torch.tensor([0.5]), **changed}
-    with pytest.raises(CbdmError, match=named):
-        effective_number(**given)
+def test_refused(change, words):
+    given = {"y": torch.tensor([0, 1]), "times": torch.tensor([0.5]), "queries": 4, **change}
+    with pytest.raises(CbdmError, match=words):
+        effective_number(torch.zeros(2, 2), given.pop("y"), 3, VP(), given.pop("times"), **given)

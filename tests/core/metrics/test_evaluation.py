@@ -9,6 +9,7 @@ import torch
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.data.sources import digits
 from cbdm_core.errors import CbdmError
+from cbdm_core.metrics.authenticity import authentic
 from cbdm_core.metrics.evaluation import Copies, evaluate
 from cbdm_core.metrics.frechet import frechet_distance
 from cbdm_core.metrics.inception_score import inception_score
@@ -246,6 +247,33 @@ def test_memorised_is_pooled_class_by_class(two_classes):
         above += 25 * (found.fraction - found.expected)
         below += 25 * (1 - found.expected)
     assert report.overall.memorised == pytest.approx(above / below)
+
+
+def test_copies_in_pixels_and_authenticity_by_hand():
+    """Images whose features tell nothing of their pixels: copies are seen in the bytes, class by class."""
+    g = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (40, 1, 3, 3), generator=g).to(torch.uint8)
+    whole = Dataset(images, torch.arange(40) % 2, ("a", "b"))
+
+    class Sums(Plain):
+        def __call__(self, x):
+            return super().__call__(x.flatten(1).double()[:, :3])
+
+    training = whole[torch.arange(20)]
+    samples, labels = whole.model_input(torch.arange(24)), whole.y[:24]
+    report = evaluate(samples, labels, whole, Sums(), [10, 10], training=training)
+    for label, entry in enumerate(report.classes):
+        pixels = [
+            x.flatten(1).double() for x in (images[:24][labels == label], images[label:20:2], images[20 + label :: 2])
+        ]
+        assert entry.scores.memorised_pixels == pytest.approx(memorisation(*pixels).copied)
+        features = Sums()(samples)[0]
+        known = authentic(features[labels == label], features[label:20:2])
+        assert entry.scores.authenticity == pytest.approx(float(known.mean()))
+        assert entry.scores.authenticity <= 2 / 12
+    assert evaluate(samples, labels, whole, Sums(), [10, 10]).overall.authenticity is None
+    bare = Copies(Sums()(training.model_input())[0], training.y, Sums()(whole.model_input())[0], whole.y)
+    assert evaluate(samples, labels, whole, Sums(), [10, 10], training=bare).overall.memorised_pixels is None
 
 
 def test_copies_made_once_say_the_same_and_do_so_against_any_reference(two_classes):
