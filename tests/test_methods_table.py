@@ -293,7 +293,8 @@ def training_table() -> str:
     rows = []
     for name, (phrase, test) in {**LOSS_PARTS, **BATCHES}.items():
         c = counted(name)
-        where = source(ADJUSTMENTS.get(name, Transplant if name == TRANSPLANT else Batches))
+        batches = Transplant if name == TRANSPLANT else Batches
+        where = source(batches if name in BATCHES else ADJUSTMENTS[name])
         needs = "; ".join(c.needs) or "nothing"
         rows.append((f"`{name}`", phrase, needs, c.with_graph, c.without, where, f"`{test}`"))
     return table(head, rows)

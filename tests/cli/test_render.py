@@ -53,7 +53,7 @@ def wide(monkeypatch):
 def test_a_sweep_tells_copies_of_the_tail(wide, capsys):
     sweep_table([("a", "0", report(0.378)), ("b", "1", report(None))], "title")
     found = cells(capsys.readouterr().out)
-    assert found["a"][-1] == "0.378" and found["b"][-1] == "–"
+    assert found["a"][-3] == "0.378" and found["b"][-3] == "–"
 
 
 def test_a_comparison_tells_copies_of_the_tail(wide, capsys):
@@ -62,7 +62,7 @@ def test_a_comparison_tells_copies_of_the_tail(wide, capsys):
     row = Row("mine", "mine", "", "1", False, (0,), scores, {"fid": Estimate(1.0, 0.25)}, (), {})
     comparison_table(Summary((plain, row), "verdict", "features"), "title")
     found = cells(capsys.readouterr().out)
-    assert found["mine"][-1] == "0.378" and "+1.00 ± 0.25" in found["mine"] and found["ddpm"][-1] == "–"
+    assert found["mine"][-3] == "0.378" and "+1.00 ± 0.25" in found["mine"] and found["ddpm"][-3] == "–"
 
 
 def test_a_narrow_terminal_gets_several_tables_and_no_number_is_broken(monkeypatch, capsys):
@@ -75,7 +75,7 @@ def test_a_narrow_terminal_gets_several_tables_and_no_number_is_broken(monkeypat
         lines = [line.split() for line in out.splitlines() if line.split()[:1] == [name]]
         assert len(lines) > 1 and all(line[1] == "implied:0.75,1" for line in lines)
         assert [cell for line in lines for cell in line[2:]].count("0.378") == 1
-        assert sum(len(line) - 2 for line in lines) == 9  # every score once
+        assert sum(len(line) - 2 for line in lines) == 11  # every score once
 
 
 def test_a_heat_map_keeps_every_number_in_a_narrow_terminal(monkeypatch, capsys):

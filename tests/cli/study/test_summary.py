@@ -29,7 +29,7 @@ def plan_of(*variants, seeds=3, omegas=("0", "0.5", "1")):
 def result(fid, recall=0.5, precision=0.25):
     """What a reading holds, in the places that the summary looks at."""
     overall = {"fid": fid, "precision": precision, "recall": recall}
-    tail = {"fid": 2 * fid, "recall": recall, "memorised": 0.01}
+    tail = {"fid": 2 * fid, "recall": recall, "memorised": 0.01, "memorised_pixels": 0.02, "authenticity": 0.5}
     return {"features": "classifier/abc", "overall": overall, "groups": {"tail": tail}}
 
 
