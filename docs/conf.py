@@ -27,14 +27,19 @@ version = release = installed("cbdm")
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx_autodoc_typehints",
     "sphinx_design",
     "sphinxcontrib.katex",
+    "drawn",
     "held_by",
     "plain_docstrings",
+    "reference",
+    "sources",
+    "statements",
 ]
-exclude_patterns = ["_build", "_static"]
+exclude_patterns = ["_build", "_static", "figures"]
 
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
@@ -62,6 +67,7 @@ macros: {
 }
 """
 
+autosummary_generate = False  # the directive `reference` writes the pages
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False  # nn.Module's words on forward are not ours
 autodoc_default_options = {"members": True, "show-inheritance": True}

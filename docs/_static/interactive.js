@@ -169,7 +169,7 @@ if (typeof document !== "undefined") document.addEventListener("DOMContentLoaded
     const tau = slider(controls, "τ", 0, 3, 0.05, 1, changed);
     const gamma = slider(controls, "γ", 0, 1, 0.05, 0.25, changed);
     const omega = slider(controls, "ω", -0.5, 3, 0.05, 0.5, changed);
-    const share = slider(controls, "images of the rarest, of 100", 1, 100, 1, 3, changed);
+    const share = slider(controls, "q, rarest : 100", 1, 100, 1, 3, changed);
     place.append(controls, svg, said);
     const z = Array.from({ length: 161 }, (_, i) => -4 + i / 20);
 
