@@ -35,6 +35,13 @@ FLAGS = [
 PROBLEMS = r"""
 const found = [], root = document.documentElement;
 if (root.scrollWidth > innerWidth + 1) found.push(`${root.scrollWidth - innerWidth} px too wide`);
+const hides = (node) => /auto|scroll|hidden/.test(getComputedStyle(node).overflowX);
+const scrolls = (node) => node && (hides(node) || scrolls(node.parentElement.closest("article *")));
+for (const node of document.querySelectorAll("article *")) {
+  const over = node.getBoundingClientRect().right - innerWidth;
+  if (over < 1 || scrolls(node)) continue;
+  found.push(`${node.tagName} ${over.toFixed()} px too wide: ${node.textContent.trim().slice(0, 40)}`);
+}
 for (const error of document.querySelectorAll(".katex-error")) found.push(`formula ${error.textContent}`);
 const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
 while (walk.nextNode()) {

@@ -1,6 +1,6 @@
 """A path of the repository in code type, `cbdm_core/process.py` or `tests/…::test`, is a link to a page of that file.
 
-Long paths may break after a slash, a dot or an underscore, and nowhere else.
+Long paths and calls may break after a slash, a dot, an underscore or a bracket, and nowhere else.
 """
 
 import ast
@@ -91,7 +91,8 @@ def breaks(app: Sphinx, page: str, template: str, context: dict[str, Any], doctr
 
 
 def breakable(text: str) -> str:
-    return re.sub(r"(::|[/._=])(?=[^/._:=])", r"\1<wbr/>", text)
+    """Within a number there is no break."""
+    return re.sub(r"(::|[/_=(]|\.(?!\d|py\b))(?=[^/._:=()])", r"\1<wbr/>", text)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -126,6 +126,9 @@ if (typeof document !== "undefined") document.addEventListener("DOMContentLoaded
   const drawn = (name, attributes, text = "") => make(name, attributes, text, SVG);
   const short = (value, digits = 2) => value.toFixed(digits).replace("-", "−");
 
+  // One unit of a picture is one pixel, so that its letters are as large on a phone.
+  const width = (place) => Math.max(300, Math.min(720, place.clientWidth));
+
   // The static figure makes room for what moves.
   function opened(kind) {
     const place = document.querySelector(`.playground-${kind}`);
@@ -157,7 +160,7 @@ if (typeof document !== "undefined") document.addEventListener("DOMContentLoaded
     const place = opened("densities");
     if (!place) return;
     const controls = make("div", { class: "playground-controls" });
-    const svg = drawn("svg", { viewBox: "0 0 720 300", role: "img", class: "playground-picture" });
+    const svg = drawn("svg", { role: "img", class: "playground-picture" });
     const said = make("p", { class: "playground-said", "aria-live": "polite" });
     let waiting = false;
     const changed = () => {
@@ -198,19 +201,22 @@ if (typeof document !== "undefined") document.addEventListener("DOMContentLoaded
 
     function picture(own, curves) {
       const most = Math.min(4, Math.max(1, ...Object.values(curves).flat().map((at) => at.p)) * 1.05);
-      const X = (x) => 40 + ((x + 4.2) / 8.4) * 660;
+      const wide = width(place);
+      svg.setAttribute("viewBox", `0 0 ${wide} 300`);
+      const X = (x) => 10 + ((x + 4.2) / 8.4) * (wide - 20);
       const Y = (p) => 260 - (Math.min(p, most) / most) * 240;
       const path = (points) => points.map((at, i) => `${i ? "L" : "M"}${X(at.x).toFixed(1)} ${Y(at.p).toFixed(1)}`).join("");
       svg.replaceChildren(drawn("path", { d: `${path(own)}Z`, class: "own" }));
       for (let x = -4; x <= 4; x++) svg.append(drawn("text", { x: X(x), y: 280, "text-anchor": "middle" }, short(x, 0)));
-      svg.append(drawn("path", { d: "M40 260H700", class: "axis" }));
+      svg.append(drawn("path", { d: `M10 260H${wide - 10}`, class: "axis" }));
       const kinds = { "plain, ω_eff(t)": "implied", "CBDM, ω": "pulled", "plain, ω": "plain" };
       Object.entries(kinds).forEach(([name, kind], i) => {
         svg.append(drawn("path", { d: path(curves[name]), class: kind }));
-        svg.append(drawn("path", { d: `M48 ${22 + 20 * i}h32`, class: kind }), drawn("text", { x: 88, y: 26 + 20 * i }, name));
+        svg.append(drawn("path", { d: `M10 ${22 + 20 * i}h32`, class: kind }), drawn("text", { x: 50, y: 26 + 20 * i }, name));
       });
-      svg.append(drawn("path", { d: "M48 74h32v10h-32Z", class: "own" }), drawn("text", { x: 88, y: 84 }, "the class itself"));
+      svg.append(drawn("path", { d: "M10 77h32v10h-32Z", class: "own" }), drawn("text", { x: 50, y: 86 }, "the class itself"));
     }
+    addEventListener("resize", changed);
     show();
   }
 
@@ -220,7 +226,7 @@ if (typeof document !== "undefined") document.addEventListener("DOMContentLoaded
     const counts = [174, 72, 30, 12, 5, 3];
     const MOST = 1000;
     const controls = make("div", { class: "playground-controls" });
-    const svg = drawn("svg", { viewBox: "0 0 720 260", role: "group", class: "playground-picture", "aria-label": "Images of each class: drag a bar, or use the arrow keys" });
+    const svg = drawn("svg", { role: "group", class: "playground-picture", "aria-label": "Images of each class: drag a bar, or use the arrow keys" });
     const frame = make("div", { class: "playground-table" });
     const tau = slider(controls, "τ", 0, 3, 0.05, 1, table);
     const gamma = slider(controls, "γ", 0, 1, 0.05, 0.25, table);
@@ -228,16 +234,25 @@ if (typeof document !== "undefined") document.addEventListener("DOMContentLoaded
     const height = (n) => (Math.log(n) / Math.log(MOST)) * 200;
     const bars = counts.map((_, c) => {
       const group = drawn("g", { tabindex: 0, role: "slider", "aria-label": `images of class ${c}`, "aria-valuemin": 1, "aria-valuemax": MOST, "aria-orientation": "vertical" });
-      const area = drawn("rect", { x: 40 + 110 * c, y: 20, width: 90, height: 200, class: "area" });
-      const bar = drawn("rect", { x: 40 + 110 * c, width: 90, class: "bar" });
-      const text = drawn("text", { x: 85 + 110 * c, "text-anchor": "middle" });
-      group.append(area, bar, text, drawn("text", { x: 85 + 110 * c, y: 240, "text-anchor": "middle" }, `class ${c}`));
+      const area = drawn("rect", { y: 20, height: 200, class: "area" });
+      const bar = drawn("rect", { class: "bar" });
+      const text = drawn("text", { "text-anchor": "middle" });
+      const name = drawn("text", { y: 240, "text-anchor": "middle" }, `class ${c}`);
+      group.append(area, bar, text, name);
       group.addEventListener("pointerdown", (event) => { group.setPointerCapture(event.pointerId); moved(event, c); });
       group.addEventListener("pointermove", (event) => { if (group.hasPointerCapture(event.pointerId)) moved(event, c); });
       group.addEventListener("keydown", (event) => pressed(event, c));
       svg.append(group);
-      return { group, bar, text };
+      return { group, area, bar, text, name };
     });
+    function arrange() {
+      const wide = width(place) / counts.length;
+      svg.setAttribute("viewBox", `0 0 ${width(place)} 260`);
+      bars.forEach(({ area, bar, text, name }, c) => {
+        for (const box of [area, bar]) { box.setAttribute("x", wide * (c + 0.08)); box.setAttribute("width", wide * 0.84); }
+        for (const word of [text, name]) word.setAttribute("x", wide * (c + 0.5));
+      });
+    }
 
     function set(c, n) {
       counts[c] = Math.min(MOST, Math.max(1, Math.round(n)));
@@ -284,6 +299,8 @@ if (typeof document !== "undefined") document.addEventListener("DOMContentLoaded
       for (const text of cells) line.append(make(kind, {}, text));
       return line;
     }
+    addEventListener("resize", arrange);
+    arrange();
     show();
   }
 
