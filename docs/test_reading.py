@@ -1,4 +1,4 @@
-"""What the pages promise a reader: every public name in the reference, and links where statements and files are named."""
+"""What the pages promise a reader: every public name in the reference, links from statements and files, a citation."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 import json
 import pkgutil
 import re
+import tomllib
 
 import pytest
 
@@ -48,6 +49,14 @@ def own_names(name):
     module = importlib.import_module(name)
     found = [getattr(module, public) for public in getattr(module, "__all__", ())]
     return [value for value in found if getattr(value, "__module__", None) == name]
+
+
+def test_the_citation_is_of_this_version():
+    project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    citation = (DOCS.parent / "CITATION.cff").read_text(encoding="utf-8")
+    facts = dict(re.findall(r"^(\w[\w-]*): (.+)$", citation, re.M))
+    assert (facts["version"], facts["license"]) == (project["version"], project["license"])
+    assert facts["cff-version"] == "1.2.0" and "arXiv:2305.00562" in citation
 
 
 @pytest.fixture(scope="module")
