@@ -1,6 +1,6 @@
 """The table of docs/guides/choose.md, from the committed results: `python -m docs.evidence` writes it anew.
 
-Each row says what was seen. Where new results no longer show it, the row is refused, and its advice has to be thought over.
+Each row says what was seen; where new results no longer show it, it is refused, and its advice has to be thought over.
 """
 
 from __future__ import annotations
