@@ -80,3 +80,30 @@ def test_least_risks_are_at_the_marks(committed):
     for name, curve in numbers["risk"].items():
         at, least = numbers["least"][name]
         assert least <= min(curve) + 1e-9 and numbers["lambda"][curve.index(min(curve))] == pytest.approx(at, rel=0.06)
+
+
+def test_descent_arrives_for_every_gamma_and_nothing_collapses(committed):
+    numbers = committed["descent"][0]["numbers"]
+    close(numbers["γ = 1"], numbers["no stop-gradient"])
+    for name in ("γ = 0", "γ = ¼", "γ = 1"):
+        distance, spread = numbers[name]["distance"], numbers[name]["spread"]
+        assert distance[-1] < 0.02 * distance[0] and spread[-1] > 1
+
+
+def test_the_learned_law_is_at_its_fixed_point(committed):
+    numbers = committed["learned_law"][0]["numbers"]
+    assert [path[-1] for path in numbers["path"]] == pytest.approx(numbers["fixed point"], abs=2e-4)
+
+
+def test_the_distance_of_few_samples_is_its_bias(committed):
+    """Measured and first order agree to a fifth; copies alone have none."""
+    numbers = committed["metric_bias"][0]["numbers"]
+    assert numbers["by size"] == pytest.approx(numbers["expected"], rel=0.2)
+    assert numbers["by copies"] == sorted(numbers["by copies"], reverse=True) and numbers["by copies"][-1] < 1e-6
+
+
+def test_adjusted_samples_are_even(committed):
+    numbers = committed["adjusted_shares"][0]["numbers"]
+    assert numbers["plain null"][0] > 0.6
+    for name in ("mixture score", "tracked weights"):
+        assert all(abs(share - 0.25) < 0.08 for share in numbers[name])

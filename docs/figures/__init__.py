@@ -20,6 +20,13 @@ NAMES = (
     "densities",
     "laws",
     "variety_and_copies",
+    "schedules",
+    "label_shift",
+    "descent",
+    "learned_law",
+    "adjusted_shares",
+    "condition_laws",
+    "metric_bias",
 )
 
 
