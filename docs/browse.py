@@ -137,6 +137,26 @@ def reading(chromium: Browser, built: Path) -> Iterator[str]:
     )
     if not shown.startswith("Statement "):
         yield f"playground.html: the preview of a statement shows {shown!r}"
+    yield from playing(chromium)
+
+
+def playing(chromium: Browser) -> Iterator[str]:
+    """The playground in place: keys move a bar, and another law parts the two curves."""
+    bar = "document.querySelector('.playground-laws g[role=slider]')"
+    press = (
+        f"{bar}.dispatchEvent(new KeyboardEvent('keydown', {{key: '%s'}})); return {bar}.getAttribute('aria-valuenow')"
+    )
+    values = [int(chromium.run(press % key)) for key in ("ArrowDown", "PageDown", "Home", "End")]
+    if values != [173, 87, 1, 1000]:
+        yield f"playground.html: keys move a bar to {values}"
+    if "coincide" not in chromium.run("return document.querySelector('.playground-said').textContent"):
+        yield "playground.html: under the null law the curves do not coincide"
+    law = "const law = document.querySelector('.playground-densities select')"
+    chromium.run(f"{law}; law.value = 'uniform'; law.dispatchEvent(new Event('change'))")
+    time.sleep(0.5)
+    if "apart" not in chromium.run("return document.querySelector('.playground-said').textContent"):
+        yield "playground.html: under the uniform law the curves coincide"
+    yield from (f"playground.html: console: {error}" for error in chromium.errors())
 
 
 def main(built: Path, shots: Path | None) -> int:

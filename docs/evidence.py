@@ -122,7 +122,8 @@ def line(row: Row) -> str:
     """
     rows = cell(row.file, row.cell)["rows"]
     (omega, ours), (other_omega, theirs) = best(rows[row.method]), best(rows[row.against])
-    cells = [row.wish, f"{row.method} at {omega}", f"{row.against} at {other_omega}", f"`{row.cell}`"]
+    sides = [f"{name}, {at.replace('implied:', '')}" for name, at in ((row.method, omega), (row.against, other_omega))]
+    cells = [row.wish, *sides, row.cell]
     for score, digits in SCORES.items():
         mean, half = difference(ours[score], theirs[score])
         sign = 0 if abs(mean) <= half else round(math.copysign(1, mean))
@@ -136,7 +137,16 @@ def line(row: Row) -> str:
 
 
 def table() -> str:
-    head = ("you want", "strategy, at ω", "against, at ω", "data", *SCORES, "copies, % of the tail")
+    head = (
+        "you want",
+        "strategy, its ω",
+        "against, its ω",
+        "data",
+        "FID",
+        "tail FID",
+        "tail recall",
+        "copies, % of the tail",
+    )
     return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *map(line, ROWS)]) + "\n"
 
 

@@ -1,6 +1,11 @@
 /* A link to a statement shows it while it is hovered or focused; Escape closes. Touch follows the link at once. */
 "use strict";
 
+// A page that lies in a folder may fetch no other: search then lists what it finds without excerpts.
+if (typeof DOCUMENTATION_OPTIONS !== "undefined" && location.protocol === "file:") {
+  DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+}
+
 document.addEventListener("DOMContentLoaded", () => {
   const known = globalThis.cbdmStatements ?? {};
   const box = document.createElement("div");

@@ -19,7 +19,7 @@ DIMENSION, SIZES, LARGE, REFERENCE, SHARES = (
 
 
 def bias(n: int) -> float:
-    """To first order what n and N = 4,000 rows of N(0, I) are apart: D/n for the mean, D(D + 1)/4n for the covariance."""
+    """To first order, of n and N = 4,000 rows of N(0, I): D/n for the mean and D(D + 1)/4n for the covariance."""
     return DIMENSION * (DIMENSION + 5) / 4 * (1 / n + 1 / LARGE)
 
 
