@@ -33,12 +33,14 @@ extensions = [
     "sphinx_design",
     "sphinxcontrib.katex",
     "drawn",
+    "folds",
     "held_by",
     "plain_docstrings",
     "reference",
     "sources",
     "statements",
 ]
+folded_tables = {"experiments": 8, "regimes": 8, "benchmarks": 8}  # page → rows from which a table is folded
 exclude_patterns = ["_build", "_static", "figures"]
 
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]

@@ -33,6 +33,17 @@ Nothing more.
 ## Two
 
 By Statement 3, and Statements 3 and 4: see `cbdm_core/guidance.py::Implied` and `cbdm_core/none.py`.
+
+```{drawn} laws
+By Statement 4.
+```
+
+| row | value |
+|---|---|
+| 0 | 1 |
+| 1 | 1 |
+| 2 | 1 |
+| 3 | 1 |
 """
 
 
@@ -66,10 +77,10 @@ def built(tmp_path_factory):
     pytest.importorskip("myst_parser", reason="needs the extra docs")
     folder = tmp_path_factory.mktemp("pages")
     (folder / "index.md").write_text(PAGE, encoding="utf-8")
-    extensions = ["myst_parser", "statements", "sources", "drawn"]
+    extensions = ["myst_parser", "statements", "sources", "drawn", "folds"]
     configuration = (
         f"import sys\nsys.path.insert(0, {str(DOCS / '_ext')!r})\nextensions = {extensions}\n"
-        "myst_enable_extensions = ['colon_fence', 'dollarmath']\nhtml_theme = 'basic'\n"
+        "myst_enable_extensions = ['colon_fence', 'dollarmath']\nhtml_theme = 'basic'\nfolded_tables = {'index': 4}\n"
     )
     (folder / "conf.py").write_text(configuration, encoding="utf-8")
     app = testing.SphinxTestApp("html", srcdir=folder)
@@ -83,7 +94,12 @@ def built(tmp_path_factory):
 def test_statements_are_linked_where_they_are_named(built):
     text = (built / "index.html").read_text(encoding="utf-8")
     links = re.findall(r'href="#(statement-\d)"><span[^>]*>(.*?)</span>', text)
-    assert links == [("statement-3", "Statement 3"), ("statement-3", "Statements 3"), ("statement-4", "4")]
+    assert links == [
+        ("statement-3", "Statement 3"),
+        ("statement-3", "Statements 3"),
+        ("statement-4", "4"),
+        ("statement-4", "Statement 4"),  # of the caption
+    ]
     assert "Statement 4</span></code>" in text.replace('</span> <span class="pre">', " "), "code stays code"
 
 
@@ -101,3 +117,16 @@ def test_a_path_leads_to_its_file(built):
     before, _, after = file.partition('id="Implied"')
     assert before.count("ω_eff(t)") == 0 and "ω_eff(t)" in after
     assert 'id="ClassifierFreeGuidance.strength"' in file
+
+
+def test_a_figure_stands_in_the_page_in_its_colours(built):
+    text = (built / "index.html").read_text(encoding="utf-8")
+    figure = text[text.index("<figure") : text.index("</figure>")]
+    assert 'role="img" aria-label="Probabilities of five laws' in figure and "currentColor" in figure
+    assert "<metadata>" not in figure and "<style>:root" not in figure and "By <a" in figure
+
+
+def test_a_long_table_is_folded_under_what_it_holds(built):
+    text = (built / "index.html").read_text(encoding="utf-8")
+    folded = text[text.index("<details") : text.index("</details>")]
+    assert "<summary>Table of 4 rows: row, value</summary>" in folded and "<table" in folded

@@ -19,7 +19,9 @@ HERE = Path(__file__).parent
 GREY, BLUE, ORANGE = COLOURS[:3]
 Numbers = dict[str, Any]
 # For the file on its own: within a page the colour is the page's text, and the directive leaves this out.
-ALONE = "<style>:root{color:#1b1f23}@media(prefers-color-scheme:dark){:root{color:#e6e6e6}}</style>"
+ALONE = (
+    "<style>:root{color:#1b1f23;font-family:sans-serif}@media(prefers-color-scheme:dark){:root{color:#e6e6e6}}</style>"
+)
 
 
 @dataclass(frozen=True)
