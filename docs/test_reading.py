@@ -130,3 +130,4 @@ def test_a_long_table_is_folded_under_what_it_holds(built):
     text = (built / "index.html").read_text(encoding="utf-8")
     folded = text[text.index("<details") : text.index("</details>")]
     assert "<summary>Table of 4 rows: row, value</summary>" in folded and "<table" in folded
+    assert "</div>" not in folded, "the fold holds the table"

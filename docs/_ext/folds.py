@@ -15,12 +15,10 @@ def fold(app: Sphinx, doctree: nodes.document, page: str) -> None:
         rows = sum(len(body.children) for body in table.findall(nodes.tbody))
         if rows >= least:
             opening = f'<details class="folded-table"><summary>{html.escape(summary(table, rows))}</summary>'
-            parts = [
-                nodes.raw("", opening, format="html"),
-                table.deepcopy(),
-                nodes.raw("", "</details>", format="html"),
-            ]
-            table.replace_self(parts)
+            # Not replace_self: it would hand the table's classes on, which wraps the opening in an element of its own.
+            parent, place = table.parent, table.parent.index(table)
+            parent.insert(place + 1, nodes.raw("", "</details>", format="html"))
+            parent.insert(place, nodes.raw("", opening, format="html"))
 
 
 def summary(table: nodes.table, rows: int) -> str:
