@@ -27,14 +27,21 @@ version = release = installed("cbdm")
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx_autodoc_typehints",
     "sphinx_design",
     "sphinxcontrib.katex",
+    "drawn",
+    "folds",
     "held_by",
     "plain_docstrings",
+    "reference",
+    "sources",
+    "statements",
 ]
-exclude_patterns = ["_build", "_static"]
+folded_tables = {"experiments": 8, "regimes": 8, "benchmarks": 8}  # page → rows from which a table is folded
+exclude_patterns = ["_build", "_static", "figures"]
 
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
@@ -62,6 +69,7 @@ macros: {
 }
 """
 
+autosummary_generate = False  # the directive `reference` writes the pages
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False  # nn.Module's words on forward are not ours
 autodoc_default_options = {"members": True, "show-inheritance": True}

@@ -19,7 +19,7 @@ from cbdm_cli.app import app
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 NAMED = re.compile(r"\b((?:tests|docs)/[\w/]+\.py)(?:::(\w+))?")
-PAGES = [*sorted(DOCS.glob("*.md")), ROOT / "CONTRIBUTING.md"]
+PAGES = [*sorted(p for p in DOCS.rglob("*.md") if "_build" not in p.parts), ROOT / "CONTRIBUTING.md"]
 
 
 @cache

@@ -12,7 +12,9 @@ from sphinx.util.docutils import SphinxDirective
 
 TEMPLATE = """\
 ::::{{dropdown}} {path}::{name}
-:::{{literalinclude}} ../{path}
+`{path}::{name}`
+
+:::{{literalinclude}} /../{path}
 :language: python
 :pyobject: {name}
 :::

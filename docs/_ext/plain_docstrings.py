@@ -41,6 +41,8 @@ def parted(lines: list[str]) -> list[str]:
 
 
 def process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    if what == "data" and obj.__doc__ == type(obj).__doc__:
+        lines.clear()  # of dict, tuple or Registry, which says nothing of this one
     lines[:] = [plain(line) for line in parted(lines)]
 
 

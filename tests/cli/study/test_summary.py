@@ -209,7 +209,7 @@ def test_a_score_that_is_none_is_left_out(tmp_path):
     baseline, other = summarise(tmp_path, plan).rows
     assert baseline.omega == "0.5" and [omega for omega, _ in baseline.curve] == ["0", "0.5"]
     assert "precision" not in baseline.scores and "recall" in baseline.scores and "recall" not in other.scores
-    assert set(other.differences) == {"fid", "tail fid", "tail recall", "tail copies"}
+    assert set(other.differences) == set(COMPARED) - {"precision", "recall"}
 
 
 def test_a_primary_score_that_no_seed_has_makes_no_row(tmp_path):
