@@ -142,7 +142,7 @@ def job(name: str, seed: int, steps: int, work: str) -> dict[str, Any]:
 
 def interval(values: list[float]) -> tuple[float, float]:
     """(mean, half width of the 95 % interval by Student's t)."""
-    from cbdm_cli.study.summary import estimate
+    from cbdm_cli.study.results import estimate
 
     found = estimate(values)
     return found.mean, found.half_width

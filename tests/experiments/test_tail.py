@@ -1,0 +1,72 @@
+"""The tail's experiment: curves compared at one recall, worked out by hand, and the page held to the result."""
+
+import importlib
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def tail(programs):
+    return importlib.import_module("tail")
+
+
+def test_a_curve_is_read_between_its_points(tail):
+    points = [(0.9, 3.0, 0.1), (0.8, 2.0, 0.2), (0.6, 2.5, 0.4), (0.7, 1.0, 0.5)]
+    assert tail.at_recall(points, 0.9) == (3.0, 0.1)
+    assert tail.at_recall(points, 0.85) == pytest.approx((2.5, 0.15))
+    assert tail.at_recall(points, 0.65) == pytest.approx((1.75, 0.45))  # of two crossings the lower
+    assert tail.at_recall(points, 0.95) is None and tail.at_recall(points[:1], 0.9) is None
+
+
+def made(factor, copies, seeds=4):
+    """Curves whose tail FID is `factor` times e^{10 (recall − ½)}, with 1 % noise that pairs share."""
+    by_omega = {}
+    for omega, recall in zip(("0", "0.5", "1"), (0.96, 0.86, 0.7)):
+        fid = [factor * math.exp(10 * (recall - 0.5)) * (1 + 0.01 * seed) for seed in range(seeds)]
+        by_omega[omega] = {"tail recall": [recall] * seeds, "tail fid": fid, "tail copies": [copies] * seeds}
+    return {"1000": by_omega}
+
+
+def test_the_ratio_at_one_recall_is_that_of_the_curves(tail):
+    result = {"seeds": 4, "methods": {"ddpm": made(1.0, 0.02), "mine": made(0.8, 0.05)}}
+    ratio, mine, plain = tail.ratios(result, "mine", 1000, 0.8)
+    assert ratio.mean == pytest.approx(math.log(0.8)) and ratio.half_width == pytest.approx(0, abs=1e-9)
+    assert (mine, plain) == pytest.approx((0.05, 0.02))
+    assert tail.ratios(result, "mine", 1000, 0.99) is None
+    assert tail.ratios({**result, "seeds": 2}, "mine", 1000, 0.8) is None
+
+
+def test_a_schedule_of_the_plain_model_counts_where_it_is_better(tail):
+    """Half the FID at the same recall under ω_eff(t): the method's own ratio is then 1.6, not 0.8."""
+    plain = made(1.0, 0.02)
+    implied = {f"implied:{o}": v for o, v in made(0.5, 0.02)["1000"].items() if o != "0"}
+    plain["1000"] |= implied
+    plain["1000"]["implied:0.5"]["tail recall"] = [0.9] * 4
+    plain["1000"]["implied:0.5"]["tail fid"] = [0.5 * math.exp(10 * 0.4)] * 4
+    result = {"seeds": 4, "methods": {"ddpm": plain, "mine": made(0.8, 0.05)}}
+    assert tail.ratios(result, "mine", 1000, 0.8)[0].mean > math.log(1.2)
+
+
+def test_the_page_holds_the_tables_of_the_result(tail):
+    page = (ROOT / "docs" / "noise-levels.md").read_text(encoding="utf-8")
+    result = json.loads(tail.FILE.read_text(encoding="utf-8"))
+    for table in tail.page(result).split("\n\n"):
+        assert table in page, "python experiments/tail.py --print, and put the tables in the page"
+
+
+@pytest.mark.slow
+def test_a_job_trains_once_and_judges_every_length(tail, tmp_path):
+    runs = importlib.import_module("tail_runs")
+    job = runs.Job("c", "digits-lt", ("evaluation.per_class=8", "sampling.steps=2"), "mine", "ddpm", 0, (2, 4), ("0",))
+    file = runs.run(job, tmp_path)
+    record = json.loads(file.read_text())
+    assert [(r["steps"], r["omega"]) for r in record["readings"]] == [(2, "0"), (4, "0")]
+    alone = runs.run(runs.Job(**{**vars(job), "name": "alone", "lengths": (4,)}), tmp_path)
+    assert json.loads(alone.read_text())["readings"][0] == record["readings"][1]
+    assert "tail_runs" in sys.modules and runs.run(job, tmp_path) == file
