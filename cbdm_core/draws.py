@@ -20,6 +20,7 @@ __all__ = ["Draws", "philox", "real_dtype"]
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
+_CACHED = 1 << 13  # counters at a time: eight words of them lie in half a megabyte
 _WHOLE_BATCH = _MASK  # the row number of a draw that the whole batch shares
 
 
@@ -38,14 +39,35 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int])
     Returns:
         Four int64 tensors of that shape, each word in [0, 2³²).
     """
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
+    shape = torch.broadcast_shapes(*(word.shape for word in counter))
+    flat = [word.expand(shape).reshape(-1) for word in counter]
+    if len(flat[0]) <= _CACHED:
+        return tuple(word.reshape(shape) for word in _rounds([word.clone() for word in flat], key))
+    out = tuple(torch.empty_like(word) for word in flat)
+    # In parts that stay in the cache: ten rounds over memory would wait for it.
+    for place in range(0, len(flat[0]), _CACHED):
+        words = _rounds([word[place : place + _CACHED].clone() for word in flat], key)
+        for whole, part in zip(out, words, strict=True):
+            whole[place : place + _CACHED] = part
+    return tuple(word.reshape(shape) for word in out)
+
+
+def _rounds(words: list[Tensor], key: tuple[int, int]) -> list[Tensor]:
+    """The ten rounds, in place: p = c·M, its low half one new word, its high half xor another and the key a second."""
+    (c0, c1, c2, c3), (k0, k1) = words, key
+    p0, p1 = torch.empty_like(c0), torch.empty_like(c0)
     for _ in range(10):
         # int64 products wrap, which leaves both 32-bit halves right once masked.
-        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c1, c2, c3 = ((p1 >> 32) & _MASK) ^ c1 ^ k0, p1 & _MASK, ((p0 >> 32) & _MASK) ^ c3 ^ k1, p0 & _MASK
+        torch.mul(c0, _MULTIPLIERS[0], out=p0)
+        torch.mul(c2, _MULTIPLIERS[1], out=p1)
+        torch.bitwise_right_shift(p1, 32, out=c0)
+        c0.bitwise_and_(_MASK).bitwise_xor_(c1).bitwise_xor_(k0)
+        torch.bitwise_right_shift(p0, 32, out=c2)
+        c2.bitwise_and_(_MASK).bitwise_xor_(c3).bitwise_xor_(k1)
+        torch.bitwise_and(p1, _MASK, out=c1)
+        torch.bitwise_and(p0, _MASK, out=c3)
         k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
-    return c0, c1, c2, c3
+    return [c0, c1, c2, c3]
 
 
 @lru_cache(maxsize=1024)
@@ -109,13 +131,8 @@ class Draws:
             purpose: what the draw is for.
             probs: (K,) or (B, K), non-negative; rows are normalised here. A class of probability 0 is never drawn.
         """
-        p = probs.to(device=self.rows.device, dtype=real_dtype(self.rows.device)).expand(len(self.rows), -1)
-        cdf = p.cumsum(-1)
-        u = self.uniform(purpose, 1) * cdf[:, -1:]
-        drawn = torch.searchsorted(cdf.contiguous(), u, right=True)[:, 0]
-        # u·total may round up to the total, which would point past the last class that can be drawn.
-        last = p.shape[-1] - 1 - (p.flip(-1) > 0).long().argmax(-1)
-        return torch.minimum(drawn, last)
+        p = probs.to(device=self.rows.device, dtype=real_dtype(self.rows.device))
+        return _inverted(p, self.uniform(purpose, 1))[:, 0]
 
     def systematic(self, purpose: str, probs: Tensor, count: int) -> Tensor:
         """(B, count) long, `count` draws of each row of which class k is drawn ⌊count·p_k⌋ or ⌈count·p_k⌉ times.
@@ -134,12 +151,8 @@ class Draws:
         device = self.rows.device
         classes = replace(self, rows=torch.arange(probs.shape[-1], device=device))
         order = torch.argsort(classes.bits(f"{purpose} order", 1)[:, 0], stable=True)
-        p = probs.to(device=device, dtype=real_dtype(device)).expand(len(self.rows), -1)[:, order]
-        cdf = p.cumsum(-1)
-        points = (torch.arange(count, device=device) + self.uniform(purpose, 1)) / count
-        drawn = torch.searchsorted(cdf.contiguous(), points * cdf[:, -1:], right=True)
-        last = p.shape[-1] - 1 - (p.flip(-1) > 0).long().argmax(-1)
-        return order[torch.minimum(drawn, last[:, None])]
+        p = probs.to(device=device, dtype=real_dtype(device))[..., order]
+        return order[_inverted(p, (torch.arange(count, device=device) + self.uniform(purpose, 1)) / count)]
 
     def _uniform(self, rows: Tensor, purpose: str, count: int) -> Tensor:
         words = self._bits(rows, purpose, 2 * count)
@@ -155,3 +168,15 @@ class Draws:
         high = (row >> 32) & _MASK
         words = philox((block, row & _MASK, step, high), _key(self.seed, self.scope + purpose))
         return torch.stack(words, dim=-1).flatten(1)[:, :count]
+
+
+def _inverted(probs: Tensor, u: Tensor) -> Tensor:
+    """(B, M) long, where the distribution function of (K,) or (B, K) `probs` passes (B, M) `u` times its total.
+
+    One law for all rows is summed once, not for each of them.
+    """
+    cdf = probs.cumsum(-1)
+    drawn = torch.searchsorted(cdf.contiguous(), (u * cdf[..., -1:]).contiguous(), right=True)
+    # u·total may round up to the total, which would point past the last class that can be drawn.
+    last = probs.shape[-1] - 1 - (probs.flip(-1) > 0).long().argmax(-1, keepdim=True)
+    return torch.minimum(drawn, last)
