@@ -12,7 +12,16 @@ from torch import Tensor
 
 from cbdm_core.errors import CbdmError
 
-__all__ = ["World", "join", "leave", "pick_device", "sum_over_ranks"]
+__all__ = [
+    "World",
+    "join",
+    "largest_over_ranks",
+    "leave",
+    "pick_device",
+    "rows_of_all_ranks",
+    "sum_over_ranks",
+    "text_of_the_leader",
+]
 
 
 @dataclass(frozen=True)
@@ -88,3 +97,29 @@ def sum_over_ranks(value: Tensor) -> Tensor:
     total = value.detach().clone()
     dist.all_reduce(total)
     return total
+
+
+def rows_of_all_ranks(value: Tensor) -> Tensor:
+    """(world·B, …) the rows of all ranks in the order of the global batch; each rank has as many, (B, …)."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return value
+    parts = [torch.empty_like(value) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, value.contiguous())
+    return torch.cat(parts)
+
+
+def largest_over_ranks(number: int, world: World) -> int:
+    """The largest of a whole number that each rank has, on every rank."""
+    if world.size == 1:
+        return number
+    box = torch.tensor(number, device=world.device)
+    dist.all_reduce(box, dist.ReduceOp.MAX)
+    return int(box)
+
+
+def text_of_the_leader(text: str | None, world: World) -> str:
+    """What rank 0 gives, on every rank."""
+    box = [text]
+    if world.size > 1:
+        dist.broadcast_object_list(box)
+    return str(box[0])

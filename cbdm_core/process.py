@@ -1,8 +1,9 @@
-"""The forward process q, its posterior, and what ε, x_0, v and the score say of one another."""
+"""The forward process q, its posterior, and what ε and x_0 say of one another."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,15 +18,10 @@ from cbdm_core.schedules import NoiseSchedule, per_row
 __all__ = [
     "DenoisingStep",
     "Process",
-    "eps_to_score",
-    "eps_to_v",
+    "Step",
     "eps_to_x0",
     "gaussian_kl",
-    "score_to_eps",
-    "v_to_eps",
-    "v_to_x0",
     "x0_to_eps",
-    "x0_to_v",
 ]
 
 Number = Tensor | float
@@ -41,34 +37,36 @@ def x0_to_eps(x_0: Tensor, x_t: Tensor, alpha_t: Number, sigma_t: Number) -> Ten
     return (x_t - alpha_t * x_0) / sigma_t
 
 
-def eps_to_v(eps: Tensor, x_t: Tensor, alpha_t: Number, sigma_t: Number) -> Tensor:
-    """v = α_t ε − σ_t x_0 (Salimans & Ho 2022, appendix D), with x_0 from `eps_to_x0`."""
-    return alpha_t * eps - sigma_t * eps_to_x0(eps, x_t, alpha_t, sigma_t)
+class Step(NamedTuple):
+    """The coefficients of q(x_t | x_s) and of q(x_s | x_t, x_0) = N(of_x_t x_t + of_x_0 x_0, variance I), s < t.
 
+    α_{t|s} = α_t/α_s, σ²_{t|s} = σ_t² − α²_{t|s} σ_s²; of_x_t = α_{t|s} σ_s²/σ_t², of_x_0 = α_s σ²_{t|s}/σ_t²,
+    variance = σ²_{t|s} σ_s²/σ_t².
 
-def v_to_eps(v: Tensor, x_t: Tensor, alpha_t: Number, sigma_t: Number) -> Tensor:
-    """ε = (σ_t x_t + α_t v)/(α_t² + σ_t²)."""
-    return (sigma_t * x_t + alpha_t * v) / (alpha_t**2 + sigma_t**2)
+    Args:
+        ratio: α_{t|s}.
+        between: σ²_{t|s}.
+        of_x_t: the share of x_t in the posterior mean.
+        of_x_0: the share of x_0.
+        variance: of the posterior.
 
+    Source: Kingma et al., Variational Diffusion Models, 2021, eq. 25–27 and appendix A.
+    """
 
-def v_to_x0(v: Tensor, x_t: Tensor, alpha_t: Number, sigma_t: Number) -> Tensor:
-    """x_0 = (α_t x_t − σ_t v)/(α_t² + σ_t²)."""
-    return (alpha_t * x_t - sigma_t * v) / (alpha_t**2 + sigma_t**2)
+    ratio: Any
+    between: Any
+    of_x_t: Any
+    of_x_0: Any
+    variance: Any
 
-
-def x0_to_v(x_0: Tensor, x_t: Tensor, alpha_t: Number, sigma_t: Number) -> Tensor:
-    """v = α_t ε − σ_t x_0, with ε from `x0_to_eps`."""
-    return alpha_t * x0_to_eps(x_0, x_t, alpha_t, sigma_t) - sigma_t * x_0
-
-
-def eps_to_score(eps: Tensor, sigma_t: Number) -> Tensor:
-    """∇ log p_t(x_t) = −ε/σ_t."""
-    return -eps / sigma_t
-
-
-def score_to_eps(score: Tensor, sigma_t: Number) -> Tensor:
-    """ε = −σ_t ∇ log p_t(x_t)."""
-    return -sigma_t * score
+    @classmethod
+    def of(cls, at_s: tuple[Number, Number], at_t: tuple[Number, Number]) -> Step:
+        """From (α_s, σ_s) and (α_t, σ_t), numbers or tensors."""
+        (alpha_s, sigma_s), (alpha_t, sigma_t) = at_s, at_t
+        ratio = alpha_t / alpha_s
+        between = sigma_t**2 - ratio**2 * sigma_s**2
+        of_x_t, of_x_0 = ratio * sigma_s**2 / sigma_t**2, alpha_s * between / sigma_t**2
+        return cls(ratio, between, of_x_t, of_x_0, between * sigma_s**2 / sigma_t**2)
 
 
 def gaussian_kl(mean_1: Tensor, variance_1: Tensor, mean_2: Tensor, variance_2: Tensor) -> Tensor:
@@ -173,8 +171,8 @@ class Process:
 
         α_{t|s} = α_t/α_s and σ²_{t|s} = σ_t² − α²_{t|s} σ_s² (Kingma et al. 2021, appendix A).
         """
-        ratio, variance = self._between(s, t)
-        return per_row(ratio, x_s) * x_s, per_row(variance, x_s)
+        step = self._step(s, t)
+        return per_row(step.ratio, x_s) * x_s, per_row(step.between, x_s)
 
     def posterior(self, x_t: Tensor, x_0: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of q(x_s | x_t, x_0) for any 0 ≤ s < t.
@@ -189,22 +187,16 @@ class Process:
 
         Source: Kingma et al., Variational Diffusion Models, 2021, eq. 25–27 (Ho et al. 2020, eq. 7, for s = t − 1/T).
         """
-        alpha_s, sigma_s = self.schedule(s)
-        _, sigma_t = self.schedule(t)
-        ratio, variance = self._between(s, t)
-        kept = per_row(ratio * sigma_s**2 / sigma_t**2, x_t)
-        told = per_row(alpha_s * variance / sigma_t**2, x_t)
-        return kept * x_t + told * x_0, per_row(variance * sigma_s**2 / sigma_t**2, x_t)
+        step = self._step(s, t)
+        mean = per_row(step.of_x_t, x_t) * x_t + per_row(step.of_x_0, x_t) * x_0
+        return mean, per_row(step.variance, x_t)
 
-    def _between(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(α_{t|s}, σ²_{t|s})."""
+    def _step(self, s: Tensor, t: Tensor) -> Step:
         if bool((s >= t).any()):
             raise CbdmError(
                 f"a transition goes from an earlier time to a later, got s = {s.tolist()}, t = {t.tolist()}"
             )
-        (alpha_s, sigma_s), (alpha_t, sigma_t) = self.schedule(s), self.schedule(t)
-        ratio = alpha_t / alpha_s
-        return ratio, sigma_t**2 - ratio**2 * sigma_s**2
+        return Step.of(self.schedule(s), self.schedule(t))
 
     def denoise(
         self,

@@ -15,7 +15,7 @@ from cbdm_core.conditions import Condition
 from cbdm_core.draws import Draws, real_dtype
 from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.networks.base import ScoreNetwork
-from cbdm_core.process import eps_to_x0, x0_to_eps
+from cbdm_core.process import Step, eps_to_x0, x0_to_eps
 from cbdm_core.registry import Registry
 from cbdm_core.schedules import NoiseSchedule, at_time, uniform_times
 
@@ -53,6 +53,16 @@ class Sampler(ABC):
 
     def __init__(self, schedule: NoiseSchedule) -> None:
         self.schedule = schedule
+        self._known: dict[float, tuple[float, float]] = {}
+
+    def at(self, t: float) -> tuple[float, float]:
+        """(α_t, σ_t), asked of the schedule once for each time."""
+        values = self._known.get(t)
+        if values is None:
+            if len(self._known) >= _MOST_TIMES:
+                self._known.clear()
+            values = self._known[t] = at_time(self.schedule, t)
+        return values
 
     @abstractmethod
     def step(
@@ -96,7 +106,7 @@ class Sampler(ABC):
             raise CbdmError(f"{len(c)} conditions for {len(draws.rows)} rows of draws: give one condition per row")
         start = x_T
         if start is None:
-            alpha_T, sigma_T = at_time(self.schedule, grid[0])
+            alpha_T, sigma_T = self.at(grid[0])
             start = draws.at(0).normal("x_T", *shape, dtype=dtype) * (alpha_T**2 + sigma_T**2) ** 0.5
         x, memory = start.to(dtype), None
         for i, (t, s) in enumerate(pairwise(grid)):
@@ -104,6 +114,7 @@ class Sampler(ABC):
         return x
 
 
+_MOST_TIMES = 4096  # of which a sampler remembers the schedule's values
 VARIANCES = ("large", "small")
 
 
@@ -148,14 +159,13 @@ class Ancestral(Sampler):
     def step(
         self, network: ScoreNetwork, x_t: Tensor, t: float, s: float, c: Condition, memory: Any, *, draws: Draws
     ) -> tuple[Tensor, Any]:
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = at_time(self.schedule, t), at_time(self.schedule, s)
-        ratio = alpha_t / alpha_s
-        between = sigma_t**2 - ratio**2 * sigma_s**2
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = self.at(t), self.at(s)
+        step = Step.of((alpha_s, sigma_s), (alpha_t, sigma_t))
         x_0 = _clipped(eps_to_x0(_eps_hat(network, x_t, t, c), x_t, alpha_t, sigma_t), self.clip)
-        mean = (ratio * sigma_s**2 / sigma_t**2) * x_t + (alpha_s * between / sigma_t**2) * x_0
+        mean = step.of_x_t * x_t + step.of_x_0 * x_0
         if s == 0:
             return mean, None
-        variance = between if self.variance == "large" else between * sigma_s**2 / sigma_t**2
+        variance = step.between if self.variance == "large" else step.variance
         return mean + math.sqrt(variance) * draws.normal("noise", *x_t.shape[1:], dtype=x_t.dtype), None
 
 
@@ -185,14 +195,13 @@ class DDIM(Sampler):
     def step(
         self, network: ScoreNetwork, x_t: Tensor, t: float, s: float, c: Condition, memory: Any, *, draws: Draws
     ) -> tuple[Tensor, Any]:
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = at_time(self.schedule, t), at_time(self.schedule, s)
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = self.at(t), self.at(s)
         eps = _eps_hat(network, x_t, t, c)
         x_0 = eps_to_x0(eps, x_t, alpha_t, sigma_t)
         if self.clip is not None:
             x_0 = _clipped(x_0, self.clip)
             eps = x0_to_eps(x_0, x_t, alpha_t, sigma_t)
-        between = sigma_t**2 - (alpha_t / alpha_s) ** 2 * sigma_s**2
-        added = self.eta * math.sqrt(between) * sigma_s / sigma_t
+        added = self.eta * math.sqrt(Step.of((alpha_s, sigma_s), (alpha_t, sigma_t)).variance)
         x_s = alpha_s * x_0 + math.sqrt(max(sigma_s**2 - added**2, 0.0)) * eps
         if added > 0:
             x_s = x_s + added * draws.normal("noise", *x_t.shape[1:], dtype=x_t.dtype)
@@ -223,7 +232,7 @@ class DPMSolverPP2M(Sampler):
     def step(
         self, network: ScoreNetwork, x_t: Tensor, t: float, s: float, c: Condition, memory: Any, *, draws: Draws
     ) -> tuple[Tensor, Any]:
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = at_time(self.schedule, t), at_time(self.schedule, s)
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = self.at(t), self.at(s)
         x_0 = eps_to_x0(_eps_hat(network, x_t, t, c), x_t, alpha_t, sigma_t)
         if s == 0:
             return x_0, None  # h is infinite there
@@ -250,7 +259,7 @@ class Heun(Sampler):
     def step(
         self, network: ScoreNetwork, x_t: Tensor, t: float, s: float, c: Condition, memory: Any, *, draws: Draws
     ) -> tuple[Tensor, Any]:
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = at_time(self.schedule, t), at_time(self.schedule, s)
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = self.at(t), self.at(s)
         slope = _eps_hat(network, x_t, t, c)
         width = sigma_s / alpha_s - sigma_t / alpha_t
         x_s = (alpha_s / alpha_t) * x_t + (alpha_s * width) * slope

@@ -12,12 +12,22 @@ from torch import Tensor
 from cbdm_core.conditions import Classes, ConditionSpace, MultiLabel, Vectors
 from cbdm_core.errors import CbdmError
 
-__all__ = ["Dataset", "to_uint8"]
+__all__ = ["Dataset", "as_seen", "from_uint8", "to_uint8"]
 
 
 def to_uint8(x: Tensor) -> Tensor:
     """[−1, 1] → 0 … 255, clipped and rounded: the inverse of `Dataset.model_input`."""
     return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def from_uint8(x: Tensor) -> Tensor:
+    """float32 x/127.5 − 1 in [−1, 1] of bytes, the inverse of `to_uint8`."""
+    return x.float() / 127.5 - 1
+
+
+def as_seen(x: Tensor) -> Tensor:
+    """Images as a viewer gets them: clipped to [−1, 1] and rounded to 8 bits."""
+    return from_uint8(to_uint8(x))
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +146,7 @@ class Dataset:
     def model_input(self, rows: Tensor | slice = slice(None)) -> Tensor:
         """(B, …) float32: images as x/127.5 − 1 in [−1, 1], vectors as they are."""
         x = self.x[rows]
-        return x.float() / 127.5 - 1 if self.is_images else x
+        return from_uint8(x) if self.is_images else x
 
     def content_hash(self) -> str:
         """SHA-256 in hex of examples, labels and names."""

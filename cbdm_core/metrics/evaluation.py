@@ -10,7 +10,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from cbdm_core.data.dataset import Dataset, to_uint8
+from cbdm_core.data.dataset import Dataset, as_seen, to_uint8
 from cbdm_core.errors import CbdmError
 from cbdm_core.metrics.authenticity import authentic
 from cbdm_core.metrics.features.classifier import FeatureExtractor
@@ -121,7 +121,7 @@ def evaluate(
     _check_options(intervals, prd_runs)
     if isinstance(training, Dataset):
         _check_alike(reference, training)
-    fake = _Evaluated.by(classifier, _as_seen(samples) if reference.is_images else samples.float(), labels)
+    fake = _Evaluated.by(classifier, as_seen(samples) if reference.is_images else samples.float(), labels)
     outputs = known or classifier(reference.model_input())
     real = _Evaluated.of_output(outputs, reference.y)
     if training is not None:
@@ -197,11 +197,6 @@ def _check_alike(reference: Dataset, training: Dataset) -> None:
             f"the training set has examples of shape {theirs[0]}, {theirs[1]}, in {theirs[2]} classes, the reference "
             f"{ours[0]}, {ours[1]}, in {ours[2]}: give the subset of the reference that the model saw"
         )
-
-
-def _as_seen(samples: Tensor) -> Tensor:
-    """What is left of images in [−1, 1] after saving them with 8 bits a pixel."""
-    return to_uint8(samples).float() / 127.5 - 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ import torch
 from einops import repeat
 from torch import Tensor
 
-from cbdm_core.data.dataset import Dataset
+from cbdm_core.data.dataset import Dataset, from_uint8
 from cbdm_core.data.folders import folder
 from cbdm_core.data.npz import read_arrays
 from cbdm_core.errors import CbdmError
@@ -91,7 +91,7 @@ def _of_folder(path: Path, data: Dataset) -> Samples:
     if tuple(x.shape[1:]) != data.shape:
         raise CbdmError(f"{path} has images of shape {tuple(x.shape[1:])}, the data {data.shape}: match them")
     labels = _renamed(path, found.class_names, data)[found.y]
-    return Samples(x.float() / 127.5 - 1, labels, data.num_classes)
+    return Samples(from_uint8(x), labels, data.num_classes)
 
 
 def _renamed(path: Path, names: Sequence[str], data: Dataset) -> Tensor:
@@ -171,7 +171,7 @@ def _examples(path: Path, x: np.ndarray, data: Dataset) -> Tensor:
     if not data.is_images:
         return _vectors(path, x, data)
     if x.dtype == np.uint8:
-        return _channels_first(path, torch.from_numpy(x), data).float() / 127.5 - 1
+        return from_uint8(_channels_first(path, torch.from_numpy(x), data))
     if x.dtype.kind != "f":
         raise CbdmError(f"{path}: images are {x.dtype}: save uint8 from 0 to 255, or floats in [-1, 1]")
     _refuse_unfinite(path, x)

@@ -16,7 +16,7 @@ from cbdm_cli.naming import file_words
 from cbdm_cli.resolve import with_sampling
 from cbdm_cli.results import evaluation_facts, report_title
 from cbdm_cli.run_folder import write_json
-from cbdm_core.data.dataset import Dataset, to_uint8
+from cbdm_core.data.dataset import Dataset, as_seen
 from cbdm_core.errors import CbdmError
 from cbdm_core.metrics.recognition import (
     ARMS,
@@ -92,7 +92,7 @@ def _generated(run: Run, config: Config, full: Dataset, labels: Tensor, seed: in
     own = config.model_copy(update={"seed": config.seed + _OUT_OF_REACH * (1 + seed)})
     where = next(run.network.parameters()).device
     x = drawn_with_bar(own, run.network, run.schedule, labels, run.shape, where, f"sampling, seed {seed}")
-    return to_uint8(x).float() / 127.5 - 1 if full.is_images else x
+    return as_seen(x) if full.is_images else x
 
 
 def _recognised(

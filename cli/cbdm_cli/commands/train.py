@@ -24,7 +24,7 @@ from cbdm_cli.signals import asked_to_stop
 from cbdm_cli.trust import features_setting, quoted, refuse_code, runs_code
 from cbdm_core.checkpoint import checkpoints, load_checkpoint, read_tensors, save_checkpoint
 from cbdm_core.conditions import Condition
-from cbdm_core.distributed import World, join, leave
+from cbdm_core.distributed import World, join, largest_over_ranks, leave, text_of_the_leader
 from cbdm_core.draws import Draws
 from cbdm_core.errors import CbdmError
 from cbdm_core.metrics.report import rank_groups
@@ -62,7 +62,7 @@ def start(config: Config, out: Path | None, device: str, dry_run: bool, *, holds
         if dry_run:
             _describe(experiment, world)
             return
-        folder = _share(str(new_folder(out, config.preset)) if world.leads else None, world)
+        folder = Path(text_of_the_leader(str(new_folder(out, config.preset)) if world.leads else None, world))
         with nullcontext() if holds else _held(folder, world):
             if world.leads:
                 _begin(experiment, folder, str(world.device))
@@ -192,14 +192,6 @@ def _refuse_other_laws(folder: Path, experiment: Experiment) -> None:
             )
 
 
-def _share(folder: str | None, world: World) -> Path:
-    """The leader's folder name, on every rank."""
-    box = [folder]
-    if world.size > 1:
-        torch.distributed.broadcast_object_list(box)
-    return Path(str(box[0]))
-
-
 @torch.no_grad()
 def _rehearse(experiment: Experiment) -> None:
     """One pass over two examples, so that parts that do not fit one another are refused before a folder is made."""
@@ -246,7 +238,7 @@ def _train(experiment: Experiment, state: TrainState, folder: Path) -> None:
                     metrics.write(record)
                 bar.update(task, completed=record.step, facts=f"loss {record.loss:.4f}")
                 last = record.step == training.steps
-                stopping = _signal_on_any_rank(came, state.world)
+                stopping = largest_over_ranks(came[0] if came else 0, state.world)  # all must stop after the same step
                 if (record.step % training.checkpoint_every == 0 or last or stopping) and leads:
                     save_checkpoint(folder / "checkpoints", state, keep=training.keep)
                 if stopping:
@@ -254,16 +246,6 @@ def _train(experiment: Experiment, state: TrainState, folder: Path) -> None:
     finally:
         if metrics:
             metrics.close()
-
-
-def _signal_on_any_rank(came: list[int], world: World) -> int:
-    """The number of a signal that some rank was sent, 0 for none: all ranks must stop after the same step."""
-    mine = came[0] if came else 0
-    if world.size == 1:
-        return mine
-    box = torch.tensor(mine, device=world.device)
-    torch.distributed.all_reduce(box, torch.distributed.ReduceOp.MAX)
-    return int(box)
 
 
 def _stopped(folder: Path, config: Config, step: int, number: int, world: World) -> Stopped:

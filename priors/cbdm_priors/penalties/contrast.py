@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cbdm_core.adjustment import PriorAdjustment, mean_squared
+from cbdm_core.distributed import rows_of_all_ranks
 from cbdm_core.errors import CbdmError, check_positive
 from cbdm_core.priors import ConditionPrior
 from cbdm_core.process import DenoisingStep
@@ -172,20 +172,11 @@ class SupervisedContrast(Penalty):
         z = self.project(step)
         kept = step.c.present & torch.isfinite(z).all(1)
         place = torch.where(kept, self.place[class_labels(step.c, self.term)], -1)
-        z, place = _of_all_ranks(z), _of_all_ranks(place)
+        z, place = rows_of_all_ranks(z), rows_of_all_ranks(place)
         for row in place[place >= 0].unique().tolist():
             new = z[place == row].flip(0).to(self.memory.dtype)
             self.memory[row] = torch.cat([new, self.memory[row]])[: self.bank]
             self.filled[row] = (self.filled[row] + len(new)).clamp(max=self.bank)
-
-
-def _of_all_ranks(value: Tensor) -> Tensor:
-    """The rows of all ranks in the order of the global batch; each rank has as many."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return value
-    parts = [torch.empty_like(value) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, value.contiguous())
-    return torch.cat(parts)
 
 
 class Alignment(Penalty):

@@ -14,7 +14,7 @@ from cbdm_cli.pictures import as_image
 from cbdm_cli.resolve import with_sampling
 from cbdm_cli.study.report.collect import Story
 from cbdm_core.checkpoint import checkpoints
-from cbdm_core.data.dataset import to_uint8
+from cbdm_core.data.dataset import as_seen
 from cbdm_core.generation import conditions_for
 from cbdm_core.metrics.report import rank_groups
 
@@ -101,7 +101,7 @@ def tail_labels(counts: Tensor, count: int) -> Tensor:
 
 def _pairs(evaluated: EvaluatedRun, x: Tensor, labels: Tensor) -> tuple[tuple[Pair, ...], float | None]:
     data, names = evaluated.data, evaluated.data.class_names
-    seen = to_uint8(x).float() / 127.5 - 1  # as they are shown and evaluated
+    seen = as_seen(x)  # as they are shown and evaluated
     rows = data.model_input()
     ours, theirs = evaluated.classifier(seen)[0].cpu(), evaluated.classifier(rows)[0].cpu()
     distances, nearest = torch.cdist(ours, theirs, compute_mode="donot_use_mm_for_euclid_dist").min(1)
