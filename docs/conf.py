@@ -32,6 +32,7 @@ extensions = [
     "sphinx_design",
     "sphinxcontrib.katex",
     "held_by",
+    "statement_links",
     "plain_docstrings",
 ]
 exclude_patterns = ["_build", "_static"]

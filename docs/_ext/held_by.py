@@ -12,7 +12,7 @@ from sphinx.util.docutils import SphinxDirective
 
 TEMPLATE = """\
 ::::{{dropdown}} {path}::{name}
-:::{{literalinclude}} ../{path}
+:::{{literalinclude}} /../{path}
 :language: python
 :pyobject: {name}
 :::

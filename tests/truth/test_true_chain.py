@@ -41,7 +41,7 @@ def marginals(steps: int = STEPS) -> list[float]:
 
 @cache
 def kernels(steps: int = STEPS) -> list[float]:
-    """K_t = E KL[p(x_s | x_t) ‖ p*(x_s | x_t)] for every step, as a sum over the square of (x_s, x_t)."""
+    """G_t = E KL[p(x_s | x_t) ‖ p*(x_s | x_t)] for every step, as a sum over the square of (x_s, x_t)."""
     out = []
     for s, t in pairwise(levels(steps)):
         kernel, before, after = forward(s, t), densities(s), densities(t)
@@ -53,13 +53,13 @@ def kernels(steps: int = STEPS) -> list[float]:
 
 
 def test_divergence_of_the_kernels_is_the_fall_of_the_marginals():
-    """K_t = D_{t−1} − D_t where both laws share the forward kernel."""
+    """G_t = D_{t−1} − D_t where both laws share the forward kernel."""
     close(times(*kernels()), times(*(a - b for a, b in pairwise(marginals()))), 1e-9)
     assert min(kernels()) > 0
 
 
 def test_the_factor_t_sums_the_marginal_divergences():
-    """Σ_t t·K_t = Σ_t D_{t−1} − T·D_T, t counted in steps."""
+    """Σ_t t·G_t = Σ_t D_{t−1} − T·D_T, t counted in steps."""
     weighed = sum(i * k for i, k in enumerate(kernels(), start=1))
     assert weighed == pytest.approx(sum(marginals()[:-1]) - STEPS * marginals()[-1], rel=1e-9)
 
@@ -106,7 +106,7 @@ def shifted_covariates() -> tuple[Tensor, Tensor]:
 
 
 def test_with_the_labels_law_given_x_kept_the_loss_gains_the_divergences():
-    """p(y | x_0) as it was: L* = L_DM + Σ_t K_t − C_T with C_T = E KL[p(y | x_T) ‖ p*(y | x_T)], between the two."""
+    """p(y | x_0) as it was: L* = L_DM + Σ_t G_t − C_T with C_T = E KL[p(y | x_T) ‖ p*(y | x_T)], between the two."""
     total, of_x, of_both = adjusted_loss(*shifted_covariates(), 4)
     divergences, end = of_x[0] - of_x[-1], of_both[-1] - of_x[-1]
     assert total == pytest.approx(divergences - end, rel=1e-8)
@@ -174,7 +174,7 @@ def test_evidence_gap_closes_with_the_number_of_steps():
 
 
 def test_each_step_gives_away_what_the_page_says():
-    """0 < Σ K_t < pairs of exact kernels < of one variance < drawn from the law; the page has the figures."""
+    """0 < Σ G_t < pairs of exact kernels < of one variance < drawn from the law; the page has the figures."""
     found = gaps()
     order = [found[name] for name in ("kernels", "pairs", "one variance", "law for posterior")]
     assert 0 < order[0] < order[1] < order[2] < order[3]
