@@ -70,7 +70,7 @@ def test_notation_names_each_symbol_once_and_what_there_is():
         for path in files:
             source = (ROOT / path).read_text(encoding="utf-8")
             assert all(name in source for name in names), f"{path} does not have all of {names}"
-    assert len(rows) >= 40 and len(symbols) == len(set(symbols)), sorted(s for s in symbols if symbols.count(s) > 1)
+    assert len(symbols) >= 60 and len(symbols) == len(set(symbols)), sorted(s for s in symbols if symbols.count(s) > 1)
 
 
 def test_the_recipes_run():
