@@ -17,7 +17,7 @@ from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.networks.base import ScoreNetwork
 from cbdm_core.process import Step, eps_to_x0, x0_to_eps
 from cbdm_core.registry import Registry
-from cbdm_core.schedules import NoiseSchedule, at_time, uniform_times
+from cbdm_core.schedules import NoiseSchedule, at_time
 
 __all__ = [
     "DDIM",
@@ -89,17 +89,17 @@ class Sampler(ABC):
             network: the score network, guided or not; put it in eval mode first.
             c: (B,) conditions.
             shape: the shape of one sample.
-            steps: number of solver steps, ≥ 1; the grid is uniform in t from `domain[1]` to 0. Its last point before 0
-                should lie in the domain: no more steps than 1/domain[0].
+            steps: number of solver steps, ≥ 1, on the schedule's `grid`, uniform in t from `domain[1]` to 0 where the schedule
+                has none of its own. Its last point before 0 should lie in the domain: no more steps than 1/domain[0].
             draws: B rows; the starting noise and every step's noise come from here.
             x_T: (B, *shape) starting points instead of drawn ones.
-            times: a strictly decreasing grid instead of the uniform one (`steps` is then its length − 1).
+            times: a strictly decreasing grid instead of the schedule's (`steps` is then its length − 1).
             dtype: of the samples.
 
         Raises:
             CbdmError: `steps` < 1, a grid that does not decrease, or one row count that differs from another.
         """
-        grid = uniform_times(self.schedule, steps) if times is None else [float(t) for t in times]
+        grid = self.schedule.grid(steps) if times is None else [float(t) for t in times]
         if len(grid) < 2 or any(a <= b for a, b in pairwise(grid)):
             raise CbdmError(f"the time grid must decrease strictly and have 2 points or more, got {grid[:6]}")
         if len(c) != len(draws.rows):

@@ -71,6 +71,14 @@ class NoiseSchedule(ABC):
         t_min, t_max = self.domain
         return t_min + (t_max - t_min) * draws.uniform("t", 1)[:, 0]
 
+    def grid(self, steps: int) -> list[float]:
+        """`steps` + 1 times for a sampler, from t_max to 0: `uniform_times`, where a schedule does not say otherwise.
+
+        Raises:
+            CbdmError: `steps` < 1.
+        """
+        return uniform_times(self, steps)
+
 
 def uniform_times(schedule: NoiseSchedule, steps: int) -> list[float]:
     """`steps` + 1 times, uniform from the schedule's t_max to 0 (diffusers calls it trailing)."""
@@ -234,8 +242,8 @@ class RectifiedFlow(NoiseSchedule):
 class EDM(NoiseSchedule):
     """Exploding variance: α = 1, σ_t = (σ_min^{1/ρ} + t' (σ_max^{1/ρ} − σ_min^{1/ρ}))^ρ with t' = (t − 0.001)/0.999.
 
-    Below the domain (0.001, 1) σ falls linearly from σ_min to 0, so that x_0 = x at t = 0. A grid uniform in t is then
-    the paper's grid of noise levels. Training times have log σ ~ N(mean, std²), clamped into [σ_min, σ_max]. x_t is as
+    Below the domain (0.001, 1) σ falls linearly from σ_min to 0, so that x_0 = x at t = 0. `grid` is the paper's: times
+    uniform on the domain, whose noise levels go from σ_max to σ_min, and then 0. Training times have log σ ~ N(mean, std²), clamped into [σ_min, σ_max]. x_t is as
     large as σ_max: train a network that predicts "edm" (`Predicts`), which scales its input.
 
     Args:
@@ -277,6 +285,13 @@ class EDM(NoiseSchedule):
         part = ((t - start) / (1 - start)).clamp(min=0)
         sigma_t = torch.where(t < start, self.sigma_min * t / start, (self._low + part * self._width) ** self.rho)
         return torch.ones_like(t), sigma_t
+
+    def grid(self, steps: int) -> list[float]:
+        """Karras's grid: `steps` noise levels from σ_max to σ_min, σ^{1/ρ} evenly spaced, and then 0; one is σ_max."""
+        if steps < 2:
+            return uniform_times(self, steps)
+        t_min, t_max = self.domain
+        return [t_max - (t_max - t_min) * i / (steps - 1) for i in range(steps)] + [0.0]
 
     def time_of(self, sigma: Tensor) -> Tensor:
         """The t in the domain at which σ_t is `sigma`, or the end that lies nearest."""

@@ -35,6 +35,7 @@ extensions = [
     "drawn",
     "folds",
     "held_by",
+    "statement_links",
     "plain_docstrings",
     "reference",
     "sources",

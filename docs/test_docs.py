@@ -35,14 +35,42 @@ def test_every_test_named_on_a_page_exists(page):
         assert not name or name in functions_of(path), f"{page.name} names {path}::{name}, which is not there"
 
 
-def test_every_statement_of_the_derivation_is_held():
-    """Each is followed, before the next one, by a test or a block that runs, and they are numbered in order."""
-    text = (DOCS / "derivation.md").read_text(encoding="utf-8")
-    parts = re.split(r":::\{admonition\} Statement (\d+)\.", text)[1:]
-    numbers, bodies = [int(n) for n in parts[::2]], parts[1::2]
-    assert numbers == list(range(1, len(numbers) + 1)) and len(numbers) >= 20
-    for number, body in zip(numbers, bodies, strict=True):
-        assert "```{held-by}" in body or "```python" in body, f"statement {number} is held by nothing"
+def statements() -> dict[int, tuple[str, str]]:
+    """Number → (title, page) of every statement, each followed, before the next one, by a test or a block that runs."""
+    found: dict[int, tuple[str, str]] = {}
+    for page in sorted((DOCS / "theory").glob("*.md")):
+        parts = re.split(r":::\{admonition\} Statement (\d+)\. (.*)\n", page.read_text(encoding="utf-8"))[1:]
+        for number, title, body in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
+            assert int(number) not in found, f"statement {number} stands twice"
+            assert "```{held-by}" in body or "```python" in body, f"statement {number} is held by nothing"
+            found[int(number)] = (title.rstrip("."), f"theory/{page.name}")
+    return found
+
+
+def test_every_statement_is_held_and_listed_under_its_number():
+    found = statements()
+    assert sorted(found) == list(range(1, len(found) + 1)) and len(found) >= 55
+    listed = (DOCS / "derivation.md").read_text(encoding="utf-8")
+    for number, (title, page) in found.items():
+        line = f"### Statement {number}\n\n[{title}]({page}#statement-{number})\n"
+        assert line in listed, f"docs/derivation.md lacks:\n{line}"
+
+
+def test_notation_names_each_symbol_once_and_what_there_is():
+    """One symbol, one line; the names of code are in the files beside them."""
+    text = (DOCS / "theory" / "01-notation-and-diffusion.md").read_text(encoding="utf-8")
+    table = re.search(r"<!-- notation.*?-->(.*?)<!-- end of notation -->", text, re.S)
+    assert table
+    rows = [re.split(r" \| ", line.strip("| ")) for line in table[1].strip().splitlines()[2:]]
+    symbols: list[str] = []
+    for row in rows:
+        parts = re.split(r"(?<!\\)[,;](?![^{(\[]*[})\]])", row[0].replace("$", ""))
+        symbols += [part.strip(" \\") for part in parts]
+        names, files = (re.findall(r"`([^`]+)`", cell) for cell in ([*row, "", ""])[2:4])
+        for path in files:
+            source = (ROOT / path).read_text(encoding="utf-8")
+            assert all(name in source for name in names), f"{path} does not have all of {names}"
+    assert len(symbols) >= 60 and len(symbols) == len(set(symbols)), sorted(s for s in symbols if symbols.count(s) > 1)
 
 
 def test_the_recipes_run():

@@ -126,8 +126,8 @@ def frechet_distance(real: Tensor | Moments, fake: Tensor | Moments) -> float:
         fake: (M, D) features, or their moments.
 
     Returns:
-        A number ≥ 0 in squared units of the features. It is biased upwards for few rows (by about D/N for unit
-        variance): compare figures of the same numbers of rows only.
+        A number ≥ 0 in squared units of the features. It is biased upwards for few rows (for unit variance
+        by about (D + D(D + 1)/4)·(1/N + 1/M)): compare figures of the same numbers of rows only.
 
     Raises:
         CbdmError: fewer than 2 rows, NaN or infinite values, or different D.

@@ -15,7 +15,7 @@ from cbdm_core.draws import Draws
 from cbdm_core.errors import CbdmError
 from cbdm_core.oracle import GaussianMixtureOracle
 from cbdm_core.samplers import DDIM, DPMSolverPP2M, Heun
-from cbdm_core.schedules import EDM, VP, Cosine, Linear, RectifiedFlow, at_time
+from cbdm_core.schedules import EDM, VP, Cosine, Linear, RectifiedFlow, at_time, uniform_times
 from tests.golden_weights import load_golden
 
 
@@ -177,6 +177,23 @@ def test_edm_runs_through_the_noise_levels_of_equation_5(options, steps):
     assert (alpha == 1).all()
     assert at_time(schedule, schedule.domain[0])[1] == pytest.approx(low, rel=1e-12)
     assert at_time(schedule, 1.0)[1] == pytest.approx(high, rel=1e-12)
+
+
+@pytest.mark.parametrize("steps", [2, 18, 40])
+def test_edm_samples_on_the_grid_of_its_paper(steps):
+    """σ_0 = 80 … σ_{N−1} = 0.002, σ_N = 0 (Karras et al. 2022, eq. 5); uniform times to 0 would end at 0.0069."""
+    share = np.arange(steps) / (steps - 1)
+    expected = (80 ** (1 / 7) + share * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    alpha, sigma = at(EDM(), np.array(EDM().grid(steps)))
+    np.testing.assert_allclose(sigma, [*expected, 0.0], rtol=1e-9)
+    assert (alpha == 1).all()
+    assert at_time(EDM(), uniform_times(EDM(), 18)[-2])[1] == pytest.approx(0.0069, abs=5e-5)
+
+
+def test_one_step_of_edm_starts_from_all_the_noise():
+    assert EDM().grid(1) == [1.0, 0.0]
+    with pytest.raises(CbdmError, match="steps must be 1 or more, got 0"):
+        EDM().grid(0)
 
 
 def test_edm_falls_in_a_line_to_no_noise_below_its_domain():

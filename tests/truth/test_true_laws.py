@@ -85,3 +85,24 @@ def test_reweighting_is_unbiased(seed, classes):
     parameter = step.network.table
     grads = [torch.autograd.grad(loss, parameter, retain_graph=True)[0] for loss in (got, wanted)]
     close(*grads, 1e-6)
+
+
+@quick
+@given(SEEDS, st.integers(2, 6), st.floats(0.0, 1.0))
+def test_power_law_is_the_compromise_of_two_divergences(seed, classes, kappa):
+    """π ∝ q^κ is the only minimum of κ·KL(π‖q) + (1 − κ)·KL(π‖uniform), and exp H(π) falls from K as κ grows."""
+    counts = torch.randint(1, 500, (classes,), generator=generator(seed))
+    q = Training(counts).probs
+
+    def cost(pi):
+        return (pi * (kappa * (pi / q).log() + (1 - kappa) * (pi * classes).log())).sum()
+
+    law = Power(counts, kappa)
+    logits = law.log_prob().clone().requires_grad_()
+    (grad,) = torch.autograd.grad(cost(logits.softmax(0)), logits)
+    close(grad, torch.zeros_like(grad))
+    other = (law.log_prob() + normal(seed + 1, classes)).softmax(0)
+    assert cost(other) > cost(law.probs)
+    flatter = Power(counts, kappa / 2)
+    assert float(law.entropy()) <= float(flatter.entropy()) + 1e-12
+    assert float(Power(counts, 0.0).entropy().exp()) == pytest.approx(classes)

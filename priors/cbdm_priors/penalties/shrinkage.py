@@ -53,7 +53,7 @@ class Shrinkage(Penalty):
         CbdmError: any of these out of range.
 
     Needs: counts; `draws` more forward passes without a gradient (a third of a step each), 1 for the null.
-    Source: docs/derivation.md (the risk of shrinkage); James & Stein 1961 for the idea.
+    Source: docs/theory, Statement 25 (the risk of shrinkage); James & Stein 1961 for the idea.
     """
 
     term = "shrinkage"
