@@ -79,7 +79,10 @@ def _write(folder: Path, state: TrainState) -> None:
     torch.save(
         {"optimizer": state.optimizer.state_dict(), "scaler": state.scaler.state_dict()}, folder / "optimizer.pt"
     )
-    facts = {"format": _FORMAT, "step": state.step, "files": {name: _fingerprint(folder / name) for name in _FILES}}
+    if state.averages.of:
+        save_file(state.averages.state_dict(), folder / "averages.safetensors")
+    files = sorted(file.name for file in folder.iterdir())
+    facts = {"format": _FORMAT, "step": state.step, "files": {name: _fingerprint(folder / name) for name in files}}
     (folder / "state.json").write_text(json.dumps(facts, indent=1))
     for file in folder.iterdir():
         flush(file)
@@ -101,7 +104,7 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> TrainState:
     Raises:
         CbdmError: a missing, truncated or altered file, or weights of another network.
     """
-    facts = _verified(checkpoint, _FILES)
+    facts = _verified(checkpoint, (*_FILES, "averages.safetensors") if state.averages.of else _FILES)
     load_weights(checkpoint / "model.safetensors", state.objective)
     load_weights(checkpoint / "ema.safetensors", state.ema)
     try:
@@ -112,6 +115,8 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> TrainState:
     state.optimizer.load_state_dict(saved["optimizer"])
     for group, here in zip(state.optimizer.param_groups, fused, strict=True):
         group["fused"] = here  # what this device has, not the one the checkpoint came from
+    if state.averages.of:
+        state.averages.load_state_dict(read_tensors(checkpoint / "averages.safetensors"))
     state.scaler.load_state_dict(saved["scaler"])
     state.step = facts["step"]
     return state

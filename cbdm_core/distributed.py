@@ -1,10 +1,11 @@
-"""One process or several: which rank this is, and sums across ranks. Started by torchrun, or not at all."""
+"""One process or several: which rank this is, sums and rows across ranks. Started by torchrun, or not at all."""
 
 from __future__ import annotations
 
 import gc
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from cbdm_core.errors import CbdmError
 
-__all__ = ["World", "join", "leave", "pick_device", "sum_over_ranks"]
+__all__ = ["World", "join", "leave", "own_rows", "pick_device", "rows_of_all_ranks", "sum_over_ranks"]
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,47 @@ def leave() -> None:
 
 def sum_over_ranks(value: Tensor) -> Tensor:
     """The sum of `value` over all ranks, on every rank; the value itself where there is one rank."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    if _alone():
         return value
     total = value.detach().clone()
     dist.all_reduce(total)
     return total
+
+
+def _alone() -> bool:
+    return not dist.is_initialized() or dist.get_world_size() == 1
+
+
+class _Gather(torch.autograd.Function):
+    """The rows of all ranks; a row's gradient is the sum of what every rank's loss says of it."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        parts = [torch.empty_like(value) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, value.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total[own_rows(len(total) // dist.get_world_size())]
+
+
+def rows_of_all_ranks(value: Tensor) -> Tensor:
+    """(W·B, …) the rows of all W ranks in the order of the global batch, with their gradient; `value` where W is 1.
+
+    Every rank must call this, with as many rows. The mean over ranks of the gradients of each rank's own rows, which
+    distributed training takes, is then the gradient of the global batch.
+    """
+    if _alone():
+        return value
+    if value.dtype == torch.bool:  # which NCCL does not gather
+        return rows_of_all_ranks(value.to(torch.uint8)).bool()
+    return _Gather.apply(value)  # pyright: ignore[reportReturnType]
+
+
+def own_rows(count: int) -> slice:
+    """Where this rank's `count` rows stand in `rows_of_all_ranks`."""
+    first = 0 if _alone() else dist.get_rank() * count
+    return slice(first, first + count)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -60,7 +60,6 @@ class Sampler(ABC):
     ) -> tuple[Tensor, Any]:
         """x_s from x_t for s < t, and what the next step wants to remember (None at first, opaque to the caller)."""
 
-    @torch.inference_mode()
     def sample(
         self,
         network: ScoreNetwork,
@@ -73,7 +72,7 @@ class Sampler(ABC):
         times: Sequence[float] | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """(B, *shape) samples under the conditions `c`, one per row of `draws`.
+        """(B, *shape) samples under the conditions `c`, one per row of `draws`: the last point of `trajectory`.
 
         Args:
             network: the score network, guided or not; put it in eval mode first.
@@ -89,6 +88,23 @@ class Sampler(ABC):
         Raises:
             CbdmError: `steps` < 1, a grid that does not decrease, or one row count that differs from another.
         """
+        *_, x = self.trajectory(network, c, shape, steps=steps, draws=draws, x_T=x_T, times=times, dtype=dtype)
+        return x
+
+    @torch.inference_mode()
+    def trajectory(
+        self,
+        network: ScoreNetwork,
+        c: Condition,
+        shape: Sequence[int],
+        *,
+        steps: int,
+        draws: Draws,
+        x_T: Tensor | None = None,
+        times: Sequence[float] | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Iterator[Tensor]:
+        """The points (B, *shape) that `sample` goes through, one after each solver step; arguments as there."""
         grid = uniform_times(self.schedule, steps) if times is None else [float(t) for t in times]
         if len(grid) < 2 or any(a <= b for a, b in pairwise(grid)):
             raise CbdmError(f"the time grid must decrease strictly and have 2 points or more, got {grid[:6]}")
@@ -101,7 +117,7 @@ class Sampler(ABC):
         x, memory = start.to(dtype), None
         for i, (t, s) in enumerate(pairwise(grid)):
             x, memory = self.step(network, x, t, s, c, memory, draws=draws.at(i))
-        return x
+            yield x
 
 
 VARIANCES = ("large", "small")
