@@ -24,6 +24,7 @@ from cbdm_core.ema import Averages
 from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.networks.base import ScoreNetwork
 from cbdm_core.networks.quicken import channels_last, checkpoint_blocks, compile_network
+from cbdm_core.numerics import PRECISIONS
 from cbdm_core.objective import Objective
 from cbdm_core.optimisers import LrSchedule, MakeOptimiser, adamw
 from cbdm_core.priors import LabelPrior
@@ -38,8 +39,6 @@ __all__ = [
     "learning_rate",
     "train",
 ]
-
-PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class DivergedError(CbdmError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,20 @@ from cbdm_cli.assemble import Experiment, assemble
 from cbdm_cli.config import Config, flat, merged, overlaid, preset_table, validated
 from cbdm_cli.evaluator import Evaluator, balanced_samples, check_judging, counted, drawn_with_bar, solver
 from cbdm_cli.method import method_over, only_its_parts
+from cbdm_cli.observing import Observer
 from cbdm_cli.resolve import resolved
 from cbdm_cli.results import evaluation_facts, report_caption, report_title
-from cbdm_cli.run_folder import Metrics, environment, new_folder, read_records, write_json, write_tensors, write_text
+from cbdm_cli.run_folder import environment, new_folder, read_records, write_json, write_tensors, write_text
 from cbdm_cli.signals import asked_to_stop
+from cbdm_cli.trackers import check_tracker
 from cbdm_cli.trust import features_setting, quoted, refuse_code, runs_code
 from cbdm_core.checkpoint import checkpoints, latest_checkpoint, load_checkpoint, read_tensors, save_checkpoint
 from cbdm_core.conditions import Condition
-from cbdm_core.distributed import World, join, leave
+from cbdm_core.distributed import World, join, leave, sum_over_ranks
 from cbdm_core.draws import Draws
 from cbdm_core.errors import CbdmError
 from cbdm_core.metrics.report import rank_groups
+from cbdm_core.numerics import numerics
 from cbdm_core.run import LAW_DATA, read_config
 from cbdm_core.training import DivergedError, TrainState, train
 
@@ -36,8 +40,9 @@ class Stopped(SystemExit):
     """A signal ended the training after it was saved; the exit code is the shell's 128 + signal."""
 
 
-def start(config: Config, out: Path | None, device: str, dry_run: bool) -> None:
-    """Train, sample and evaluate a new run."""
+def start(config: Config, out: Path | None, device: str, dry_run: bool, log: str | None = None) -> None:
+    """Train, sample and evaluate a new run; `log` names a tracker that is given its records too."""
+    check_tracker(log)
     world = join(device)
     try:
         experiment = assemble(config)
@@ -48,19 +53,28 @@ def start(config: Config, out: Path | None, device: str, dry_run: bool) -> None:
         if dry_run:
             _describe(experiment, world)
             return
+        with _numerics(experiment.config):  # here too, so that settings that do not fit are refused without a folder
+            state = experiment.start(world)
         folder = _share(str(new_folder(out, config.preset)) if world.leads else None, world)
         if world.leads:
             write_text(folder / "config.toml", experiment.config.to_toml())
             write_json(folder / "environment.json", environment(sys.argv, str(world.device)))
             if experiment.law_data:
                 write_tensors(folder / LAW_DATA, experiment.law_data)
-        _run(experiment, experiment.start(world), folder)
+        with _numerics(experiment.config):
+            _run(experiment, state, folder, log)
     finally:
         leave()
 
 
 def resume(
-    folder: Path, preset: str | None, file: Path | None, settings: Sequence[str], options: dict[str, Any], device: str
+    folder: Path,
+    preset: str | None,
+    file: Path | None,
+    settings: Sequence[str],
+    options: dict[str, Any],
+    device: str,
+    log: str | None = None,
 ) -> None:
     """Continue a run bit-identically from its newest checkpoint.
 
@@ -71,6 +85,7 @@ def resume(
         settings: `a.b=v` named besides; features that run code must be.
         options: the named options; only `steps` may differ from the run's, to extend it.
         device: to compute on.
+        log: a tracker that is given the records too.
 
     Raises:
         CbdmError: another configuration, other data than at the start, fewer steps than are done, or features that are
@@ -93,6 +108,7 @@ def resume(
         _refuse_difference(folder, config, experiment.config)
         _refuse_other_laws(folder, experiment)
         check_judging(experiment.config, experiment.full, experiment.data)
+        check_tracker(log)
         state = load_checkpoint(latest_checkpoint(folder / "checkpoints"), experiment.start(world))
         if config.training.steps < state.step:
             raise CbdmError(
@@ -100,7 +116,8 @@ def resume(
             )
         if world.leads and config != saved:
             write_text(folder / "config.toml", experiment.config.to_toml())
-        _run(experiment, state, folder)
+        with _numerics(config):
+            _run(experiment, state, folder, log)
     finally:
         leave()
 
@@ -165,13 +182,16 @@ def _describe(experiment: Experiment, world: World) -> None:
     )
 
 
-def _run(experiment: Experiment, state: TrainState, folder: Path) -> None:
-    _train(experiment, state, folder)
-    if state.world.leads:
-        _finish(experiment, state, folder)
+def _numerics(config: Config) -> AbstractContextManager[None]:
+    return numerics(tf32=config.training.tf32, determinism=config.training.determinism)
 
 
-def _train(experiment: Experiment, state: TrainState, folder: Path) -> None:
+def _run(experiment: Experiment, state: TrainState, folder: Path, log: str | None) -> None:
+    _train(experiment, state, folder, log)
+    _finish(experiment, state, folder)
+
+
+def _train(experiment: Experiment, state: TrainState, folder: Path, log: str | None) -> None:
     training, leads = experiment.config.training, state.world.leads
     groups = rank_groups(experiment.data.counts())
     names = tuple(groups)
@@ -179,13 +199,13 @@ def _train(experiment: Experiment, state: TrainState, folder: Path) -> None:
     for index, classes in enumerate(groups.values()):
         member[list(classes)] = index
     records = train(state, experiment.batches, steps=training.steps, groups=member, group_names=names)
-    metrics = Metrics(folder / "metrics.jsonl", state.step) if leads else None
+    observer = Observer(experiment, state, folder, log) if leads else None
     try:
         with asked_to_stop() as came, render.progress(shown=leads) as bar:
             task = bar.add_task("training", total=training.steps, completed=state.step, facts="")
             for record in _until_divergence(records, folder):
-                if metrics and record.step % training.log_every == 0:
-                    metrics.write(record)
+                if observer:
+                    observer.see(record)
                 bar.update(task, completed=record.step, facts=f"loss {record.loss:.4f}")
                 last = record.step == training.steps
                 stopping = _signal_on_any_rank(came, state.world)
@@ -194,8 +214,8 @@ def _train(experiment: Experiment, state: TrainState, folder: Path) -> None:
                 if stopping:
                     raise _stopped(folder, experiment.config, record.step, stopping, state.world)
     finally:
-        if metrics:
-            metrics.close()
+        if observer:
+            observer.close()
 
 
 def _signal_on_any_rank(came: list[int], world: World) -> int:
@@ -227,15 +247,19 @@ def _until_divergence(records: Iterator[Any], folder: Path) -> Iterator[Any]:
 
 
 def _finish(experiment: Experiment, state: TrainState, folder: Path) -> None:
-    """Draw balanced samples, judge them, and leave pictures, numbers and the table."""
-    config, data = experiment.config, experiment.data
-    records = read_records(folder / "metrics.jsonl")
-    pictures.loss_curve(folder / "loss.svg", records)
-    pictures.law_curves(folder, records, data.class_names)
+    """Draw balanced samples on all ranks, judge them, and leave pictures, numbers and the table."""
+    config, data, world = experiment.config, experiment.data, state.world
     labels, told = balanced_samples(config, experiment.full)
     network = state.ema.eval()
     with counted(network) as rows:
-        x = drawn_with_bar(config, network, experiment.schedule, told, tuple(data.shape), state.world.device)
+        shape = tuple(data.shape)
+        x = drawn_with_bar(config, network, experiment.schedule, told, shape, world.device, world=world)
+    rows.total = int(sum_over_ranks(torch.tensor(rows.total, device=world.device)))
+    if not world.leads:
+        return
+    records = read_records(folder / "metrics.jsonl")
+    pictures.loss_curve(folder / "loss.svg", records)
+    pictures.law_curves(folder, records, data.class_names)
     counts = data.counts()
     pictures.samples(folder / "samples.png", experiment.full.is_images, x, labels, data.class_names, counts.tolist())
     evaluator = Evaluator.of(config, experiment.full, data)
