@@ -35,7 +35,8 @@ def numerics(*, tf32: bool, determinism: str) -> Iterator[None]:
     """
     if determinism not in DETERMINISM:
         raise unknown_name("determinism", determinism, DETERMINISM)
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    backends: Any = torch.backends  # whose switches are made when it is imported
+    cudnn, matmul = backends.cudnn, backends.cuda.matmul
     before = (cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic, cudnn.benchmark)
     strict = torch.are_deterministic_algorithms_enabled()
     try:

@@ -230,17 +230,25 @@ class DPMSolverPP2M(Sampler):
 
     Args:
         schedule: the schedule.
+        clip: bound on |x̂_0|; None for no bound.
+
+    Raises:
+        CbdmError: a clip ≤ 0.
 
     Source: Lu et al., DPM-Solver++, 2022, algorithm 2.
     """
 
     order = 2
 
+    def __init__(self, schedule: NoiseSchedule, *, clip: float | None = None) -> None:
+        super().__init__(schedule)
+        self.clip = _checked_clip(clip)
+
     def step(
         self, network: ScoreNetwork, x_t: Tensor, t: float, s: float, c: Condition, memory: Any, *, draws: Draws
     ) -> tuple[Tensor, Any]:
         (alpha_t, sigma_t), (alpha_s, sigma_s) = at_time(self.schedule, t), at_time(self.schedule, s)
-        x_0 = eps_to_x0(_eps_hat(network, x_t, t, c), x_t, alpha_t, sigma_t)
+        x_0 = _clipped(eps_to_x0(_eps_hat(network, x_t, t, c), x_t, alpha_t, sigma_t), self.clip)
         if s == 0:
             return x_0, None  # h is infinite there
         h = math.log(alpha_s / sigma_s) - math.log(alpha_t / sigma_t)
@@ -256,6 +264,10 @@ class Heun(Sampler):
 
     Args:
         schedule: the schedule.
+        clip: bound on |x̂_0|, after which the slope is taken anew; None for no bound.
+
+    Raises:
+        CbdmError: a clip ≤ 0.
 
     Source: Karras et al., EDM, 2022, algorithm 1.
     """
@@ -263,14 +275,26 @@ class Heun(Sampler):
     order = 2
     evaluations = 2
 
+    def __init__(self, schedule: NoiseSchedule, *, clip: float | None = None) -> None:
+        super().__init__(schedule)
+        self.clip = _checked_clip(clip)
+
     def step(
         self, network: ScoreNetwork, x_t: Tensor, t: float, s: float, c: Condition, memory: Any, *, draws: Draws
     ) -> tuple[Tensor, Any]:
         (alpha_t, sigma_t), (alpha_s, sigma_s) = at_time(self.schedule, t), at_time(self.schedule, s)
-        slope = _eps_hat(network, x_t, t, c)
+        slope = self._slope(network, x_t, t, c)
         width = sigma_s / alpha_s - sigma_t / alpha_t
         x_s = (alpha_s / alpha_t) * x_t + (alpha_s * width) * slope
         if s == 0:
             return x_s, None
-        corrected = 0.5 * (slope + _eps_hat(network, x_s, s, c))
+        corrected = 0.5 * (slope + self._slope(network, x_s, s, c))
         return (alpha_s / alpha_t) * x_t + (alpha_s * width) * corrected, None
+
+    def _slope(self, network: ScoreNetwork, x: Tensor, t: float, c: Condition) -> Tensor:
+        """dx̄/dσ̄ at t: ε̂, or what it is where x̂_0 is bounded."""
+        eps_hat = _eps_hat(network, x, t, c)
+        if self.clip is None:
+            return eps_hat
+        alpha_t, sigma_t = at_time(self.schedule, t)
+        return x0_to_eps(_clipped(eps_to_x0(eps_hat, x, alpha_t, sigma_t), self.clip), x, alpha_t, sigma_t)

@@ -257,11 +257,12 @@ def _backward(state: TrainState, objective: torch.nn.Module, batch: tuple[Any, .
     collected: dict[str, list[Tensor]] = {}
     bounds = [rows * part // settings.accumulate for part in range(settings.accumulate + 1)]
     for low, high in pairwise(bounds):
-        waits = isinstance(objective, DistributedDataParallel) and high < rows
         # The ranks add up their gradients once, after the last part.
-        with objective.no_sync() if waits else nullcontext():
+        alone = isinstance(objective, DistributedDataParallel) and high < rows
+        with objective.no_sync() if alone else nullcontext():  # pyright: ignore[reportCallIssue]
             with torch.autocast(device, dtype, enabled=dtype != torch.float32):
-                terms: dict[str, Tensor] = objective(*(v if v is None else v[low:high] for v in batch))
+                part = tuple(value if value is None else value[low:high] for value in batch)
+                terms: dict[str, Tensor] = objective(*part)
             loss = torch.stack([term.mean() for term in terms.values()]).sum()
             state.scaler.scale(loss * ((high - low) / rows)).backward()
         for name, term in terms.items():

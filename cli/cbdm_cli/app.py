@@ -343,6 +343,22 @@ def priors(
     list_priors(preset, law or [], set_ or [])
 
 
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    out: Annotated[Path, typer.Argument(help="The folder to make.")],
+    to: Annotated[str, typer.Option(help="diffusers (a pipeline), safetensors, or run (a folder to evaluate).")],
+    average: Annotated[
+        str | None,
+        typer.Option(help="Weights averaged otherwise: a stored decay:d or power:w, or power of any width."),
+    ] = None,
+) -> None:
+    """Write a run's averaged network for other programs, with a model card."""
+    from cbdm_cli.commands.export import export_run
+
+    export_run(run, to, out, average)
+
+
 @app.command(name="import")
 def import_(
     checkpoint: Annotated[

@@ -272,12 +272,12 @@ def half_blocks(picture: Path, width: int) -> Text:
     with Image.open(picture) as image:
         columns = min(width, image.width)
         rows = max(1, round(image.height * columns / image.width / 2))
-        small = image.convert("RGB").resize((columns, 2 * rows))
-    text, pixels = Text(), small.load()
-    for row in range(rows):
-        for column in range(columns):
-            upper, lower = pixels[column, 2 * row], pixels[column, 2 * row + 1]
-            text.append("▀", f"rgb({upper[0]},{upper[1]},{upper[2]}) on rgb({lower[0]},{lower[1]},{lower[2]})")
+        data = image.convert("RGB").resize((columns, 2 * rows)).tobytes()
+    colours = [f"rgb({data[i]},{data[i + 1]},{data[i + 2]})" for i in range(0, len(data), 3)]
+    text = Text()
+    for row in range(0, 2 * rows, 2):
+        for place in range(row * columns, (row + 1) * columns):
+            text.append("▀", f"{colours[place]} on {colours[place + columns]}")
         text.append("\n")
     return text
 
