@@ -91,7 +91,10 @@ def sample(
     condition: Annotated[
         list[str] | None, typer.Option(help="For a run that is told vectors: its numbers, 0.5,-1; repeat it.")
     ] = None,
-    n: Annotated[int | None, typer.Option("--n", help="How many. Default: 16 a class, or the labels given.")] = None,
+    n: Annotated[
+        int | None,  # torchrun takes --n for a beginning of its own options
+        typer.Option("--n", "--number", help="How many. Default: 16 a class, or the labels given."),
+    ] = None,
     unconditional: Annotated[
         bool, typer.Option("--unconditional", help="Without conditions, under --prior; 100 steps of ddim with η = 1.")
     ] = False,
