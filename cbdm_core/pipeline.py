@@ -85,7 +85,8 @@ class CbdmPipeline(DiffusionPipeline):
         num_inference_steps: int = 50,
         omega: float = 0.0,
         seed: int = 0,
-        **step_options: Any,
+        eta: float | None = None,
+        generator: torch.Generator | None = None,
     ) -> CbdmOutput:
         """Samples, one for each condition; sample i starts from the noise of (seed, i), as `cbdm sample` does.
 
@@ -94,16 +95,20 @@ class CbdmPipeline(DiffusionPipeline):
             num_inference_steps: a divisor of the T of the scheduler gives the times of `cbdm sample`.
             omega: ω of guidance; 0 is plain conditional.
             seed: of the noise.
-            step_options: for the scheduler's `step`, such as eta and generator.
+            eta: of a scheduler that takes it, as DDIM's does; its noise comes from `generator`.
+            generator: of a scheduler that draws noise.
         """
         model, scheduler = self.model, self.scheduler
         c = Condition.of(torch.as_tensor(conditions).to(self.device))
         draws = Draws(seed, 0, torch.arange(len(c), device=self.device), "sampling/")
         x = draws.normal("x_T", *model.config.shape, dtype=model.dtype) * scheduler.init_noise_sigma
         scheduler.set_timesteps(num_inference_steps, device=self.device)
-        for i in self.progress_bar(scheduler.timesteps):
+        options = {"eta": eta, "generator": generator}
+        options = {name: value for name, value in options.items() if value is not None}
+        bar: Any = self.progress_bar  # a property of another kind, to the type checker
+        for i in bar(scheduler.timesteps):
             eps_hat = model(scheduler.scale_model_input(x, i), i, c, omega)
-            x = scheduler.step(eps_hat, i, x, **step_options).prev_sample
+            x = scheduler.step(eps_hat, i, x, **options).prev_sample
         return CbdmOutput(images=x)
 
 

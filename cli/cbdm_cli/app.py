@@ -372,8 +372,11 @@ def import_(
     image_size: Annotated[int, typer.Option(help="Height and width; a U-Net's weights do not tell.")] = 32,
     beta_1: Annotated[float, typer.Option(help="First β of the linear schedule.")] = 1e-4,
     beta_T: Annotated[float, typer.Option("--beta-T", help="Last β of the linear schedule.")] = 0.02,
+    method: Annotated[
+        str, typer.Option(help="What it was trained with: cbdm:training, t2h, …; with the published time weight.")
+    ] = "ddpm",
 ) -> None:
     """Make a run folder of a published-style checkpoint, so that sample and load_run take it."""
     from cbdm_cli.commands.import_ import import_checkpoint
 
-    import_checkpoint(checkpoint, out, weights, image_size, beta_1, beta_T)
+    import_checkpoint(checkpoint, out, weights, image_size, beta_1, beta_T, method)
