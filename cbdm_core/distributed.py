@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -13,7 +15,10 @@ from torch import Tensor
 
 from cbdm_core.errors import CbdmError
 
-__all__ = ["World", "join", "leave", "own_rows", "pick_device", "rows_of_all_ranks", "sum_over_ranks"]
+__all__ = ["World", "join", "leader_first", "leave", "own_rows", "pick_device", "rows_of_all_ranks", "sum_over_ranks"]
+
+
+_PATIENCE = timedelta(hours=2)  # the others wait while the leader judges samples
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ def join(device: str = "auto") -> World:
     if picked.type == "cuda":
         torch.cuda.set_device(picked)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if picked.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if picked.type == "cuda" else "gloo", timeout=_PATIENCE)
     return World(dist.get_rank(), dist.get_world_size(), picked)
 
 
@@ -80,6 +85,18 @@ def leave() -> None:
     if dist.is_initialized():
         gc.collect()  # DDP sits in reference cycles, and a group it outlives ends the process with an abort
         dist.destroy_process_group()
+
+
+T = TypeVar("T")
+
+
+def leader_first(world: World, make: Callable[[], T]) -> T:
+    """What `make` gives on each rank; the leader calls it first, and the others then find what it left on the disk."""
+    if world.size == 1:
+        return make()
+    value = make() if world.leads else None
+    dist.barrier()
+    return make() if value is None else value
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:

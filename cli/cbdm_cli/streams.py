@@ -16,7 +16,7 @@ from cbdm_core.errors import CbdmError
 
 __all__ = ["MANIFEST", "opened", "stream"]
 
-MANIFEST = "sampling.json"
+MANIFEST = ".sampling.json"  # hidden: readers of class folders pass over it
 
 
 def opened(folder: Path, request: dict[str, Any]) -> int:

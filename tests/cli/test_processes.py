@@ -49,3 +49,9 @@ def test_two_processes_train_resume_and_draw_as_one(tmp_path, tmp_path_factory):
     assert "70 samples" in two_processes(*asked, "--out", "b.npz", cwd=tmp_path, env=env)
     a, b = (np.load(tmp_path / name)["images"] for name in ("a.npz", "b.npz"))
     assert np.array_equal(a, b) and len(a) == 70
+    cbdm("evaluate", "one", "--omega", 0.5, cwd=tmp_path, check=0, env=env)
+    (file,) = one.glob("evaluation-omega-0.5*.json")
+    alone = json.loads(file.read_text())
+    file.unlink()
+    two_processes("evaluate", "one", "--omega", 0.5, cwd=tmp_path, env=env)
+    assert json.loads(file.read_text()) == alone
