@@ -19,10 +19,13 @@ from cbdm import (
     Training,
     TrainSettings,
     TrainState,
+    load_checkpoint,
+    save_checkpoint,
     train,
 )
 from cbdm_core.errors import CbdmError
 from cbdm_core.networks.mlp import MLP
+from cbdm_core.optimisers import OPTIMISERS
 from cbdm_core.schedules import Cosine
 from cbdm_core.training import DivergedError, learning_rate
 
@@ -141,6 +144,23 @@ def test_low_precision_trains(precision):
     losses = [r.terms["denoising"] for r in train(state, Batches(data, 20, seed=0), steps=120)]
     assert sum(losses[-20:]) < sum(losses[:20])
     assert next(state.objective.parameters()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_a_checkpoint_holds_what_each_optimiser_and_average_needs(tmp_path, name):
+    data = vectors()
+    settings = TrainSettings(learning_rate=1e-2, optimiser=OPTIMISERS[name], averages=("power:0.1", "decay:0.5"))
+    batches, whole, cut = Batches(data, 8, seed=0), fresh(data, settings), fresh(data, settings)
+    for _ in train(whole, batches, steps=6):
+        pass
+    for _ in train(cut, batches, steps=3):
+        pass
+    again = load_checkpoint(save_checkpoint(tmp_path, cut), fresh(data, settings))
+    for _ in train(again, batches, steps=6):
+        pass
+    for part in ("objective", "ema", "averages"):
+        one, other = (getattr(state, part).state_dict() for state in (whole, again))
+        assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one), part
 
 
 _PEER = """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -53,16 +52,14 @@ def start(config: Config, out: Path | None, device: str, dry_run: bool, log: str
         if dry_run:
             _describe(experiment, world)
             return
-        with _numerics(experiment.config):  # here too, so that settings that do not fit are refused without a folder
-            state = experiment.start(world)
+        state = experiment.start(world)  # settings that do not fit are refused before a folder is made
         folder = _share(str(new_folder(out, config.preset)) if world.leads else None, world)
         if world.leads:
             write_text(folder / "config.toml", experiment.config.to_toml())
             write_json(folder / "environment.json", environment(sys.argv, str(world.device)))
             if experiment.law_data:
                 write_tensors(folder / LAW_DATA, experiment.law_data)
-        with _numerics(experiment.config):
-            _run(experiment, state, folder, log)
+        _run(experiment, state, folder, log)
     finally:
         leave()
 
@@ -116,8 +113,7 @@ def resume(
             )
         if world.leads and config != saved:
             write_text(folder / "config.toml", experiment.config.to_toml())
-        with _numerics(config):
-            _run(experiment, state, folder, log)
+        _run(experiment, state, folder, log)
     finally:
         leave()
 
@@ -182,13 +178,11 @@ def _describe(experiment: Experiment, world: World) -> None:
     )
 
 
-def _numerics(config: Config) -> AbstractContextManager[None]:
-    return numerics(tf32=config.training.tf32, determinism=config.training.determinism)
-
-
 def _run(experiment: Experiment, state: TrainState, folder: Path, log: str | None) -> None:
-    _train(experiment, state, folder, log)
-    _finish(experiment, state, folder)
+    training = experiment.config.training
+    with numerics(tf32=training.tf32, determinism=training.determinism):
+        _train(experiment, state, folder, log)
+        _finish(experiment, state, folder)
 
 
 def _train(experiment: Experiment, state: TrainState, folder: Path, log: str | None) -> None:
