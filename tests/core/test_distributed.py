@@ -80,17 +80,22 @@ def objective(method, drop=0.3):
 
 
 def run(method, world=None, steps=20, **settings):
-    """(losses, state dict) of 20 steps in float64."""
+    """(losses, weights, averages and all that was learned, losses by group) of 20 steps in float64."""
     settings = TrainSettings(learning_rate=1e-2, ema_decay=0.9, **settings)
     state = TrainState.start(objective(method), settings, world)
-    losses = [r.loss for r in trained(state, DoubleBatches(data(), 12, seed=0), steps=steps)]
-    return losses, {k: v.clone() for k, v in state.objective.state_dict().items()}
+    groups = {"groups": torch.tensor([0, 0, 1, 1]), "group_names": ("head", "tail")}
+    records = list(trained(state, DoubleBatches(data(), 12, seed=0), steps=steps, **groups))
+    values = state.objective.state_dict() | {f"ema {name}": value for name, value in state.ema.state_dict().items()}
+    return [r.loss for r in records], {k: v.clone() for k, v in values.items()}, [r.groups for r in records]
 
 
 def agree(one, other, tolerance=1e-6):
     assert one[0] == pytest.approx(other[0], abs=tolerance)
     for name, value in one[1].items():
         torch.testing.assert_close(other[1][name], value, atol=tolerance, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+    assert len(one[2]) == len(other[2]) and {key for by_group in one[2] for key in by_group} == {"head", "tail"}
+    for mine, theirs in zip(one[2], other[2], strict=True):
+        assert mine == pytest.approx(theirs, abs=tolerance)
 
 
 def launch(script, *arguments, processes=2, cwd=None):
