@@ -11,7 +11,7 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 from cbdm import DDIM, EDM, Condition, Cosine, DPMSolverPP2M, Draws, GaussianMixtureOracle, Heun, Linear, RectifiedFlow
 from cbdm_core.errors import CbdmError
 from cbdm_core.networks.outward import KDenoiser, VarianceKept, alphas_bar, time_of_noise, with_our_noise
-from cbdm_core.schedules import at_time
+from cbdm_core.schedules import at_time, uniform_times
 
 SCHEDULES = [Linear(steps=1000), Cosine(), RectifiedFlow(), EDM()]
 NAMES = ["linear", "cosine", "flow", "edm"]
@@ -20,8 +20,8 @@ DRAWS = Draws(0, 0, torch.arange(4))
 NOISE = DRAWS.normal("x_T", 2, dtype=torch.float64)
 
 
-def ours(sampler, oracle, steps):
-    return sampler.sample(oracle, C, (2,), steps=steps, draws=DRAWS, dtype=torch.float64)
+def ours(sampler, oracle, steps, times=None):
+    return sampler.sample(oracle, C, (2,), steps=steps, draws=DRAWS, dtype=torch.float64, times=times)
 
 
 def start(denoiser, schedule, sigmas):
@@ -94,7 +94,8 @@ def by_diffusers(scheduler, schedule, steps):
 def test_ddim_of_diffusers_ends_where_ours_does(schedule):
     scheduler = DDIMScheduler(clip_sample=False, timestep_spacing="trailing")
     oracle, x = by_diffusers(with_our_noise(scheduler, schedule), schedule, 20)
-    torch.testing.assert_close(x, ours(DDIM(schedule), oracle, 20), atol=1e-10, rtol=1e-10)
+    times = uniform_times(schedule, 20)
+    torch.testing.assert_close(x, ours(DDIM(schedule), oracle, 20, times), atol=1e-10, rtol=1e-10)
 
 
 def test_the_table_of_linear_is_the_published_one():
