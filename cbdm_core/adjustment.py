@@ -39,14 +39,15 @@ class PriorAdjustment(nn.Module, ABC):
     `needs`, what its constructor takes beside the inner one and its options, of "target" (its law), "training" (the
     law the examples are drawn from), "counts", "network" and "num_features"; `default_law`, the text of its law where
     none is named, None to ask for one; `reads_law`, whether it reads the law's probabilities once, so that the law
-    must have them and not learn; `needs_features`, whether it reads `step.features`; `needs_dropout_state`, whether
-    it asks the network again with the same dropout masks.
+    must have them and not learn; `couples_rows`, whether it compares rows with one another; `needs_features`, whether
+    it reads `step.features`; `needs_dropout_state`, whether it asks the network again with the same dropout masks.
     """
 
     term: str = ""
     needs: tuple[str, ...] = ()
     default_law: str | None = None
     reads_law: bool = False
+    couples_rows: bool = False
     needs_features: bool = False
     needs_dropout_state: bool = False
     inner: PriorAdjustment | None
@@ -73,12 +74,27 @@ class PriorAdjustment(nn.Module, ABC):
         """The law that this adjustment draws from, None where it draws from none."""
         return None
 
+    @property
+    def learns(self) -> bool:
+        """Whether a training step changes its state beside its parameters, as a law that learns does."""
+        return self.law is not None and self.law.learns
+
     def chain(self) -> Iterator[PriorAdjustment]:
         """This adjustment and those inside it, the outermost first."""
         part: PriorAdjustment | None = self
         while part is not None:
             yield part
             part = part.inner
+
+    def whole_batch(self) -> str | None:
+        """Why a batch must not be cut into parts whose losses add up to its own; None if it may."""
+        for part in self.chain():
+            name = part.term or type(part).__name__
+            if part.couples_rows:
+                return f"{name} compares the rows of a batch with one another"
+            if part.learns:
+                return f"{name} learns from the batch before it is done"
+        return None
 
     def wants_features(self) -> bool:
         """Whether this adjustment, or one inside it, reads `step.features`."""

@@ -83,7 +83,10 @@ def _write(folder: Path, state: TrainState) -> None:
     torch.save(
         {"optimizer": state.optimizer.state_dict(), "scaler": state.scaler.state_dict()}, folder / "optimizer.pt"
     )
-    facts = {"format": _FORMAT, "step": state.step, "files": {name: _fingerprint(folder / name) for name in _FILES}}
+    if state.averages.of:
+        save_file(state.averages.state_dict(), folder / "averages.safetensors")
+    files = sorted(file.name for file in folder.iterdir())
+    facts = {"format": _FORMAT, "step": state.step, "files": {name: _fingerprint(folder / name) for name in files}}
     (folder / "state.json").write_text(json.dumps(facts, indent=1))
     for file in folder.iterdir():
         flush(file)
@@ -105,7 +108,7 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> TrainState:
     Raises:
         CbdmError: a missing, truncated or altered file, or weights of another network.
     """
-    facts = _verified(checkpoint, _FILES)
+    facts = _verified(checkpoint, (*_FILES, "averages.safetensors") if state.averages.of else _FILES)
     load_weights(checkpoint / "model.safetensors", state.objective)
     load_weights(checkpoint / "ema.safetensors", state.ema)
     file = checkpoint / "optimizer.pt"
@@ -114,6 +117,8 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> TrainState:
         raise CbdmError(f"{file} holds a {type(saved).__name__}, no optimiser state: take an earlier checkpoint")
     load_optimizer(state.optimizer, saved.get("optimizer"), str(file))
     load_scaler(state.scaler, saved.get("scaler"), str(file))
+    if state.averages.of:
+        state.averages.load_state_dict(read_tensors(checkpoint / "averages.safetensors"))
     state.step = facts["step"]
     return state
 

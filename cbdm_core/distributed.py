@@ -1,10 +1,13 @@
-"""One process or several: which rank this is, and sums across ranks. Started by torchrun, or not at all."""
+"""One process or several: which rank this is, sums and rows across ranks. Started by torchrun, or not at all."""
 
 from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,12 +19,16 @@ __all__ = [
     "World",
     "join",
     "largest_over_ranks",
+    "leader_first",
     "leave",
+    "own_rows",
     "pick_device",
     "rows_of_all_ranks",
     "sum_over_ranks",
     "text_of_the_leader",
 ]
+
+_PATIENCE = timedelta(hours=2)  # the others wait while the leader judges samples
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,7 @@ def join(device: str = "auto") -> World:
     if picked.type == "cuda":
         torch.cuda.set_device(picked)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if picked.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if picked.type == "cuda" else "gloo", timeout=_PATIENCE)
     return World(dist.get_rank(), dist.get_world_size(), picked)
 
 
@@ -90,22 +97,25 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
+T = TypeVar("T")
+
+
+def leader_first(world: World, make: Callable[[], T]) -> T:
+    """What `make` gives on each rank; the leader calls it first, and the others then find what it left on the disk."""
+    if world.size == 1:
+        return make()
+    value = make() if world.leads else None
+    dist.barrier()
+    return make() if value is None else value
+
+
 def sum_over_ranks(value: Tensor) -> Tensor:
     """The sum of `value` over all ranks, on every rank; the value itself where there is one rank."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    if _alone():
         return value
     total = value.detach().clone()
     dist.all_reduce(total)
     return total
-
-
-def rows_of_all_ranks(value: Tensor) -> Tensor:
-    """(world·B, …) the rows of all ranks in the order of the global batch; each rank has as many, (B, …)."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return value
-    parts = [torch.empty_like(value) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, value.contiguous())
-    return torch.cat(parts)
 
 
 def largest_over_ranks(number: int, world: World) -> int:
@@ -123,3 +133,42 @@ def text_of_the_leader(text: str | None, world: World) -> str:
     if world.size > 1:
         dist.broadcast_object_list(box)
     return str(box[0])
+
+
+def _alone() -> bool:
+    return not dist.is_initialized() or dist.get_world_size() == 1
+
+
+class _Gather(torch.autograd.Function):
+    """The rows of all ranks; a row's gradient is the sum of what every rank's loss says of it."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        parts = [torch.empty_like(value) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, value.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total[own_rows(len(total) // dist.get_world_size())]
+
+
+def rows_of_all_ranks(value: Tensor) -> Tensor:
+    """(W·B, …) the rows of all W ranks in the order of the global batch, with their gradient; `value` where W is 1.
+
+    Every rank must call this, with as many rows. The mean over ranks of the gradients of each rank's own rows, which
+    distributed training takes, is then the gradient of the global batch.
+    """
+    if _alone():
+        return value
+    if value.dtype == torch.bool:  # which NCCL does not gather
+        return rows_of_all_ranks(value.to(torch.uint8)).bool()
+    return _Gather.apply(value)  # pyright: ignore[reportReturnType]
+
+
+def own_rows(count: int) -> slice:
+    """Where this rank's `count` rows stand in `rows_of_all_ranks`."""
+    first = 0 if _alone() else dist.get_rank() * count
+    return slice(first, first + count)

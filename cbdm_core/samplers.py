@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -70,7 +70,6 @@ class Sampler(ABC):
     ) -> tuple[Tensor, Any]:
         """x_s from x_t for s < t, and what the next step wants to remember (None at first, opaque to the caller)."""
 
-    @torch.inference_mode()
     def sample(
         self,
         network: ScoreNetwork,
@@ -83,14 +82,14 @@ class Sampler(ABC):
         times: Sequence[float] | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """(B, *shape) samples under the conditions `c`, one per row of `draws`.
+        """(B, *shape) samples under the conditions `c`, one per row of `draws`: the last point of `trajectory`.
 
         Args:
             network: the score network, guided or not; put it in eval mode first.
             c: (B,) conditions.
             shape: the shape of one sample.
-            steps: number of solver steps, ≥ 1, on the schedule's `grid`, uniform in t from `domain[1]` to 0 where the schedule
-                has none of its own. Its last point before 0 should lie in the domain: no more steps than 1/domain[0].
+            steps: number of solver steps, ≥ 1, on the schedule's `grid`, uniform in t from `domain[1]` to 0 where the
+                schedule has none of its own. Its last point before 0 should lie in the domain: no more steps than 1/domain[0].
             draws: B rows; the starting noise and every step's noise come from here.
             x_T: (B, *shape) starting points instead of drawn ones.
             times: a strictly decreasing grid instead of the schedule's (`steps` is then its length − 1).
@@ -99,6 +98,23 @@ class Sampler(ABC):
         Raises:
             CbdmError: `steps` < 1, a grid that does not decrease, or one row count that differs from another.
         """
+        *_, x = self.trajectory(network, c, shape, steps=steps, draws=draws, x_T=x_T, times=times, dtype=dtype)
+        return x
+
+    @torch.inference_mode()
+    def trajectory(
+        self,
+        network: ScoreNetwork,
+        c: Condition,
+        shape: Sequence[int],
+        *,
+        steps: int,
+        draws: Draws,
+        x_T: Tensor | None = None,
+        times: Sequence[float] | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Iterator[Tensor]:
+        """The points (B, *shape) that `sample` goes through, one after each solver step; arguments as there."""
         grid = self.schedule.grid(steps) if times is None else [float(t) for t in times]
         if len(grid) < 2 or any(a <= b for a, b in pairwise(grid)):
             raise CbdmError(f"the time grid must decrease strictly and have 2 points or more, got {grid[:6]}")
@@ -111,7 +127,7 @@ class Sampler(ABC):
         x, memory = start.to(dtype), None
         for i, (t, s) in enumerate(pairwise(grid)):
             x, memory = self.step(network, x, t, s, c, memory, draws=draws.at(i))
-        return x
+            yield x
 
 
 _MOST_TIMES = 4096  # of which a sampler remembers the schedule's values
@@ -223,17 +239,25 @@ class DPMSolverPP2M(Sampler):
 
     Args:
         schedule: the schedule.
+        clip: bound on |x̂_0|; None for no bound.
+
+    Raises:
+        CbdmError: a clip ≤ 0.
 
     Source: Lu et al., DPM-Solver++, 2022, algorithm 2.
     """
 
     order = 2
 
+    def __init__(self, schedule: NoiseSchedule, *, clip: float | None = None) -> None:
+        super().__init__(schedule)
+        self.clip = _checked_clip(clip)
+
     def step(
         self, network: ScoreNetwork, x_t: Tensor, t: float, s: float, c: Condition, memory: Any, *, draws: Draws
     ) -> tuple[Tensor, Any]:
         (alpha_t, sigma_t), (alpha_s, sigma_s) = self.at(t), self.at(s)
-        x_0 = eps_to_x0(_eps_hat(network, x_t, t, c), x_t, alpha_t, sigma_t)
+        x_0 = _clipped(eps_to_x0(_eps_hat(network, x_t, t, c), x_t, alpha_t, sigma_t), self.clip)
         if s == 0:
             return x_0, None  # h is infinite there
         h = math.log(alpha_s / sigma_s) - math.log(alpha_t / sigma_t)
@@ -249,6 +273,10 @@ class Heun(Sampler):
 
     Args:
         schedule: the schedule.
+        clip: bound on |x̂_0|, after which the slope is taken anew; None for no bound.
+
+    Raises:
+        CbdmError: a clip ≤ 0.
 
     Source: Karras et al., EDM, 2022, algorithm 1.
     """
@@ -256,14 +284,26 @@ class Heun(Sampler):
     order = 2
     evaluations = 2
 
+    def __init__(self, schedule: NoiseSchedule, *, clip: float | None = None) -> None:
+        super().__init__(schedule)
+        self.clip = _checked_clip(clip)
+
     def step(
         self, network: ScoreNetwork, x_t: Tensor, t: float, s: float, c: Condition, memory: Any, *, draws: Draws
     ) -> tuple[Tensor, Any]:
         (alpha_t, sigma_t), (alpha_s, sigma_s) = self.at(t), self.at(s)
-        slope = _eps_hat(network, x_t, t, c)
+        slope = self._slope(network, x_t, t, c)
         width = sigma_s / alpha_s - sigma_t / alpha_t
         x_s = (alpha_s / alpha_t) * x_t + (alpha_s * width) * slope
         if s == 0:
             return x_s, None
-        corrected = 0.5 * (slope + _eps_hat(network, x_s, s, c))
+        corrected = 0.5 * (slope + self._slope(network, x_s, s, c))
         return (alpha_s / alpha_t) * x_t + (alpha_s * width) * corrected, None
+
+    def _slope(self, network: ScoreNetwork, x: Tensor, t: float, c: Condition) -> Tensor:
+        """dx̄/dσ̄ at t: ε̂, or what it is where x̂_0 is bounded."""
+        eps_hat = _eps_hat(network, x, t, c)
+        if self.clip is None:
+            return eps_hat
+        alpha_t, sigma_t = self.at(t)
+        return x0_to_eps(_clipped(eps_to_x0(eps_hat, x, alpha_t, sigma_t), self.clip), x, alpha_t, sigma_t)

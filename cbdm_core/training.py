@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,9 +20,13 @@ from cbdm_core.data.batches import Batches
 from cbdm_core.distributed import World, sum_over_ranks
 from cbdm_core.draws import Draws
 from cbdm_core.dropout import seed_dropout
+from cbdm_core.ema import Averages
 from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.networks.base import ScoreNetwork
+from cbdm_core.networks.quicken import channels_last, checkpoint_blocks, compile_network
+from cbdm_core.numerics import PRECISIONS
 from cbdm_core.objective import Objective
+from cbdm_core.optimisers import LrSchedule, MakeOptimiser, adamw
 from cbdm_core.priors import LabelPrior
 
 __all__ = [
@@ -32,8 +39,6 @@ __all__ = [
     "learning_rate",
     "train",
 ]
-
-PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class DivergedError(CbdmError):
@@ -50,12 +55,21 @@ class TrainSettings:
 
     Args:
         seed: of every draw.
-        learning_rate: of AdamW after warm-up.
-        weight_decay: of AdamW.
+        learning_rate: of the optimiser after warm-up, before the schedule's factor.
+        weight_decay: of the optimiser.
         warmup: steps over which the learning rate rises linearly from 0.
         clip: largest gradient norm.
         ema_decay: of the averaged weights; at step i it is min(ema_decay, (1 + i)/(10 + i)).
+        averages: further averages beside, by rule: "decay:d" or "power:w" (`cbdm_core.ema`).
         precision: "fp32", "bf16" or "fp16" (with loss scaling).
+        optimiser: (parameters, learning rate, weight_decay) → optimiser; the functions of `cbdm_core.optimisers`
+            among them, or `functools.partial` of one.
+        lr_schedule: step 0, 1, … → factor of the learning rate; None is 1.
+        accumulate: parts that each process cuts its share of a batch into, one in memory at a time; the gradient is
+            that of the whole. Adjustments that need the batch whole refuse.
+        checkpointing: keep no activations inside the network's blocks, and compute them again in the backward pass.
+        compile: compile the network (torch.compile).
+        channels_last: keep images and their convolutions with the channels last in memory.
     """
 
     seed: int = 0
@@ -65,6 +79,13 @@ class TrainSettings:
     clip: float = 1.0
     ema_decay: float = 0.9999
     precision: str = "fp32"
+    averages: tuple[str, ...] = ()
+    optimiser: MakeOptimiser = adamw
+    lr_schedule: LrSchedule | None = None
+    accumulate: int = 1
+    checkpointing: bool = False
+    compile: bool = False
+    channels_last: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -74,6 +95,8 @@ class TrainSettings:
                 "training needs learning_rate > 0, clip > 0, 0 ≤ ema_decay < 1 and warmup ≥ 0, got "
                 f"{self.learning_rate}, {self.clip}, {self.ema_decay} and {self.warmup}"
             )
+        if self.accumulate < 1:
+            raise CbdmError(f"training needs accumulate ≥ 1 parts of a batch, got {self.accumulate}")
 
 
 @dataclass(frozen=True)
@@ -93,8 +116,9 @@ class TrainRecord:
 
 
 def learning_rate(settings: TrainSettings, step: int) -> float:
-    """The learning rate of step 0, 1, …: linear warm-up, then constant."""
-    return settings.learning_rate * min(1.0, (step + 1) / max(settings.warmup, 1))
+    """The learning rate of step 0, 1, …: linear warm-up, times the schedule's factor."""
+    factor = settings.lr_schedule(step) if settings.lr_schedule else 1.0
+    return settings.learning_rate * factor * min(1.0, (step + 1) / max(settings.warmup, 1))
 
 
 @dataclass
@@ -110,6 +134,7 @@ class TrainState:
     settings: TrainSettings
     scaler: torch.amp.GradScaler
     world: World
+    averages: Averages
     step: int = 0
     _pairs: tuple[list[Tensor], list[Tensor]] = field(init=False, repr=False)
 
@@ -118,20 +143,29 @@ class TrainState:
 
     @classmethod
     def start(cls, objective: Objective, settings: TrainSettings, world: World | None = None) -> TrainState:
-        """Step 0, with the network moved to its device."""
+        """Step 0, with the network moved to its device.
+
+        Raises:
+            CbdmError: a part of the adjustment that does not go with the settings, or a network without what they ask.
+        """
+        _refuse_parts(objective, settings)
         world = world or World(0, 1, torch.device("cpu"))
         if world.device.type == "mps":  # which has no float64, and laws keep their tables in it
             objective._apply(lambda value: value.float() if value.dtype == torch.float64 else value)
         objective = objective.to(world.device)
+        if settings.channels_last:
+            channels_last(objective.network)
         ema = copy.deepcopy(objective.network).eval().requires_grad_(False)
-        optimizer = torch.optim.AdamW(
-            objective.parameters(),
-            settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            fused=world.device.type != "mps",
+        optimizer = settings.optimiser(
+            list(objective.parameters()), settings.learning_rate, weight_decay=settings.weight_decay
         )
         scaler = torch.amp.GradScaler(world.device.type, enabled=settings.precision == "fp16")
-        return cls(objective, optimizer, ema, settings, scaler, world)
+        averages = Averages(objective.network, settings.averages)
+        if settings.checkpointing:
+            checkpoint_blocks(objective.network)
+        if settings.compile:
+            compile_network(objective.network)
+        return cls(objective, optimizer, ema, settings, scaler, world, averages)
 
     @torch.no_grad()  # or the averages would drag along a graph that grows at every step
     def average(self) -> None:
@@ -141,6 +175,16 @@ class TrainState:
         torch._foreach_lerp_(ema, live, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
         for mean, buffer in zip(self.ema.buffers(), self.objective.network.buffers(), strict=True):
             mean.copy_(buffer)
+        self.averages.update(self.step)
+
+
+def _refuse_parts(objective: Objective, settings: TrainSettings) -> None:
+    why = objective.adjustment.whole_batch()
+    if settings.accumulate > 1 and why:
+        raise CbdmError(
+            f"accumulate = {settings.accumulate} would cut the batch in parts, and {why}: leave accumulate at 1, and "
+            "save memory with checkpointing"
+        )
 
 
 def train(
@@ -181,23 +225,50 @@ def _one_step(
     world, settings = state.world, state.settings
     batch = batches.at(step, world.rank, world.size).to(world.device)
     seed_dropout(settings.seed, step, world.rank, world.device)
-    dtype = PRECISIONS[settings.precision]
-    with torch.autocast(world.device.type, dtype, enabled=dtype != torch.float32):
-        terms: dict[str, Tensor] = objective(
-            batch.x_0, Condition.of(batch.conditions), Draws(settings.seed, step, batch.rows), batch.t
-        )
-    parts = torch.stack([term.mean() for term in terms.values()])
-    loss = parts.sum()
+    state.optimizer.zero_grad(set_to_none=True)
+    arguments = batch.x_0, Condition.of(batch.conditions), Draws(settings.seed, step, batch.rows), batch.t
+    terms = _backward(state, objective, arguments)
     # One transfer for all of them: each would make the host wait for the device.
-    means = dict(zip(terms, (sum_over_ranks(parts.detach()) / world.size).tolist(), strict=True))
+    parts = torch.stack([term.mean() for term in terms.values()])
+    means = dict(zip(terms, (sum_over_ranks(parts) / world.size).tolist(), strict=True))
     _refuse_unfinite("loss", sum(means.values()), step, batch.y)
     rate = learning_rate(settings, step)
-    norm = _update(state, loss, rate, step, batch.y)
+    norm = _update(state, rate, step, batch.y)
     state.step = step + 1
     state.average()
-    by_group = _group_means(terms["denoising"].detach(), batch.y, groups, names)
+    by_group = _group_means(terms["denoising"], batch.y, groups, names)
     laws = learned_laws(state.objective.adjustment)
     return TrainRecord(step + 1, sum(means.values()), means, by_group, norm, rate, laws)
+
+
+def _backward(state: TrainState, objective: torch.nn.Module, batch: tuple[Any, ...]) -> dict[str, Tensor]:
+    """The gradient of the mean loss of this process's rows, part by part; returns the named (B,) losses.
+
+    Args:
+        state: for its settings and loss scale.
+        objective: as it is called, which may be wrapped for several processes.
+        batch: the objective's arguments, each of B rows or None.
+    """
+    settings, rows = state.settings, len(batch[0])
+    if settings.accumulate > rows:
+        raise CbdmError(
+            f"accumulate = {settings.accumulate} parts of {rows} rows: a process needs a row for each; take fewer"
+        )
+    dtype, device = PRECISIONS[settings.precision], state.world.device.type
+    collected: dict[str, list[Tensor]] = {}
+    bounds = [rows * part // settings.accumulate for part in range(settings.accumulate + 1)]
+    for low, high in pairwise(bounds):
+        # The ranks add up their gradients once, after the last part.
+        alone = isinstance(objective, DistributedDataParallel) and high < rows
+        with objective.no_sync() if alone else nullcontext():  # pyright: ignore[reportCallIssue]
+            with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+                part = tuple(value if value is None else value[low:high] for value in batch)
+                terms: dict[str, Tensor] = objective(*part)
+            loss = torch.stack([term.mean() for term in terms.values()]).sum()
+            state.scaler.scale(loss * ((high - low) / rows)).backward()
+        for name, term in terms.items():
+            collected.setdefault(name, []).append(term.detach())
+    return {name: torch.cat(pieces) for name, pieces in collected.items()}
 
 
 def learned_laws(adjustment: PriorAdjustment) -> dict[str, tuple[float, ...]]:
@@ -206,10 +277,8 @@ def learned_laws(adjustment: PriorAdjustment) -> dict[str, tuple[float, ...]]:
     return {name: tuple(law.probs.tolist()) for name, law in laws.items() if isinstance(law, LabelPrior) and law.learns}
 
 
-def _update(state: TrainState, loss: Tensor, rate: float, step: int, labels: Tensor) -> float:
-    """One optimiser step; returns the gradient norm before clipping."""
-    state.optimizer.zero_grad(set_to_none=True)
-    state.scaler.scale(loss).backward()
+def _update(state: TrainState, rate: float, step: int, labels: Tensor) -> float:
+    """One optimiser step with the gradients there are; returns their norm before clipping."""
     state.scaler.unscale_(state.optimizer)
     norm = float(torch.nn.utils.clip_grad_norm_(state.objective.parameters(), state.settings.clip))
     # A scaler expects an overflow now and then, and skips the step itself; one that never ends is no overflow.

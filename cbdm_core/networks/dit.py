@@ -111,6 +111,8 @@ class _Block(nn.Module):
     identity (adaLN-Zero).
     """
 
+    repeats = True
+
     def __init__(self, width: int, heads: int, hidden: int, dropout: float, *, crosses: bool) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)

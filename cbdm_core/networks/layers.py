@@ -98,6 +98,8 @@ class ResidualBlock(nn.Module):
     Source: Ho et al. 2020, appendix B.
     """
 
+    repeats = True
+
     def __init__(
         self, dims: int, inputs: int, outputs: int, embedding: int, *, groups: int, dropout: float, heads: int
     ) -> None:

@@ -23,6 +23,8 @@ class _Block(nn.Module):
     error is a fifth of that with one.
     """
 
+    repeats = True
+
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
         self.modulate = linear(width, 2 * width)

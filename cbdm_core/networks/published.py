@@ -17,7 +17,10 @@ from cbdm_core.networks.unet import UNet
 __all__ = ["load_published", "published_names", "published_unet"]
 
 _TABLE = "time_embedding.timembedding.0.weight"
+_LABELS = "label_embedding.weight"
 _GROUPS = 32
+_WRAPPERS = ("module.", "_orig_mod.")  # of data-parallel and compiled training, in any order
+_HEADS = ("mean_proj.", "logvar_proj.")  # of CORAL: training alone asks them
 
 _STAGES = {"down": "downblocks", "middle": "middleblocks", "up": "upblocks"}
 _PARTS = {
@@ -108,10 +111,15 @@ def _published(name: str) -> str:
 def load_published(
     state_dict: Mapping[str, Tensor], *, spatial: Sequence[int] = (32, 32), dropout: float = 0.1
 ) -> UNet:
-    """A U-Net in eval mode with the weights of the published program, in their dtype; its sizes are read off them.
+    """A U-Net in eval mode with the weights of a published program, in their dtype; its sizes are read off them.
+
+    The programs of CBDM, T2H and CORAL name their weights alike; CORAL's projection heads, which sampling does not ask,
+    are left out. That of pytorch-ddpm has no labels: its network becomes one of a single class, whose vector is zero,
+    so that it says the same with the label and without.
 
     Args:
-        state_dict: the program's `net_model` or `ema_model`; keys may begin with `module.`. The weights are copied.
+        state_dict: the program's `net_model` or `ema_model`; keys may begin with `module.` and `_orig_mod.`. The
+            weights are copied.
         spatial: (H, W) of the images, which the weights do not tell.
         dropout: of the blocks when trained further, which the weights do not tell either.
 
@@ -120,11 +128,13 @@ def load_published(
     """
     weights = _unprefixed(state_dict)
     channels, options = _shape(weights, "head.weight", 4)[1], _options(weights)
+    if _LABELS not in weights:
+        weights[_LABELS] = weights["head.weight"].new_zeros(1, 4 * options["width"])
     # On "meta" nothing is drawn: a random start that is overwritten would move the default generator.
     with torch.device("meta"):
         unet = UNet(
             (channels, *spatial),
-            _shape(weights, "label_embedding.weight", 2)[0],
+            _shape(weights, _LABELS, 2)[0],
             **options,
             dropout=dropout,
             groups=_GROUPS,
@@ -139,13 +149,15 @@ def load_published(
 
 
 def _unprefixed(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights by key without `module.`, which data-parallel training puts before each."""
+    """The weights by key without the names of wrappers, which stand before each, and without CORAL's heads."""
     for key, value in state_dict.items():
         if not isinstance(value, Tensor) or not value.is_floating_point():
             found = value.dtype if isinstance(value, Tensor) else type(value).__name__
             raise CbdmError(f"{key!r} holds {found}: give net_model or ema_model, a dict of floating-point tensors")
-    prefixed = all(key.startswith("module.") for key in state_dict)
-    return {key.removeprefix("module.") if prefixed else key: value for key, value in state_dict.items()}
+    weights = dict(state_dict)
+    while weights and (prefix := next((p for p in _WRAPPERS if all(key.startswith(p) for key in weights)), "")):
+        weights = {key.removeprefix(prefix): value for key, value in weights.items()}
+    return {key: value for key, value in weights.items() if not key.startswith(_HEADS)}
 
 
 def _shape(weights: Mapping[str, Tensor], key: str, axes: int) -> tuple[int, ...]:
@@ -195,8 +207,8 @@ def _check_table(table: Tensor) -> None:
         raise CbdmError(f"{_TABLE!r} has {table.shape[1]} columns, and sine and cosine pairs make an even number")
     rows = torch.arange(len(table))
     worst = float((sinusoid(rows, table.shape[1]) - table.cpu().double()).abs().max())
-    # A float32 table is off by the rounding of its angles, which grow with T.
-    allowed = 1e-4 * max(1.0, len(table) / 1000)
+    # A float32 table is off by the rounding of its angles, which grow with T; one saved in half precision by its own.
+    allowed = 1e-4 * max(1.0, len(table) / 1000) + torch.finfo(table.dtype).eps
     if not worst <= allowed:
         raise CbdmError(
             f"{_TABLE!r} differs by {worst:.3g} from the interleaved sinusoid (allowed {allowed:.3g}): "

@@ -61,6 +61,7 @@ def train(
     config: Annotated[Path | None, typer.Option(help="A TOML file laid over the preset.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="a.b=v, laid over the file; may be repeated.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue this run folder, bit-identically.")] = None,
+    log: Annotated[str | None, typer.Option(help="Also log to tensorboard, wandb or trackio (an extra each).")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run; write nothing.")] = False,
 ) -> None:
     """Train, then sample with balanced labels and evaluate against the balanced set."""
@@ -74,11 +75,11 @@ def train(
     settings = [*(set_ or []), *([f"training.precision={precision!r}"] if precision else [])]
     if resume is None:
         table = load_config(preset or "digits-lt", config, settings)
-        start(resolved(table, named), out, device, dry_run)
+        start(resolved(table, named), out, device, dry_run, log)
         return
     if out is not None or dry_run:
         raise CbdmError("--resume writes into the run it continues: leave out --out and --dry-run")
-    continue_run(resume, preset, config, settings, named, device)
+    continue_run(resume, preset, config, settings, named, device, log)
 
 
 @app.command()
@@ -90,7 +91,10 @@ def sample(
     condition: Annotated[
         list[str] | None, typer.Option(help="For a run that is told vectors: its numbers, 0.5,-1; repeat it.")
     ] = None,
-    n: Annotated[int | None, typer.Option("--n", help="How many. Default: 16 a class, or the labels given.")] = None,
+    n: Annotated[
+        int | None,  # torchrun takes --n for a beginning of its own options
+        typer.Option("--n", "--number", help="How many. Default: 16 a class, or the labels given."),
+    ] = None,
     unconditional: Annotated[
         bool, typer.Option("--unconditional", help="Without conditions, under --prior; 100 steps of ddim with η = 1.")
     ] = False,
@@ -105,8 +109,16 @@ def sample(
     sampler: SamplerName = None,
     steps: SamplerSteps = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the samples. Default: the run's.")] = None,
-    format_: Annotated[str, typer.Option("--format", help="grid (one PNG), folder (a PNG each), or npz.")] = "grid",
-    out: Annotated[Path | None, typer.Option(help="Where to. Default: the next free name in the run folder.")] = None,
+    format_: Annotated[
+        str, typer.Option("--format", help="grid (one PNG), npz, or as they come: folder (a PNG each) or shards (npz).")
+    ] = "grid",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where to; a folder with a part of the same samples is gone on with. Default: in the run."),
+    ] = None,
+    shard_size: Annotated[int, typer.Option(help="Samples of a shard; one shard is in memory at a time.")] = 10_000,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16. Default: the run's.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Time one step and tell how long it would take.")] = False,
     device: Device = "auto",
 ) -> None:
     """Draw samples from a run."""
@@ -124,7 +136,20 @@ def sample(
         raise CbdmError("--labels and --condition both say what to draw: give one of them")
     asked = Asked(labels or "cyclic", condition or (), n, (prior or "uniform") if unconditional else None)
     options = {"omega": omega, "sampler": sampler, "steps": steps, "seed": seed, "guidance_prior": guidance_prior}
-    sample_run(run, asked, {**options, **tracked}, format_, out, device)
+    options |= {"precision": precision, **tracked}
+    sample_run(run, asked, options, format_, out, device, shard_size=shard_size, dry_run=dry_run)
+
+
+@app.command()
+def watch(
+    run: Annotated[Path, typer.Argument(help="A run folder, of a training that goes on or is done.")],
+    every: Annotated[float, typer.Option(help="Seconds between two looks.")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Look once.")] = False,
+) -> None:
+    """Show how a training stands: its losses by class group, its rate, the time left and the last grid."""
+    from cbdm_cli.commands.watch import watch_run
+
+    watch_run(run, every, once)
 
 
 @app.command()
@@ -338,6 +363,22 @@ def priors(
     list_priors(preset, law or [], set_ or [])
 
 
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    out: Annotated[Path, typer.Argument(help="The folder to make.")],
+    to: Annotated[str, typer.Option(help="diffusers (a pipeline), safetensors, or run (a folder to evaluate).")],
+    average: Annotated[
+        str | None,
+        typer.Option(help="Weights averaged otherwise: a stored decay:d or power:w, or power of any width."),
+    ] = None,
+) -> None:
+    """Write a run's averaged network for other programs, with a model card."""
+    from cbdm_cli.commands.export import export_run
+
+    export_run(run, to, out, average)
+
+
 @app.command(name="import")
 def import_(
     checkpoint: Annotated[
@@ -348,8 +389,11 @@ def import_(
     image_size: Annotated[int, typer.Option(help="Height and width; a U-Net's weights do not tell.")] = 32,
     beta_1: Annotated[float, typer.Option(help="First β of the linear schedule.")] = 1e-4,
     beta_T: Annotated[float, typer.Option("--beta-T", help="Last β of the linear schedule.")] = 0.02,
+    method: Annotated[
+        str, typer.Option(help="What it was trained with: cbdm:training, t2h, …; with the published time weight.")
+    ] = "ddpm",
 ) -> None:
     """Make a run folder of a published-style checkpoint, so that sample and load_run take it."""
     from cbdm_cli.commands.import_ import import_checkpoint
 
-    import_checkpoint(checkpoint, out, weights, image_size, beta_1, beta_T)
+    import_checkpoint(checkpoint, out, weights, image_size, beta_1, beta_T, method)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cbdm_cli.batches import build_batches, exposure_of, refuse_strays
-from cbdm_cli.config import Config, Facts
+from cbdm_cli.config import Config, Facts, Training
 from cbdm_cli.data import load_data
 from cbdm_cli.laws import ChosenLaws, choose_laws, counts_classes, sampled_from, table_law
 from cbdm_cli.method import BATCH_PARTS, Part, completed, part_class, part_options
@@ -23,6 +24,7 @@ from cbdm_core.distributed import World
 from cbdm_core.errors import CbdmError
 from cbdm_core.loss_weights import LOSS_WEIGHTS, LossWeight
 from cbdm_core.objective import Objective
+from cbdm_core.optimisers import LR_SCHEDULES, OPTIMISERS, LrSchedule, MakeOptimiser
 from cbdm_core.process import Process
 from cbdm_core.run import build_network, build_schedule
 from cbdm_core.samplers import SAMPLERS, Sampler
@@ -183,4 +185,29 @@ def settings_of(config: Config) -> TrainSettings:
         clip=t.clip,
         ema_decay=t.ema_decay,
         precision=t.precision,
+        averages=t.averages,
+        optimiser=_optimiser(t),
+        lr_schedule=_lr_schedule(t),
+        accumulate=t.accumulate,
+        checkpointing=t.checkpointing,
+        compile=t.compile,
+        channels_last=t.channels_last,
     )
+
+
+def _optimiser(training: Training) -> MakeOptimiser:
+    """The named optimiser with its options, which are tried on one weight, before any work."""
+    name, options = training.optimiser.name, training.optimiser.options
+    fixed = [key for key in ("learning_rate", "weight_decay") if key in options]
+    if fixed:
+        raise CbdmError(f"training.optimiser.options.{fixed[0]}: it stands under [training], as training.{fixed[0]}")
+    OPTIMISERS.build(name, options, [torch.nn.Parameter(torch.zeros(1))], training.learning_rate)
+    values = {key: tuple(v) if isinstance(v, list) else v for key, v in options.items()}
+    return partial(OPTIMISERS[name], **values)
+
+
+def _lr_schedule(training: Training) -> LrSchedule:
+    name, options = training.lr_schedule.name, training.lr_schedule.options
+    if "over" in inspect.signature(LR_SCHEDULES[name]).parameters:
+        options = {"over": training.steps, **options}
+    return LR_SCHEDULES.build(name, options)

@@ -71,8 +71,22 @@ class LossWeight(_Section):
     options: dict[str, Any] = {}
 
 
+class Optimiser(_Section):
+    """The optimiser and its options; learning rate and weight decay stand under [training]."""
+
+    name: str = "adamw"
+    options: dict[str, Any] = {}
+
+
+class LrSchedule(_Section):
+    """The course of the learning rate after warm-up; `cosine` is over the steps of the training."""
+
+    name: str = "constant"
+    options: dict[str, Any] = {}
+
+
 class Training(_Section):
-    """How the network is optimised."""
+    """How the network is optimised, what is averaged, and how the device computes."""
 
     steps: Annotated[int, Field(ge=1)] = 2400
     batch_size: Annotated[int, Field(ge=1)] = 64
@@ -80,7 +94,17 @@ class Training(_Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     warmup: Annotated[int, Field(ge=0)] = 100
     clip: Annotated[float, Field(gt=0)] = 1.0
+    optimiser: Optimiser = Optimiser()
+    lr_schedule: LrSchedule = LrSchedule()
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    averages: tuple[str, ...] = ()
+    snapshot_every: Annotated[int, Field(ge=1)] = 1000
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    checkpointing: bool = False
+    compile: bool = False
+    channels_last: bool = False
+    tf32: bool = True
+    determinism: Literal["off", "cudnn", "full"] = "cudnn"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     drop: Annotated[float, Field(ge=0, le=1)] = 0.1
     drop_per: Literal["row", "batch"] = "row"
@@ -88,6 +112,7 @@ class Training(_Section):
     checkpoint_every: Annotated[int, Field(ge=1)] = 500
     keep: Annotated[int, Field(ge=1)] = 2
     log_every: Annotated[int, Field(ge=1)] = 5
+    sample_every: Annotated[int | None, Field(ge=1)] = None
 
 
 class Tracking(_Section):
@@ -109,6 +134,7 @@ class Sampling(_Section):
     guidance_prior: str | None = None
     tracking: Tracking = Tracking()
     batch_size: Annotated[int, Field(ge=1)] = 500
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
 
 class Evaluation(_Section):

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from cbdm_cli.config import Config, merged, validated
 from cbdm_cli.data import load_own_data
 from cbdm_cli.evaluator import Evaluator, balanced_samples, counted, drawn_with_bar
@@ -16,6 +19,7 @@ from cbdm_cli.results import evaluation_facts
 from cbdm_cli.run_folder import write_json
 from cbdm_cli.trust import quoted, refuse_code
 from cbdm_core.data.dataset import Dataset
+from cbdm_core.distributed import World, leader_first, sum_over_ranks
 from cbdm_core.metrics.features.classifier import FeatureExtractor
 from cbdm_core.metrics.report import Report
 from cbdm_core.run import Run, load_run
@@ -31,28 +35,38 @@ class EvaluatedRun:
         path: the run folder.
         run: the trained network.
         config: as the run was trained, judged as asked.
-        judge: holds samples against the reference.
+        evaluator: holds samples against the reference.
+        world: the processes that draw.
     """
 
     path: Path
     run: Run
     config: Config
     evaluator: Evaluator
+    world: World
 
     @classmethod
-    def of(cls, path: Path, device: str, features: str | None = None, reference: str | None = None) -> EvaluatedRun:
+    def of(
+        cls,
+        path: Path,
+        device: str,
+        features: str | None = None,
+        reference: str | None = None,
+        world: World | None = None,
+    ) -> EvaluatedRun:
         """The run in `path`, judged in these features and against this reference, or the run's own.
 
         Raises:
             CbdmError: no run, data that are not those of the run, a reference that they do not have, or features that
                 run code and that only the run names.
         """
-        run = load_run(path, device=device)
+        run = load_run(path, device=device if world is None else str(world.device))
         saved = validated(run.config)
         config = evaluated_by(saved, {"features": features, "reference": reference}, path)
         full, data = load_own_data(path, saved)
-        where = str(next(run.network.parameters()).device)
-        return cls(path, run, config, Evaluator.of(config, full, data, where))
+        world = world or World(0, 1, next(run.network.parameters()).device)
+        evaluator = leader_first(world, lambda: Evaluator.of(config, full, data, str(world.device)))
+        return cls(path, run, config, evaluator, world)
 
     @property
     def full(self) -> Dataset:
@@ -69,14 +83,25 @@ class EvaluatedRun:
         """What gives the features."""
         return self.evaluator.extractor
 
+    def drawn(self, options: dict[str, Any], name: str) -> tuple[Config, Tensor, Tensor, float]:
+        """Balanced samples drawn on all ranks with these sampling options, their labels and the NFE.
+
+        Args:
+            options: laid over the run's.
+            name: what the bar is called.
+        """
+        config, world = with_sampling(self.config, options), self.world
+        labels, conditions = balanced_samples(config, self.full)
+        network, run = self.run.network, self.run
+        with counted(network) as rows:
+            x = drawn_with_bar(config, network, run.schedule, conditions, run.shape, world.device, name, world=world)
+        total = sum_over_ranks(torch.tensor(rows.total, device=world.device))
+        return config, x, labels, float(total) / len(x)
+
     def report(self, options: dict[str, Any], name: str) -> tuple[Config, Report, float]:
         """Balanced samples drawn with these sampling options, judged, and the NFE; `name` is what the bar is called."""
-        config = with_sampling(self.config, options)
-        labels, conditions = balanced_samples(config, self.full)
-        network, where = self.run.network, next(self.run.network.parameters()).device
-        with counted(network) as rows:
-            x = drawn_with_bar(config, network, self.run.schedule, conditions, self.run.shape, where, name)
-        return config, self.evaluator(config, x, labels), rows.per(len(x))
+        config, x, labels, nfe = self.drawn(options, name)
+        return config, self.evaluator(config, x, labels), nfe
 
     def write(self, file: Path | None, options: dict[str, Any]) -> tuple[Config, Report]:
         """Judge and write the result; the file is named by the options where none is given."""

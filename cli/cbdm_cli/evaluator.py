@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,8 +19,9 @@ from cbdm_cli.config import Config
 from cbdm_cli.data import load_reference
 from cbdm_cli.method import BATCH_LAWS
 from cbdm_core.data.dataset import Dataset
+from cbdm_core.distributed import World
 from cbdm_core.errors import CbdmError
-from cbdm_core.generation import conditions_for, cyclic_labels, generate
+from cbdm_core.generation import conditions_for, cyclic_labels, generate_stepwise
 from cbdm_core.guidance import ClassifierFreeGuidance, Constant, parse_omega
 from cbdm_core.metrics.evaluation import Copies, evaluate
 from cbdm_core.metrics.features.classifier import FeatureExtractor
@@ -27,6 +29,7 @@ from cbdm_core.metrics.features.named import check_features, feature_extractor
 from cbdm_core.metrics.features.reference import reference_features
 from cbdm_core.metrics.report import Report
 from cbdm_core.networks.base import ScoreNetwork
+from cbdm_core.numerics import in_precision
 from cbdm_core.priors import LabelPrior, make_law
 from cbdm_core.samplers import Sampler
 from cbdm_core.schedules import NoiseSchedule
@@ -34,7 +37,16 @@ from cbdm_priors.laws.counts import Fixed
 from cbdm_priors.reweighting import class_weights
 from cbdm_priors.sampling.tracking import TrackedWeights
 
-__all__ = ["Evaluator", "Rows", "balanced_samples", "check_judging", "counted", "drawn_with_bar", "solver"]
+__all__ = [
+    "Evaluator",
+    "Rows",
+    "balanced_samples",
+    "check_judging",
+    "counted",
+    "drawn_in_batches",
+    "drawn_with_bar",
+    "solver",
+]
 
 
 def drawn_with_bar(
@@ -47,6 +59,7 @@ def drawn_with_bar(
     name: str = "sampling",
     *,
     unconditional: str | None = None,
+    world: World | None = None,
 ) -> Tensor:
     """Samples for the conditions, guided and solved as the configuration's `sampling` table says, with a progress bar.
 
@@ -59,10 +72,31 @@ def drawn_with_bar(
         device: to compute on.
         name: what the bar is called.
         unconditional: a law to generate under without conditions; `conditions` then only counts the samples.
+        world: the processes that share the work; each is given all samples.
     """
-    sampling = config.sampling
-    guided, sampler = solver(config, network, schedule, unconditional)
-    chunks = generate(
+    batches = drawn_in_batches(
+        config, network, schedule, conditions, shape, device, name, unconditional=unconditional, world=world
+    )
+    return torch.cat(list(batches))
+
+
+def drawn_in_batches(
+    config: Config,
+    network: ScoreNetwork,
+    schedule: NoiseSchedule,
+    conditions: Tensor,
+    shape: tuple[int, ...],
+    device: torch.device,
+    name: str = "sampling",
+    *,
+    unconditional: str | None = None,
+    world: World | None = None,
+    first: int = 0,
+) -> Iterator[Tensor]:
+    """As `drawn_with_bar`, a batch at a time, from sample number `first`; the bar moves at every solver step."""
+    sampling, size = config.sampling, world.size if world else 1
+    guided, sampler = solver(config, in_precision(network, sampling.precision), schedule, unconditional)
+    moves = generate_stepwise(
         guided,
         sampler,
         conditions,
@@ -71,15 +105,18 @@ def drawn_with_bar(
         seed=config.seed,
         batch_size=sampling.batch_size,
         device=device,
+        first=first,
+        world=world,
     )
-    facts = f"ω {sampling.omega}" if unconditional is None else f"law {unconditional}"
-    with render.progress() as bar:
-        task = bar.add_task(name, total=len(conditions), facts=facts)
-        drawn = []
-        for chunk in chunks:
-            drawn.append(chunk)
-            bar.update(task, advance=len(chunk))
-    return torch.cat(drawn)
+    facts = f"steps, ω {sampling.omega}" if unconditional is None else f"steps, law {unconditional}"
+    turns = math.ceil(math.ceil((len(conditions) - first) / sampling.batch_size) / size)
+    with render.progress(shown=world is None or world.leads) as bar:
+        task = bar.add_task(name, total=turns * sampling.steps, facts=facts)
+        for x in moves:
+            if x is None:
+                bar.update(task, advance=1)
+            else:
+                yield x
 
 
 def solver(

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -19,6 +19,8 @@ from rich.text import Text
 from cbdm_core.metrics.scores import SCORES, compared_scores, digits_of, label_of
 
 if TYPE_CHECKING:  # the help page must not pay for torch
+    from pathlib import Path
+
     from cbdm_cli.classified import Classified
     from cbdm_cli.study.results import Estimate
     from cbdm_cli.study.summary import Summary
@@ -26,7 +28,9 @@ if TYPE_CHECKING:  # the help page must not pay for torch
 
 __all__ = [
     "LiveJobs",
+    "LiveView",
     "comparison_table",
+    "half_blocks",
     "heat_table",
     "law_table",
     "note",
@@ -272,6 +276,55 @@ def recognition_table(result: Classified, title: str) -> None:
 
 def _percent(e: Estimate, sign: bool = False) -> str:
     return _estimate(replace(e, mean=100 * e.mean, half_width=100 * e.half_width), 1, sign)
+
+
+class LiveView:
+    """Lines of facts above a picture, redrawn in place.
+
+    Args:
+        title: the first line.
+    """
+
+    def __init__(self, title: str) -> None:
+        self.title, self.tty = title, sys.stdout.isatty()
+        self._live = Live(console=_console, auto_refresh=False, transient=True)
+
+    def __enter__(self) -> LiveView:
+        self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._live.stop()
+
+    def show(self, lines: Sequence[str], picture: Path | None) -> None:
+        """Redraw."""
+        self._live.update(self._drawn(lines, picture), refresh=True)
+
+    def print(self, lines: Sequence[str], picture: Path | None) -> None:
+        """Lines and picture that stay; where there is no terminal, the picture's path in its place."""
+        _console.print(self._drawn(lines, picture if self.tty else None))
+        if picture and not self.tty:
+            note(f"grid: {picture}")
+
+    def _drawn(self, lines: Sequence[str], picture: Path | None) -> Group:
+        return Group(self.title, *lines, *([half_blocks(picture, _console.width)] if picture else []))
+
+
+def half_blocks(picture: Path, width: int) -> Text:
+    """A picture in characters that are two pixels each, the upper in the colour of the letter; at most `width` wide."""
+    from PIL import Image
+
+    with Image.open(picture) as image:
+        columns = min(width, image.width)
+        rows = max(1, round(image.height * columns / image.width / 2))
+        data = image.convert("RGB").resize((columns, 2 * rows)).tobytes()
+    colours = [f"rgb({data[i]},{data[i + 1]},{data[i + 2]})" for i in range(0, len(data), 3)]
+    text = Text()
+    for row in range(0, 2 * rows, 2):
+        for place in range(row * columns, (row + 1) * columns):
+            text.append("▀", f"{colours[place]} on {colours[place + columns]}")
+        text.append("\n")
+    return text
 
 
 class LiveJobs:

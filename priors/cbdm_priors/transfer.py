@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cbdm_core.adjustment import PriorAdjustment
+from cbdm_core.distributed import own_rows, rows_of_all_ranks
 from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.process import DenoisingStep
 from cbdm_core.schedules import per_row
@@ -20,11 +21,11 @@ DIRECTIONS = ("t2h", "h2t", "full", "none")
 
 
 def transfer_weights(x_t: Tensor, x_0: Tensor, alpha_t: Tensor, sigma_t: Tensor) -> Tensor:
-    """(B, B) W_ij = softmax_j(−‖x_t,i/α_i − x_0,j‖²/2ς_i²), ς_i = σ_i/α_i: which image of the batch x_t,i came from.
+    """(B, N) W_ij = softmax_j(−‖x_t,i/α_i − x_0,j‖²/2ς_i²), ς_i = σ_i/α_i: which image of the batch x_t,i came from.
 
     Args:
         x_t: (B, …) noised rows.
-        x_0: (B, …) the batch's data.
+        x_0: (N, …) the batch's data, on several ranks that of all of them.
         alpha_t: (B, 1, …, 1).
         sigma_t: (B, 1, …, 1), > 0.
 
@@ -55,11 +56,12 @@ class OrientedTransfer(PriorAdjustment):
     Raises:
         CbdmError: an unknown direction, or a window that is not within [0, 1].
 
-    Needs: counts and the batch's x_0; no further forward pass. On several ranks each takes from its own share.
+    Needs: counts and the batch's x_0, on several ranks that of all of them; no further forward pass.
     Source: Zhang et al., ICLR 2024.
     """
 
     needs = ("counts",)
+    couples_rows = True
     counts: Tensor
 
     def __init__(
@@ -90,19 +92,20 @@ class OrientedTransfer(PriorAdjustment):
     @torch.no_grad()
     def transferred(self, step: DenoisingStep) -> DenoisingStep:
         """The step with x_0 and ε of the rows that were allowed to transfer replaced."""
-        weights = transfer_weights(step.x_t, step.x_0, step.alpha_t, step.sigma_t)
+        images = rows_of_all_ranks(step.x_0)
+        weights = transfer_weights(step.x_t, images, step.alpha_t, step.sigma_t)
         drawn = step.draws.within("transfer").categorical("image", weights)
         moved = self.allowed(step, drawn)
-        x_0 = step.x_0[drawn]
+        x_0 = images[drawn]
         eps = (step.x_t - step.alpha_t * x_0) / step.sigma_t
         # Where a row drew itself its ε is kept: computing it anew would only round it.
         keep = per_row(~moved, step.x_0).bool()
         return replace(step, x_0=torch.where(keep, step.x_0, x_0), eps=torch.where(keep, step.eps, eps))
 
     def allowed(self, step: DenoisingStep, drawn: Tensor) -> Tensor:
-        """(B,) bool: rows that take another row's image."""
+        """(B,) bool: rows that take another row's image, `drawn` being its place among the rows of all ranks."""
         label = class_labels(step.c, "transfer")
-        mine, theirs = self.counts[label], self.counts[label[drawn]]
+        mine, theirs = self.counts[label], self.counts[rows_of_all_ranks(label)[drawn]]
         by_direction = {
             "t2h": theirs >= mine,
             "h2t": theirs <= mine,
@@ -111,7 +114,8 @@ class OrientedTransfer(PriorAdjustment):
         }
         allowed = torch.where(step.c.present, by_direction[self.direction], by_direction[self.null_direction])
         low, high = self.window
-        rows = torch.arange(len(drawn), device=drawn.device)
+        own = own_rows(len(drawn))
+        rows = torch.arange(own.start, own.stop, device=drawn.device)
         return allowed & (drawn != rows) & (step.t >= low) & (step.t <= high)
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cbdm import load_run
 from tests.cli.tiny import TINY
 from tests.golden_weights import load_golden
 
@@ -121,6 +122,17 @@ def test_import_makes_a_run_that_samples(run, tmp_path):
     code, _, err = run("sample", "theirs", "--n", 5, "--steps", 3, "--format", "npz", "--out", "s.npz")
     assert code == 0, err
     assert np.load("s.npz", allow_pickle=False)["images"].shape == (5, 8, 8, 3)
+
+
+def test_an_import_says_what_it_was_trained_with_and_how_the_published_program_weighs_it(run, refused, tmp_path):
+    published_checkpoint(tmp_path / "ckpt.pt")
+    asked = ["import", "ckpt.pt", "--image-size", 8, "--method"]
+    assert run(*asked, "cbdm:training", "--out", "theirs")[0] == 0
+    loaded = load_run(tmp_path / "theirs")
+    (part,) = loaded.config["method"]
+    assert (part["part"], part["time_weight"], part["tau"], part["gamma"]) == ("cbdm", "published", 1.0, 0.25)
+    assert type(loaded.laws["cbdm"]).__name__ == "Training"
+    assert "cbdmm" in refused(*asked, "cbdmm", "--out", "o") and not (tmp_path / "o").exists()
 
 
 class _Evil:

@@ -1,9 +1,4 @@
-"""The training loop: what a step does, and that several processes do the same as one."""
-
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""The training loop: what a step does; that several processes do the same as one stands in test_distributed.py."""
 
 import pytest
 import torch
@@ -19,10 +14,13 @@ from cbdm import (
     Training,
     TrainSettings,
     TrainState,
+    load_checkpoint,
+    save_checkpoint,
     train,
 )
 from cbdm_core.errors import CbdmError
 from cbdm_core.networks.mlp import MLP
+from cbdm_core.optimisers import OPTIMISERS
 from cbdm_core.schedules import Cosine
 from cbdm_core.training import DivergedError, learning_rate
 
@@ -143,42 +141,18 @@ def test_low_precision_trains(precision):
     assert next(state.objective.parameters()).dtype == torch.float32
 
 
-_PEER = """
-import sys, torch
-from cbdm_core.distributed import join, leave
-from tests.core.test_training import fresh, vectors
-from cbdm import Batches, train
-torch.set_num_threads(1)
-world = join("cpu")
-data = vectors()
-state = fresh(data, world=world)
-groups = torch.tensor([0, 0, 1, 1])
-records = list(train(state, Batches(data, 8, seed=0), steps=4, groups=groups, group_names=("a", "b")))
-if world.leads:
-    said = {"losses": [r.loss for r in records], "groups": [r.groups for r in records]}
-    torch.save({"weights": state.ema.state_dict(), **said}, sys.argv[1])
-leave()
-"""
-
-
-def test_two_processes_train_as_one_does(tmp_path):
-    """DDP over gloo: the draws belong to global rows, so only the order of summation differs."""
-    script = tmp_path / "peer.py"
-    script.write_text(_PEER)
-    root = str(Path(__file__).parents[2])
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*launch, str(script), str(tmp_path / "two.pt")], env=env, capture_output=True, text=True, timeout=180
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    two = torch.load(tmp_path / "two.pt", weights_only=True)
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_a_checkpoint_holds_what_each_optimiser_and_average_needs(tmp_path, name):
     data = vectors()
-    state = fresh(data)
-    groups = torch.tensor([0, 0, 1, 1])
-    records = list(train(state, Batches(data, 8, seed=0), steps=4, groups=groups, group_names=("a", "b")))
-    assert two["losses"] == pytest.approx([r.loss for r in records], rel=1e-5)
-    for theirs, record in zip(two["groups"], records, strict=True):
-        assert theirs == pytest.approx(record.groups, rel=1e-5)
-    for name, value in state.ema.state_dict().items():
-        torch.testing.assert_close(two["weights"][name], value, atol=1e-5, rtol=1e-4)
+    settings = TrainSettings(learning_rate=1e-2, optimiser=OPTIMISERS[name], averages=("power:0.1", "decay:0.5"))
+    batches, whole, cut = Batches(data, 8, seed=0), fresh(data, settings), fresh(data, settings)
+    for _ in train(whole, batches, steps=6):
+        pass
+    for _ in train(cut, batches, steps=3):
+        pass
+    again = load_checkpoint(save_checkpoint(tmp_path, cut), fresh(data, settings))
+    for _ in train(again, batches, steps=6):
+        pass
+    for part in ("objective", "ema", "averages"):
+        one, other = (getattr(state, part).state_dict() for state in (whole, again))
+        assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one), part

@@ -138,7 +138,7 @@ def _without(*keys):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (_without("label_embedding.weight"), "'label_embedding.weight' is missing"),
+        (_without("head.bias"), "'head.bias'"),
         (_without("head.weight"), "'head.weight' is missing"),
         (_without(TABLE), "timembedding.0.weight' is missing"),
         (_without("tail.2.bias"), "'tail.2.bias'"),
@@ -168,3 +168,40 @@ def test_damaged_state_dict_is_refused_in_one_line(state_dict, damage, words):
 def test_images_that_do_not_halve_are_refused(state_dict):
     with pytest.raises(CbdmError, match="use 8 or 10"):
         load_published(state_dict, spatial=(9, 8))
+
+
+def test_names_of_wrappers_may_stand_before_each_weight_in_any_order(official, network):
+    plain = official.state_dict()
+    for prefix in ("module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."):
+        again = load_published({prefix + key: value for key, value in plain.items()}, spatial=network.shape[1:])
+        assert all(torch.equal(again.state_dict()[name], value) for name, value in network.state_dict().items())
+
+
+def test_the_projection_heads_of_coral_are_left_out(official, network):
+    heads = {f"{name}_proj.{end}": torch.zeros(3) for name in ("mean", "logvar") for end in ("weight", "bias")}
+    again = load_published({**official.state_dict(), **heads}, spatial=network.shape[1:])
+    assert all(torch.equal(again.state_dict()[name], value) for name, value in network.state_dict().items())
+
+
+def test_a_network_without_labels_says_the_same_with_its_one_class_and_without(official, network):
+    """The layout of pytorch-ddpm is that of the null prediction of a network with labels."""
+    bare = {key: value for key, value in official.state_dict().items() if key != "label_embedding.weight"}
+    again = load_published(bare, spatial=network.shape[1:])
+    assert again.num_classes == 1
+    c = official.condition(torch.zeros_like(official["y"]))
+    with torch.no_grad():
+        _close(again(official["x_t"], official.t, c), official["h_null"])
+        _close(again(official["x_t"], official.t, c.null()), official["h_null"])
+
+
+def test_a_checkpoint_in_half_precision_is_read(official, network):
+    """Its weights are the rounded ones, the sinusoid is ours; the outputs are off by that rounding alone."""
+    half = load_published({k: v.half() for k, v in official.state_dict().items()}, spatial=network.shape[1:])
+    assert half.out.weight.dtype == torch.float16
+    rounded = load_published(
+        {k: v.half().double() if k != TABLE else v for k, v in official.state_dict().items()},
+        spatial=network.shape[1:],
+    )
+    with torch.no_grad():
+        label = official.condition(official["y"])
+        _close(half.double()(official["x_t"], official.t, label), rounded(official["x_t"], official.t, label))

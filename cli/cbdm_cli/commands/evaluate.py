@@ -18,7 +18,7 @@ from cbdm_cli.naming import file_tag
 from cbdm_cli.results import report_caption, report_title
 from cbdm_cli.run_folder import write_json
 from cbdm_core.data.dataset import Dataset
-from cbdm_core.distributed import pick_device
+from cbdm_core.distributed import World, join, leave, pick_device
 from cbdm_core.errors import CbdmError
 from cbdm_core.guidance import parse_omega
 from cbdm_core.metrics.report import Report
@@ -55,16 +55,30 @@ def evaluate_runs(paths: Sequence[Path], omegas: Sequence[str], options: dict[st
         CbdmError: no run, or an option that it cannot be judged by.
     """
     asked = omegas_of(omegas)
+    world = join(device)
+    try:
+        _evaluate(paths, asked, options, world)
+    finally:
+        leave()
+
+
+def _evaluate(paths: Sequence[Path], asked: Sequence[str], options: dict[str, Any], world: World) -> None:
+    """Draw on all ranks; the leader judges, writes and shows."""
     measure = {name: options.pop(name, None) for name in ("features", "reference")}
     for path in paths[1:]:  # the first is read before any work in any case
         _check_run(path, measure)
     rows, captions = [], []
     for path in paths:
-        evaluated = EvaluatedRun.of(path, device, **measure)
+        evaluated = EvaluatedRun.of(path, str(world.device), **measure, world=world)
         for omega in asked or [evaluated.config.sampling.omega]:
+            if not world.leads:
+                evaluated.drawn({**options, "omega": omega}, "")
+                continue
             config, report = evaluated.write(None, {**options, "omega": omega})
             rows.append((path.name, config, report))
             captions.append(report_caption(report, evaluated.evaluator.caption(report)))
+    if not rows:
+        return
     _, config, report = rows[-1]
     if len(rows) == 1:
         render.report_table(report, report_title(config), captions[0])

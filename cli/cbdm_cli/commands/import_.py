@@ -11,6 +11,7 @@ import torch
 from cbdm_cli import render
 from cbdm_cli.config import Config, Data, Facts, Network, Sampling, Schedule, Training
 from cbdm_cli.data import IMPORTED
+from cbdm_cli.method import Part, completed, parse_parts, part_class, takes_law
 from cbdm_cli.run_folder import environment, new_folder, write_json, write_text
 from cbdm_core.adjustment import DenoisingLoss
 from cbdm_core.checkpoint import read_torch, save_checkpoint
@@ -22,7 +23,7 @@ from cbdm_core.process import Process
 from cbdm_core.run import build_schedule
 from cbdm_core.training import TrainSettings, TrainState
 
-__all__ = ["import_checkpoint", "read_state_dict"]
+__all__ = ["import_checkpoint", "published_parts", "read_state_dict"]
 
 
 def read_state_dict(path: Path, weights: str) -> tuple[dict[str, torch.Tensor], int]:
@@ -50,12 +51,37 @@ def read_state_dict(path: Path, weights: str) -> tuple[dict[str, torch.Tensor], 
     return state, step if isinstance(step, int) and step >= 0 else 0
 
 
-def import_checkpoint(path: Path, out: Path, weights: str, image_size: int, beta_1: float, beta_T: float) -> None:
-    """Read, hold against the architecture, and write the run folder.
+def published_parts(text: str) -> tuple[Part, ...]:
+    """The parts of a method as the published programs have them: penalties weighted by i/T, t − 1/T here.
 
     Raises:
-        CbdmError: the checkpoint cannot be read or is of another architecture, or `out` is not empty.
+        CbdmError: a part that is unknown or whose law is open.
     """
+    parts = completed(parse_parts(text))
+    for part in parts:
+        if takes_law(part.name) and part.law is None and part_class(part.name).default_law is None:
+            raise CbdmError(f"--method {text}: {part.name} needs its law, for example {part.name}:training")
+    weight = {"time_weight": "published"}
+    return tuple(
+        Part.model_validate({**part.model_dump(), **weight}) if "time_weight" in part.options else part
+        for part in parts
+    )
+
+
+def _law(part: Part) -> str:
+    return part.law or str(part_class(part.name).default_law)
+
+
+def import_checkpoint(
+    path: Path, out: Path, weights: str, image_size: int, beta_1: float, beta_T: float, method: str = "ddpm"
+) -> None:
+    """Read, hold against the architecture, and write the run folder; `method` is what it was trained with.
+
+    Raises:
+        CbdmError: the checkpoint cannot be read or is of another architecture, `out` is not empty, or a method that
+            does not exist.
+    """
+    parts = published_parts(method)
     state_dict, step = read_state_dict(path, weights)
     network = load_published(state_dict, spatial=(image_size, image_size)).float()
     classes = network.num_classes or 0  # published networks have classes
@@ -68,7 +94,7 @@ def import_checkpoint(path: Path, out: Path, weights: str, image_size: int, beta
         data=Data(source=IMPORTED, profile="none"),
         schedule=schedule,
         network=Network(name="unet", options=options),
-        method=(),
+        method=parts,
         training=Training(steps=max(step, 1)),
         sampling=Sampling(sampler="dpm++2m", steps=25, omega="0"),
         # The checkpoint does not say how many images each class had; one each makes every law from counts uniform.
@@ -78,7 +104,7 @@ def import_checkpoint(path: Path, out: Path, weights: str, image_size: int, beta
             counts=(1,) * classes,
             data_hash="",
             split_hash="",
-            laws={},
+            laws={part.name: _law(part) for part in parts if takes_law(part.name)},
         ),
     )
     objective = Objective(Process(build_schedule(schedule.model_dump())), network, DenoisingLoss())

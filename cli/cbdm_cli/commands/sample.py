@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -14,14 +16,19 @@ import torch
 from torch import Tensor
 
 from cbdm_cli import pictures, render
-from cbdm_cli.config import validated
-from cbdm_cli.evaluator import drawn_with_bar, solver
+from cbdm_cli.config import Config, flat, validated
+from cbdm_cli.durations import duration
+from cbdm_cli.evaluator import drawn_in_batches, solver
 from cbdm_cli.resolve import with_sampling
 from cbdm_cli.run_folder import new_folder
-from cbdm_core.conditions import Classes
+from cbdm_cli.streams import MANIFEST, stream
+from cbdm_core.conditions import Classes, Condition
 from cbdm_core.data.dataset import to_uint8
+from cbdm_core.distributed import World, join, leave
+from cbdm_core.draws import Draws
 from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.generation import conditions_for, cyclic_labels, labels_from
+from cbdm_core.numerics import in_precision
 from cbdm_core.priors import LabelPrior, make_law
 from cbdm_core.run import Run, load_run
 from cbdm_core.writing import replacing
@@ -118,29 +125,156 @@ def _conditions_of(asked: Asked, run: Run, seed: int) -> tuple[Tensor, Tensor, t
     return labels, conditions, run.class_names, run.counts.tolist()
 
 
-def sample_run(path: Path, asked: Asked, options: dict[str, Any], format_: str, out: Path | None, device: str) -> None:
-    """Draw, and write in the format asked for."""
-    if format_ not in _WRITERS:
-        raise unknown_name("format", format_, _WRITERS)
-    run = load_run(path, device=device)
+def sample_run(
+    path: Path,
+    asked: Asked,
+    options: dict[str, Any],
+    format_: str,
+    out: Path | None,
+    device: str,
+    *,
+    shard_size: int = 10_000,
+    dry_run: bool = False,
+) -> None:
+    """Draw on all ranks, and write in the format asked for; folders and shards as the samples come."""
+    if format_ not in (*_WRITERS, *_STREAMS):
+        raise unknown_name("format", format_, [*_WRITERS, *_STREAMS])
+    world = join(device)
+    try:
+        drawing = _drawing(path, asked, options, world)
+        _refuse_format(format_, drawing)
+        if dry_run:
+            render.note(_estimate(drawing))
+        elif format_ in _STREAMS:
+            _stream(drawing, path, asked, format_, out, shard_size)
+        else:
+            _at_once(drawing, path, format_, out)
+    finally:
+        leave()
+
+
+@dataclass(frozen=True, eq=False)
+class _Drawing:
+    """What is drawn: from which run, how, under which conditions, and on which processes."""
+
+    run: Run
+    config: Config
+    labels: Tensor
+    conditions: Tensor
+    names: tuple[str, ...]
+    counts: Sequence[int | None]
+    prior: str | None
+    world: World
+
+    def batches(self, first: int = 0, end: int | None = None) -> Iterator[Tensor]:
+        """The samples of numbers first … end − 1."""
+        run, world = self.run, self.world
+        asked = self.conditions[:end]
+        return drawn_in_batches(
+            self.config,
+            run.network,
+            run.schedule,
+            asked,
+            run.shape,
+            world.device,
+            unconditional=self.prior,
+            world=world,
+            first=first,
+        )
+
+    def drawn(self, x: Tensor, first: int = 0) -> _Drawn:
+        """Samples from number `first` on, with what belongs to them."""
+        here = slice(first, first + len(x))
+        return _Drawn(x, self.labels[here], self.conditions[here], self.names, self.counts, first)
+
+    def under(self) -> str:
+        """How, in a phrase."""
+        if self.prior:
+            return f"under the law {self.prior}, without conditions"
+        return f"at ω = {self.config.sampling.omega}"
+
+
+def _drawing(path: Path, asked: Asked, options: dict[str, Any], world: World) -> _Drawing:
+    run = load_run(path, device=str(world.device))
     if asked.prior is not None and options.get("sampler") is None:
         # The tracked weights are those of a path with noise; 25 steps of a solver without would be rough.
         options = {**options, "sampler": "ddim", "options": {"eta": 1.0}, "steps": options.get("steps") or 100}
     config = with_sampling(validated(run.config), options)
-    labels, conditions, names, counts = _conditions_of(asked, run, config.seed)
-    if format_ == "folder" and not _drawable(run.shape):
-        raise CbdmError(
-            f"--format folder needs images of 1 or 3 channels, the run has shape {run.shape}: try --format npz"
-        )
-    if format_ == "folder":
-        _refuse_paths(names)
+    conditions = _conditions_of(asked, run, config.seed)
     solver(config, run.network, run.schedule, asked.prior)  # a mistake should show before a folder is made
-    target = _target(path, out, format_)
-    where = next(run.network.parameters()).device
-    x = drawn_with_bar(config, run.network, run.schedule, conditions, run.shape, where, unconditional=asked.prior)
-    _WRITERS[format_](target, _Drawn(x, labels, conditions, names, counts))
-    under = f"under the law {asked.prior}, without conditions"
-    render.note(f"{len(x)} samples {under if asked.prior else f'at ω = {config.sampling.omega}'}: {target}")
+    return _Drawing(run, config, *conditions, asked.prior, world)
+
+
+def _refuse_format(format_: str, drawing: _Drawing) -> None:
+    if format_ == "folder":
+        if not _drawable(drawing.run.shape):
+            raise CbdmError(
+                f"--format folder needs images of 1 or 3 channels, the run has shape {drawing.run.shape}: try --format "
+                "npz"
+            )
+        _refuse_paths(drawing.names)
+
+
+def _at_once(drawing: _Drawing, path: Path, format_: str, out: Path | None) -> None:
+    target = _target(path, out, format_) if drawing.world.leads else path
+    x = torch.cat(list(drawing.batches()))
+    if drawing.world.leads:
+        _WRITERS[format_](target, drawing.drawn(x))
+        render.note(f"{len(x)} samples {drawing.under()}: {target}")
+
+
+def _stream(drawing: _Drawing, path: Path, asked: Asked, format_: str, out: Path | None, shard_size: int) -> None:
+    """Write shard by shard; a folder that holds a part of the same request is gone on with."""
+    if shard_size < 1:
+        raise CbdmError(f"--shard-size must be 1 or more, got {shard_size}")
+    config, total = drawing.config, len(drawing.conditions)
+    request = {
+        "format": format_,
+        "n": total,
+        "shard_size": shard_size,
+        "run": str(path.resolve()),
+        "training_steps": drawing.run.step,
+        "seed": config.seed,
+        **flat(asdict(asked), "asked"),
+        **flat(config.sampling.model_dump(mode="json"), "sampling"),
+    }
+    request = json.loads(json.dumps(request))  # as it is read back
+    target = path
+    if drawing.world.leads:
+        going_on = out is not None and (out / MANIFEST).is_file()
+        target = out if going_on and out is not None else _target(path, out, format_)
+
+    def write(folder: Path, first: int, x: Tensor) -> None:
+        _STREAMS[format_](folder, drawing.drawn(x, first))
+
+    before = stream(target, request, total, shard_size, drawing.batches, write, drawing.world)
+    if drawing.world.leads:
+        earlier = f" ({before} of them from before)" if before else ""
+        render.note(f"{total} samples{earlier} {drawing.under()}: {target}")
+
+
+def _estimate(drawing: _Drawing) -> str:
+    """What the drawing would take, from one solver step of its first batch."""
+    config, world, count = drawing.config, drawing.world, len(drawing.conditions)
+    sampling = config.sampling
+    batches = math.ceil(count / sampling.batch_size)
+    network, sampler = solver(
+        config, in_precision(drawing.run.network, sampling.precision), drawing.run.schedule, drawing.prior
+    )
+    rows = torch.arange(min(count, sampling.batch_size))
+    seconds = []
+    for _ in range(2):  # the first warms up
+        c, draws = Condition.of(drawing.conditions[rows].to(world.device)), Draws(0, 0, rows.to(world.device))
+        start = perf_counter()
+        next(sampler.trajectory(network, c, drawing.run.shape, steps=sampling.steps, draws=draws)).sum().item()
+        seconds.append(perf_counter() - start)
+    each = min(seconds) * sampling.steps
+    turns = math.ceil(batches / world.size)
+    return (
+        f"would draw {count:,} samples {drawing.under()} in {batches:,} batches of {len(rows):,}, {sampling.steps} "
+        f"steps of {sampling.sampler} each: about {duration(each * turns)} on {world.size} × {world.device}; nothing "
+        "was written"
+    )
 
 
 def _refuse_paths(names: Sequence[str]) -> None:
@@ -156,12 +290,12 @@ def _drawable(shape: tuple[int, ...]) -> bool:
 
 def _target(path: Path, out: Path | None, format_: str) -> Path:
     """Where to write; never over something that is there."""
-    suffix = {"grid": ".png", "npz": ".npz", "folder": ""}[format_]
+    suffix = {"grid": ".png", "npz": ".npz"}.get(format_, "")
     if out is None:
         taken = {p.stem for p in path.glob("drawn-*")}
         number = next(i for i in range(1, len(taken) + 2) if f"drawn-{i:03d}" not in taken)
         out = path / f"drawn-{number:03d}{suffix}"
-    if format_ == "folder":
+    if format_ in _STREAMS:
         return new_folder(out, "")
     if out.exists():
         raise CbdmError(f"--out {out} is there already: choose another name")
@@ -172,13 +306,14 @@ def _target(path: Path, out: Path | None, format_: str) -> Path:
 
 @dataclass(frozen=True, eq=False)
 class _Drawn:
-    """Samples, their labels, what the network was told of each, and the classes' names and training counts."""
+    """Samples, their labels and conditions, the classes' names and training counts, and the first sample's number."""
 
     x: Tensor
     labels: Tensor
     conditions: Tensor
     names: Sequence[str]
     counts: Sequence[int | None]
+    first: int = 0
 
 
 def _write_grid(target: Path, drawn: _Drawn) -> None:
@@ -199,14 +334,16 @@ def _write_npz(target: Path, drawn: _Drawn) -> None:
 
 def _write_folder(target: Path, drawn: _Drawn) -> None:
     """A folder per class and a PNG per sample, which the folder data source reads back."""
-    for number, (sample, label) in enumerate(zip(drawn.x, drawn.labels.tolist(), strict=True)):
+    for number, (sample, label) in enumerate(zip(drawn.x, drawn.labels.tolist(), strict=True), drawn.first):
         with replacing(target / str(drawn.names[label]) / f"{number:06d}.png") as temporary:
             temporary.parent.mkdir(exist_ok=True)
             pictures.as_image(sample).save(temporary, format="PNG")
 
 
-_WRITERS: dict[str, Callable[[Path, _Drawn], None]] = {
-    "grid": _write_grid,
-    "folder": _write_folder,
-    "npz": _write_npz,
-}
+def _write_shard(target: Path, drawn: _Drawn) -> None:
+    """One npz of a shard, named by the number of its first sample."""
+    _write_npz(target / f"samples-{drawn.first:09d}.npz", drawn)
+
+
+_WRITERS: dict[str, Callable[[Path, _Drawn], None]] = {"grid": _write_grid, "npz": _write_npz}
+_STREAMS: dict[str, Callable[[Path, _Drawn], None]] = {"folder": _write_folder, "shards": _write_shard}

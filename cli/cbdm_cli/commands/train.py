@@ -17,17 +17,20 @@ from cbdm_cli.config import Config, flat, merged, overlaid, preset_table, valida
 from cbdm_cli.evaluator import Evaluator, balanced_samples, check_judging, counted, drawn_with_bar, solver
 from cbdm_cli.locking import contents, held
 from cbdm_cli.method import method_over, only_its_parts
+from cbdm_cli.observing import Observer
 from cbdm_cli.resolve import resolved
 from cbdm_cli.results import evaluation_facts, report_caption, report_title
-from cbdm_cli.run_folder import Metrics, environment, new_folder, read_records, write_json, write_tensors, write_text
+from cbdm_cli.run_folder import environment, new_folder, read_records, write_json, write_tensors, write_text
 from cbdm_cli.signals import asked_to_stop
+from cbdm_cli.trackers import check_tracker
 from cbdm_cli.trust import features_setting, quoted, refuse_code, runs_code
 from cbdm_core.checkpoint import checkpoints, load_checkpoint, read_tensors, save_checkpoint
 from cbdm_core.conditions import Condition
-from cbdm_core.distributed import World, join, largest_over_ranks, leave, text_of_the_leader
+from cbdm_core.distributed import World, join, largest_over_ranks, leave, sum_over_ranks, text_of_the_leader
 from cbdm_core.draws import Draws
 from cbdm_core.errors import CbdmError
 from cbdm_core.metrics.report import rank_groups
+from cbdm_core.numerics import numerics
 from cbdm_core.run import LAW_DATA, read_config
 from cbdm_core.training import DivergedError, TrainState, train
 from cbdm_core.writing import clean
@@ -39,7 +42,9 @@ class Stopped(SystemExit):
     """A signal ended the training after it was saved; the exit code is the shell's 128 + signal."""
 
 
-def start(config: Config, out: Path | None, device: str, dry_run: bool, *, holds: bool = False) -> None:
+def start(
+    config: Config, out: Path | None, device: str, dry_run: bool, log: str | None = None, *, holds: bool = False
+) -> None:
     """Train, sample and evaluate a new run.
 
     Args:
@@ -47,11 +52,13 @@ def start(config: Config, out: Path | None, device: str, dry_run: bool, *, holds
         out: its folder, None for the next free one.
         device: to compute on.
         dry_run: only say what would run.
+        log: a tracker that is given the records too.
         holds: whether the caller holds the folder already.
 
     Raises:
         CbdmError: what does not fit, before training; a folder that is not empty or that another process holds.
     """
+    check_tracker(log)
     world = join(device)
     try:
         experiment = assemble(config)
@@ -62,11 +69,12 @@ def start(config: Config, out: Path | None, device: str, dry_run: bool, *, holds
         if dry_run:
             _describe(experiment, world)
             return
+        state = experiment.start(world)  # settings that do not fit are refused before a folder is made
         folder = Path(text_of_the_leader(str(new_folder(out, config.preset)) if world.leads else None, world))
         with nullcontext() if holds else _held(folder, world):
             if world.leads:
                 _begin(experiment, folder, str(world.device))
-            _run(experiment, experiment.start(world), folder)
+            _run(experiment, state, folder, log)
     finally:
         leave()
 
@@ -93,6 +101,7 @@ def resume(
     settings: Sequence[str],
     options: dict[str, Any],
     device: str,
+    log: str | None = None,
     *,
     holds: bool = False,
 ) -> None:
@@ -105,6 +114,7 @@ def resume(
         settings: `a.b=v` named besides; features that run code must be.
         options: the named options; only `steps` may differ from the run's, to extend it.
         device: to compute on.
+        log: a tracker that is given the records too.
         holds: whether the caller holds the folder already.
 
     Raises:
@@ -128,13 +138,14 @@ def resume(
         _refuse_difference(folder, config, experiment.config)
         _refuse_other_laws(folder, experiment)
         check_judging(experiment.config, experiment.full, experiment.data)
+        check_tracker(log)
         with nullcontext() if holds else _held(folder, world):
-            _go_on(folder, config != saved, experiment, world)
+            _go_on(folder, config != saved, experiment, world, log)
     finally:
         leave()
 
 
-def _go_on(folder: Path, changed: bool, experiment: Experiment, world: World) -> None:
+def _go_on(folder: Path, changed: bool, experiment: Experiment, world: World, log: str | None) -> None:
     if world.leads:
         clean(folder)
         clean(folder / "checkpoints")
@@ -143,7 +154,7 @@ def _go_on(folder: Path, changed: bool, experiment: Experiment, world: World) ->
         raise CbdmError(f"--steps {steps}: {folder} has {state.step} steps done already; ask for more than that")
     if world.leads and changed:
         write_text(folder / "config.toml", experiment.config.to_toml())
-    _run(experiment, state, folder)
+    _run(experiment, state, folder, log)
 
 
 def _newest(folder: Path, experiment: Experiment, world: World) -> TrainState:
@@ -215,13 +226,14 @@ def _describe(experiment: Experiment, world: World) -> None:
     )
 
 
-def _run(experiment: Experiment, state: TrainState, folder: Path) -> None:
-    _train(experiment, state, folder)
-    if state.world.leads:
+def _run(experiment: Experiment, state: TrainState, folder: Path, log: str | None) -> None:
+    training = experiment.config.training
+    with numerics(tf32=training.tf32, determinism=training.determinism):
+        _train(experiment, state, folder, log)
         _finish(experiment, state, folder)
 
 
-def _train(experiment: Experiment, state: TrainState, folder: Path) -> None:
+def _train(experiment: Experiment, state: TrainState, folder: Path, log: str | None) -> None:
     training, leads = experiment.config.training, state.world.leads
     groups = rank_groups(experiment.data.counts())
     names = tuple(groups)
@@ -229,13 +241,13 @@ def _train(experiment: Experiment, state: TrainState, folder: Path) -> None:
     for index, classes in enumerate(groups.values()):
         member[list(classes)] = index
     records = train(state, experiment.batches, steps=training.steps, groups=member, group_names=names)
-    metrics = Metrics(folder / "metrics.jsonl", state.step) if leads else None
+    observer = Observer(experiment, state, folder, log) if leads else None
     try:
         with asked_to_stop() as came, render.progress(shown=leads) as bar:
             task = bar.add_task("training", total=training.steps, completed=state.step, facts="")
             for record in _until_divergence(records, folder):
-                if metrics and record.step % training.log_every == 0:
-                    metrics.write(record)
+                if observer:
+                    observer.see(record)
                 bar.update(task, completed=record.step, facts=f"loss {record.loss:.4f}")
                 last = record.step == training.steps
                 stopping = largest_over_ranks(came[0] if came else 0, state.world)  # all must stop after the same step
@@ -244,8 +256,8 @@ def _train(experiment: Experiment, state: TrainState, folder: Path) -> None:
                 if stopping:
                     raise _stopped(folder, experiment.config, record.step, stopping, state.world)
     finally:
-        if metrics:
-            metrics.close()
+        if observer:
+            observer.close()
 
 
 def _stopped(folder: Path, config: Config, step: int, number: int, world: World) -> Stopped:
@@ -267,15 +279,19 @@ def _until_divergence(records: Iterator[Any], folder: Path) -> Iterator[Any]:
 
 
 def _finish(experiment: Experiment, state: TrainState, folder: Path) -> None:
-    """Draw balanced samples, judge them, and leave pictures, numbers and the table."""
-    config, data = experiment.config, experiment.data
-    records = read_records(folder / "metrics.jsonl")
-    pictures.loss_curve(folder / "loss.svg", records)
-    pictures.law_curves(folder, records, data.class_names)
+    """Draw balanced samples on all ranks, judge them, and leave pictures, numbers and the table."""
+    config, data, world = experiment.config, experiment.data, state.world
     labels, conditions = balanced_samples(config, experiment.full)
     network = state.ema.eval()
     with counted(network) as rows:
-        x = drawn_with_bar(config, network, experiment.schedule, conditions, tuple(data.shape), state.world.device)
+        shape = tuple(data.shape)
+        x = drawn_with_bar(config, network, experiment.schedule, conditions, shape, world.device, world=world)
+    rows.total = int(sum_over_ranks(torch.tensor(rows.total, device=world.device)))
+    if not world.leads:
+        return
+    records = read_records(folder / "metrics.jsonl")
+    pictures.loss_curve(folder / "loss.svg", records)
+    pictures.law_curves(folder, records, data.class_names)
     counts = data.counts()
     pictures.samples(folder / "samples.png", experiment.full.is_images, x, labels, data.class_names, counts.tolist())
     evaluator = Evaluator.of(config, experiment.full, data)

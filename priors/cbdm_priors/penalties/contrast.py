@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cbdm_core.adjustment import PriorAdjustment, mean_squared
-from cbdm_core.distributed import rows_of_all_ranks
+from cbdm_core.distributed import own_rows, rows_of_all_ranks
 from cbdm_core.errors import CbdmError, check_positive
 from cbdm_core.priors import ConditionPrior
 from cbdm_core.process import DenoisingStep
@@ -25,6 +26,10 @@ def _check_above_0(term: str, **values: float) -> None:
     for name, value in values.items():
         if not 0 < value < math.inf:
             raise CbdmError(f"the {name} of {term} must be a number above 0, got {value}")
+
+
+def _zero_where(hidden: Tensor, features: Tensor | None) -> Tensor | None:
+    return None if features is None else features.masked_fill(hidden[:, None], 0.0)
 
 
 def _unit(z: Tensor) -> Tensor:
@@ -88,7 +93,7 @@ class SupervisedContrast(Penalty):
         CbdmError: any of these out of range, conditions that are no labels, or a network without features.
 
     Needs: features of the forward pass there is, and counts for the memory; no further forward pass. On several ranks
-        anchors are compared within their own share, and with the memory.
+        anchors are compared with the rows of all of them, and with the memory.
     Source: CORAL, NeurIPS 2025, for the term; Khosla et al. 2020, eq. 2 for SupCon.
     """
 
@@ -150,12 +155,12 @@ class SupervisedContrast(Penalty):
             return _unit(self.head(step.features.to(self.head.weight.dtype)))
 
     def penalty(self, step: DenoisingStep) -> Tensor:
-        rows = step.c.present.nonzero()[:, 0]
-        shown = step[rows]
-        z, (others, labels) = self.project(shown), self._remembered()
-        own = class_labels(shown.c, self.term)
-        value = supervised_contrast(z, own, others, labels, temperature=self.temperature)
-        return value.new_zeros(len(step)).index_add(0, rows, value)
+        rows = rows_of_all_ranks(step.c.present).nonzero()[:, 0]
+        # Of rows that see the null only the place is needed, and nothing of theirs may reach the map's gradient.
+        z = self.project(replace(step, features=_zero_where(~step.c.present, step.features)))
+        z, labels = rows_of_all_ranks(z), rows_of_all_ranks(class_labels(step.c, self.term))
+        value = supervised_contrast(z[rows], labels[rows], *self._remembered(), temperature=self.temperature)
+        return value.new_zeros(len(z)).index_add(0, rows, value)[own_rows(len(step))]
 
     def _remembered(self) -> tuple[Tensor, Tensor]:
         """(M, projection) features in the memory and their (M,) labels; empty slots are left out."""
@@ -198,7 +203,7 @@ class Alignment(Penalty):
         CbdmError: any of these out of range, or a network without features.
 
     Needs: 1 more forward pass with its gradient and dropout masks of its own, of a network that has features. On
-        several ranks rows are compared within their own share.
+        several ranks rows are compared with those of all of them.
     Source: arXiv 2507.09052, second-hand: written from its formulas as reported, not held against the paper.
     """
 
@@ -230,12 +235,15 @@ class Alignment(Penalty):
             eps_null, features = step.network.with_features(step.x_t, step.t, null)
         distance = mean_squared(step.eps_hat, eps_null)
         distance = self.loss_weight(step).to(distance.dtype) * distance
-        if features is None or len(step) == 1:
+        if features is None:
             return distance
-        return distance + self.repulsion * self._crowding(_unit(features)).to(distance.dtype)
+        z = rows_of_all_ranks(_unit(features))
+        if len(z) == 1:
+            return distance
+        return distance + self.repulsion * self._crowding(z)[own_rows(len(step))].to(distance.dtype)
 
     def _crowding(self, z: Tensor) -> Tensor:
-        """(B,) log mean_{j≠i} exp(z_i·z_j/τ)."""
+        """(N,) log mean_{j≠i} exp(z_i·z_j/τ)."""
         logits = _cosines(z, z) / self.temperature
         itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
         return logits.masked_fill(itself, -math.inf).logsumexp(1) - math.log(len(z) - 1)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cbdm_core.adjustment import PriorAdjustment, add_term, mean_squared
 from cbdm_core.conditions import Condition
+from cbdm_core.distributed import sum_over_ranks
 from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.process import DenoisingStep
 
@@ -126,7 +127,6 @@ class Penalty(PriorAdjustment):
         CbdmError: a number out of range, or a fraction for a penalty that couples rows.
     """
 
-    couples_rows: bool = False
     in_eps: bool = True
 
     def __init__(
@@ -193,7 +193,9 @@ class Penalty(PriorAdjustment):
         return ((step.draws.rows.double() * self.fraction + u).frac() < self.fraction).nonzero()[:, 0]
 
     def _weighted(self, step: DenoisingStep) -> Tensor:
-        if not bool(step.c.present.any()):  # a batch dropped whole is not worth a forward pass
+        # A batch dropped whole is not worth a forward pass; ranks whose rows are compared must agree on that.
+        shown = step.c.present.sum()
+        if not bool(sum_over_ranks(shown) if self.couples_rows else shown):
             return self._zeros(step)
         value = self.penalty(step)
         weight = self.strength * self.time_weight(step.t).to(value.dtype) * step.c.present.to(value.dtype)

@@ -102,6 +102,10 @@ class Shrinkage(Penalty):
         self._news: Tensor | None = None
 
     @property
+    def learns(self) -> bool:
+        return super().learns or (self.rule == "adaptive" and self.strength > 0)
+
+    @property
     def law(self) -> ConditionPrior:
         return self.target
 

@@ -28,6 +28,7 @@ from cbdm_cli.config import validated
 from cbdm_cli.evaluator import solver
 from cbdm_cli.resolve import with_sampling
 from cbdm_core.data.dataset import to_uint8
+from cbdm_core.generation import generate_stepwise
 from cbdm_core.loss_weights import VWeight
 from cbdm_core.networks.mlp import MLP
 from cbdm_core.networks.predicts import Predicts
@@ -254,3 +255,64 @@ def test_a_trained_model_samples_under_the_law_that_it_is_asked_for():
         intervals[type(law)] = found
     for rare in (2, 3):
         assert intervals[Training][rare].high < intervals[Uniform][rare].low
+
+
+def test_a_stream_that_was_stopped_goes_on_and_ends_as_it_would_have(run, trained, monkeypatch):
+    """Shards that were written are not drawn again, and all bytes are those of a drawing without a stop."""
+    from cbdm_cli.commands import sample
+
+    asked = ["sample", trained, "--n", 25, "--format", "shards", "--shard-size", 10, "--steps", 2]
+    assert run(*asked, "--out", "whole")[0] == 0
+    write, written = sample._write_shard, []
+
+    def stops(target, drawn):
+        if drawn.first == 20:
+            raise KeyboardInterrupt
+        written.append(drawn.first)
+        write(target, drawn)
+
+    monkeypatch.setitem(sample._STREAMS, "shards", stops)
+    run(*asked, "--out", "cut")
+
+    def goes_on(target, drawn):
+        written.append(drawn.first)
+        write(target, drawn)
+
+    monkeypatch.setitem(sample._STREAMS, "shards", goes_on)
+    code, out, _ = run(*asked, "--out", "cut")
+    assert code == 0 and "25 samples (20 of them from before)" in out and written == [0, 10, 20]
+    parts = []
+    for whole in sorted(Path("whole").glob("*.npz")):
+        one, other = np.load(whole), np.load(Path("cut") / whole.name)
+        assert all(np.array_equal(one[key], other[key]) for key in one.files)
+        parts.append(one)
+    assert [len(part["images"]) for part in parts] == [10, 10, 5]
+    assert run("sample", trained, "--n", 25, "--format", "npz", "--steps", 2, "--out", "all.npz")[0] == 0
+    every = np.load("all.npz")
+    assert np.abs(every["images"].astype(int) - np.concatenate([p["images"] for p in parts])).max() <= 1
+    assert np.array_equal(every["labels"], np.concatenate([p["labels"] for p in parts]))
+
+
+def test_another_request_does_not_go_on_with_a_stream(run, refused, trained):
+    asked = ["sample", trained, "--n", 4, "--format", "folder", "--shard-size", 2]
+    assert run(*asked, "--steps", 2, "--out", "s")[0] == 0
+    assert len(list(Path("s").glob("*/*.png"))) == 4
+    assert "sampling.steps = 2, not 3" in refused(*asked, "--steps", 3, "--out", "s")
+    assert "--shard-size" in refused("sample", trained, "--format", "shards", "--shard-size", 0)
+
+
+def test_the_time_is_estimated_before_work(run, trained, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    code, out, _ = run("sample", trained, "--n", 1200, "--steps", 3, "--dry-run", "--precision", "bf16")
+    assert (
+        code == 0 and "would draw 1,200 samples" in out and "3 batches of 500" in out and "nothing was written" in out
+    )
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_bar_moves_at_every_solver_step(trained):
+    loaded = load_run(trained)
+    network, sampler = loaded.network, DDIM(loaded.schedule)
+    nothing = torch.zeros(5, dtype=torch.long)
+    moves = list(generate_stepwise(network, sampler, nothing, loaded.shape, steps=3, seed=0, batch_size=3))
+    assert [m is None for m in moves] == [True, True, True, False] * 2 and [len(moves[3]), len(moves[7])] == [3, 2]

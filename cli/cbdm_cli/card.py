@@ -1,0 +1,72 @@
+"""The card of an exported model: what it is, what it was trained on, its law and its measured quality."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cbdm_cli.config import Config
+from cbdm_core.run import Run
+
+__all__ = ["model_card"]
+
+_SCORES = {"fid": "FID", "kid": "KID", "precision": "precision", "recall": "recall", "label_accuracy": "label acc."}
+
+
+def model_card(run: Run, config: Config, how: str) -> str:
+    """Markdown with the front matter of a model hub.
+
+    Args:
+        run: what is exported.
+        config: its configuration.
+        how: a line of Python that reads the export.
+    """
+    laws = ", ".join(f"{part}: {text}" for part, text in run.config["facts"]["laws"].items()) or "none"
+    data = config.data
+    tail = f"{data.profile}, imbalance {data.imbalance}" if data.profile != "none" else "as the data are"
+    size = sum(p.numel() for p in run.network.parameters())
+    facts = {
+        "method": f"`{config.method_text}`",
+        "law of each part": laws,
+        "network": f"{config.network.name}, {size:,} parameters, predicts {config.network.predicts}",
+        "noise schedule": config.schedule.name,
+        "shape of an example": " × ".join(map(str, run.shape)),
+        "training": f"{run.step:,} steps of {config.training.batch_size}, seed {config.seed}",
+        "data": f"{data.source}, {int(run.counts.sum()):,} examples, {tail}",
+    }
+    lines = ["---", "library_name: cbdm", "tags: [diffusion, class-imbalance, long-tail]", "---", ""]
+    lines += [f"# {config.preset}, {config.method_text}", "", "| | |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in facts.items()]
+    lines += ["", "## Training images of each class", "", "| class | images |", "|---|---|"]
+    lines += [f"| {name} | {count:,} |" for name, count in zip(run.class_names, run.counts.tolist(), strict=True)]
+    lines += ["", "## Quality", "", *_quality(run.path), "", "## Use", "", "```python", how, "```", ""]
+    return "\n".join(lines)
+
+
+def _quality(path: Path) -> list[str]:
+    """The scores of the run's own evaluation, overall and by class group, and the verdict of its study, if any."""
+    try:
+        evaluation: dict[str, Any] = json.loads((path / "evaluation.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ["Not evaluated."]
+    report = evaluation.get("report", evaluation)
+    rows = {"overall": report.get("overall", {}), **report.get("groups", {})}
+    shown = {key: name for key, name in _SCORES.items() if rows["overall"].get(key) is not None}
+    lines = [f"| | {' | '.join(shown.values())} |", f"|---|{'---|' * len(shown)}"]
+    for name, scores in rows.items():
+        values = [scores.get(key) for key in shown]
+        lines.append(f"| {name} | {' | '.join('–' if v is None else f'{v:.3f}' for v in values)} |")
+    features = report.get("features") or evaluation.get("features")
+    return [*lines, *(["", f"Features: {features}."] if features else []), *_verdict(path)]
+
+
+def _verdict(path: Path) -> list[str]:
+    """What the study that the run belongs to says of its methods."""
+    for folder in (path.parent, path.parent.parent):
+        try:
+            summary = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+            return ["", f"Verdict of the comparison that it was trained in: {summary['verdict']}"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return ["", "Verdict: one run; a difference to another method needs paired seeds (`cbdm compare`)."]

@@ -1,0 +1,149 @@
+"""`cbdm watch`: how a training in a run folder stands, redrawn as it goes; it only reads the folder."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from time import sleep, time
+from typing import Any
+
+from cbdm_cli import render
+from cbdm_cli.durations import duration
+from cbdm_core.errors import CbdmError
+from cbdm_core.run import read_config
+
+__all__ = ["Standing", "Tail", "standing", "watch_run"]
+
+_RECORDS = 100  # the last records, whose means are shown
+
+
+class Tail:
+    """The last records of a `metrics.jsonl`, reading only what is new.
+
+    Args:
+        path: the file, which need not be there yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.records, self._offset = path, deque[dict[str, Any]](maxlen=_RECORDS), 0
+
+    def read(self) -> list[dict[str, Any]]:
+        """The records now; a line that is still being written waits."""
+        size = self.path.stat().st_size if self.path.exists() else 0
+        if size < self._offset:  # a run that was gone on with from an earlier step
+            self.records.clear()
+            self._offset = 0
+        if size > self._offset:
+            with self.path.open("rb") as file:
+                file.seek(self._offset)
+                text = file.read(size - self._offset)
+            whole = text[: text.rfind(b"\n") + 1]
+            self._offset += len(whole)
+            self.records.extend(json.loads(line) for line in whole.splitlines()[-_RECORDS:])
+        return list(self.records)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a training stands.
+
+    Args:
+        step: steps done, by the last record.
+        steps: of the whole training.
+        rate: steps a second, None where it is not known yet.
+        losses: means over the last records: of the loss, its terms, and the denoising loss of each class group.
+        silent: seconds since the last record.
+        finished: whether the evaluation is there.
+        grid: the newest grid of samples, None if there is none.
+    """
+
+    step: int
+    steps: int
+    rate: float | None
+    losses: dict[str, float]
+    silent: float
+    finished: bool
+    grid: Path | None
+
+    def lines(self) -> list[str]:
+        """The facts, a line each."""
+        share = self.step / max(self.steps, 1)
+        head = f"step {self.step:,} of {self.steps:,} ({share:.0%})"
+        if self.finished:
+            head += " · finished and evaluated"
+        elif self.rate:
+            left = duration((self.steps - self.step) / self.rate)
+            head += f" · {self.rate:.3g} steps a second · about {left} left"
+            if self.silent > max(30.0, 100 / self.rate):
+                head += f" · no record for {duration(self.silent)}"
+        width = max((len(name) for name in self.losses), default=0)
+        return [head, *(f"{name:<{width}}  {value:.4f}" for name, value in self.losses.items())]
+
+
+def standing(path: Path, tail: Tail, seen: deque[tuple[float, int]], now: float) -> Standing:
+    """How the run stands now.
+
+    Args:
+        path: the run folder.
+        tail: of its records.
+        seen: (time, step) of earlier looks, to which this one is added.
+        now: seconds since the epoch.
+
+    Raises:
+        CbdmError: the folder is no run.
+    """
+    config, records = read_config(path), tail.read()
+    step = records[-1]["step"] if records else 0
+    written = tail.path.stat().st_mtime if tail.path.exists() else now
+    if not seen or seen[-1][1] != step:
+        seen.append((written, step))
+    losses = {"loss": _mean(records, lambda r: r["loss"])} if records else {}
+    for kind in ("terms", "groups"):
+        names = dict.fromkeys(name for record in records for name in record.get(kind, {}))
+        losses |= {name: _mean(records, lambda r, k=kind, n=name: r.get(k, {}).get(n)) for name in names}
+    grids = sorted((path / "grids").glob("step-*.png"))
+    finished = (path / "evaluation.json").exists()
+    steps = int(config.get("training", {}).get("steps", step))
+    return Standing(step, steps, _rate(path, seen), losses, now - written, finished, grids[-1] if grids else None)
+
+
+def _mean(records: list[dict[str, Any]], value: Any) -> float:
+    there = [v for record in records if (v := value(record)) is not None]
+    return fmean(there)
+
+
+def _rate(path: Path, seen: deque[tuple[float, int]]) -> float | None:
+    """Steps a second over the looks so far; at the first look since the newest checkpoint but one, or the start."""
+    points = list(seen)
+    if len(points) < 2 or points[-1][0] - points[0][0] < 1:
+        folders = [p for p in (path / "checkpoints").glob("step-*") if p.name.removeprefix("step-").isdecimal()]
+        saved = sorted((int(p.name.removeprefix("step-")), (p / "state.json").stat().st_mtime) for p in folders)
+        begin = saved[-2] if len(saved) > 1 else (0, (path / "config.toml").stat().st_mtime)
+        points = [(begin[1], begin[0]), points[-1]]
+    (first, low), (last, high) = points[0], points[-1]
+    return (high - low) / (last - first) if last > first and high > low else None
+
+
+def watch_run(path: Path, every: float, once: bool) -> None:
+    """Show how a run stands, again and again until it is finished; `once`, or without a terminal, one time.
+
+    Raises:
+        CbdmError: the folder is no run, or an interval of 0 or less.
+    """
+    if not every > 0:
+        raise CbdmError(f"--every {every}: the seconds between two looks must be above 0")
+    tail, seen = Tail(path / "metrics.jsonl"), deque[tuple[float, int]](maxlen=60)
+    live = render.LiveView(str(path))
+    now = standing(path, tail, seen, time())
+    if once or not live.tty:
+        live.print(now.lines(), now.grid)
+        return
+    with live:
+        while not now.finished:
+            live.show(now.lines(), now.grid)
+            sleep(every)
+            now = standing(path, tail, seen, time())
+    live.print(now.lines(), now.grid)

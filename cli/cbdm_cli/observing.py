@@ -1,0 +1,79 @@
+"""What a training leaves to look at while it runs: metrics, grids of samples, a tracker's log, stored averages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from cbdm_cli import pictures
+from cbdm_cli.assemble import Experiment
+from cbdm_cli.evaluator import drawn_with_bar
+from cbdm_cli.run_folder import Metrics
+from cbdm_cli.trackers import Tracker, open_tracker
+from cbdm_core.ema import save_snapshot
+from cbdm_core.generation import conditions_for
+from cbdm_core.training import TrainRecord, TrainState
+from cbdm_core.writing import plain_write_errors
+
+__all__ = ["AVERAGES", "GRIDS", "Observer"]
+
+GRIDS, AVERAGES = "grids", "averages"
+_A_CLASS, _CLASSES = 8, 20  # samples of a class in a grid, and the most classes in it
+
+
+class Observer:
+    """The files that grow beside the checkpoints; of several processes only the leader has one.
+
+    Args:
+        experiment: what is trained.
+        state: where the training stands.
+        folder: the run.
+        log: a tracker by name, or None.
+
+    Raises:
+        CbdmError: the tracker is not there, or the folder cannot be written to.
+    """
+
+    def __init__(self, experiment: Experiment, state: TrainState, folder: Path, log: str | None) -> None:
+        self.experiment, self.state, self.folder = experiment, state, folder
+        self.metrics = Metrics(folder / "metrics.jsonl", state.step)
+        self.tracker: Tracker | None = open_tracker(log, folder, experiment.config, state.step) if log else None
+
+    def see(self, record: TrainRecord) -> None:
+        """Take one record in."""
+        training = self.experiment.config.training
+        if record.step % training.log_every == 0:
+            self.metrics.write(record)
+            if self.tracker:
+                self.tracker.write(record)
+        if training.sample_every and record.step % training.sample_every == 0:
+            self._grid(record.step)
+        powers = any(name.startswith("power:") for name in training.averages)
+        if powers and (record.step % training.snapshot_every == 0 or record.step == training.steps):
+            save_snapshot(self.folder / AVERAGES, self.state.averages, record.step)
+
+    def _grid(self, step: int) -> None:
+        """A few samples of each class by the averaged network, from the same noise at every step."""
+        config, data = self.experiment.config, self.experiment.data
+        counts = data.counts()
+        shown = counts.argsort(descending=True, stable=True)
+        if len(shown) > _CLASSES:  # from the commonest to the rarest, evenly
+            shown = shown[torch.linspace(0, len(shown) - 1, _CLASSES).round().long()]
+        labels = shown.sort().values.repeat(_A_CLASS)
+        full = self.experiment.full
+        conditions = labels if full.condition is None else conditions_for(labels, full.condition, full.y)
+        network, schedule = self.state.ema.eval(), self.experiment.schedule
+        x = drawn_with_bar(config, network, schedule, conditions, tuple(data.shape), self.state.world.device, "grid")
+        path = self.folder / GRIDS / f"step-{step:08d}.png"
+        with plain_write_errors(path):
+            path.parent.mkdir(exist_ok=True)
+        pictures.samples(path, full.is_images, x, labels, data.class_names, counts.tolist())
+        if self.tracker:
+            self.tracker.picture(path, step)
+
+    def close(self) -> None:
+        """Write out what is pending."""
+        self.metrics.close()
+        if self.tracker:
+            self.tracker.close()

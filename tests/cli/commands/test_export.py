@@ -1,0 +1,79 @@
+"""`cbdm export`: what is written says what the run says, in diffusers too, and other averages may be chosen."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cbdm import DDIM, ClassifierFreeGuidance, generate, load_run
+from cbdm_core.checkpoint import latest_checkpoint
+from cbdm_core.ema import post_hoc
+from tests.cli.tiny import TINY, cbdm, shared_classifiers
+
+AVERAGES = ["--set", 'training.averages=["power:0.05", "power:0.1", "decay:0.3"]', "--set", "training.snapshot_every=2"]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A run of 6 steps with further averages; nothing is written into it."""
+    folder, cache = tmp_path_factory.mktemp("source"), shared_classifiers(tmp_path_factory.getbasetemp())
+    env = {"CBDM_CACHE": str(cache)}
+    cbdm("train", "--steps", 6, *TINY, *AVERAGES, "--out", "r", cwd=folder, check=0, env=env)
+    return folder / "r"
+
+
+@pytest.mark.parametrize("omega", [0.0, 1.5])
+def test_ddim_in_diffusers_and_here_agree(source, run, tmp_path, omega):
+    """To 1e-5 of the largest value, in float32, from the same noise."""
+    assert run("export", source, "out", "--to", "diffusers")[0] == 0
+    from cbdm_core.pipeline import CbdmPipeline
+
+    pipeline = CbdmPipeline.from_pretrained(tmp_path / "out")
+    pipeline.set_progress_bar_config(disable=True)
+    loaded, y = load_run(source), torch.arange(12) % 10
+    guided = ClassifierFreeGuidance(loaded.network, omega).eval()
+    here = torch.cat(list(generate(guided, DDIM(loaded.schedule), y, loaded.shape, steps=20, seed=5)))
+    there = pipeline(y, num_inference_steps=20, omega=omega, seed=5).images
+    assert float((here - there).abs().max()) < 1e-5 * float(here.abs().max())
+    assert pipeline.model.config.class_names == list(loaded.class_names)
+
+
+def test_safetensors_are_the_averaged_weights_with_their_card(source, run, tmp_path):
+    assert run("export", source, "out", "--to", "safetensors")[0] == 0
+    weights, loaded = load_file(tmp_path / "out" / "model.safetensors"), load_run(source)
+    assert all(torch.equal(weights[name], value) for name, value in loaded.network.state_dict().items())
+    card = (tmp_path / "out" / "README.md").read_text()
+    fid = json.loads((source / "evaluation.json").read_text())["overall"]["fid"]
+    assert "| 0 | 174 |" in card and "cbdm: null" in card and f"| overall | {fid:.3f} |" in card and "Verdict:" in card
+
+
+def test_the_verdict_of_a_study_stands_in_the_card_of_its_runs(source, run, tmp_path):
+    import shutil
+
+    shutil.copytree(source, tmp_path / "study" / "runs" / "a")
+    (tmp_path / "study" / "results.json").write_text(json.dumps({"verdict": "cbdm is better."}))
+    assert run("export", "study/runs/a", "out", "--to", "safetensors")[0] == 0
+    assert "that it was trained in: cbdm is better." in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("average", ["decay:0.3", "power:0.1", "power:0.07"])
+def test_a_run_with_another_average_is_one_to_sample_and_evaluate(source, run, tmp_path, average):
+    assert run("export", source, "out", "--to", "run", "--average", average)[0] == 0
+    chosen = load_run(tmp_path / "out").network.state_dict()
+    stored = load_file(latest_checkpoint(source / "checkpoints") / "averages.safetensors")
+    expected = {k.partition("/")[2]: v for k, v in stored.items() if k.startswith(f"{average}/")}
+    for name, value in (expected or post_hoc(source / "averages", 0.07)).items():
+        torch.testing.assert_close(chosen[name], value, atol=0, rtol=0)
+    assert not all(torch.equal(v, chosen[k]) for k, v in load_run(source).network.state_dict().items())
+    assert run("sample", "out", "--n", 3, "--steps", 2, "--format", "npz", "--out", "x.npz")[0] == 0
+
+
+def test_mistakes_are_told(source, refused, tmp_path):
+    assert "did you mean 'diffusers'" in refused("export", source, "o", "--to", "diffuser")
+    assert "decay:0.3" in refused("export", source, "o", "--to", "run", "--average", "decay:0.7")
+    assert "power:0.08" in refused("export", source, "o", "--to", "run", "--average", "power:x")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "a").write_text("")
+    assert "not empty" in refused("export", source, "full", "--to", "run")
+    assert not (tmp_path / "o").exists()

@@ -1,0 +1,91 @@
+"""`cbdm watch`: rate, time left and losses from the files of a run, and a picture in characters."""
+
+import json
+import os
+from collections import deque
+
+import pytest
+from PIL import Image
+
+from cbdm_cli.commands.watch import Tail, standing
+from cbdm_cli.durations import duration
+from cbdm_cli.render import half_blocks
+
+
+def record(step, loss=1.0, **groups):
+    return json.dumps({"step": step, "loss": loss, "terms": {"denoising": loss}, "groups": groups}) + "\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A run of 1,000 steps that began at second 1,000."""
+    text = "[network]\n[schedule]\n[facts]\n[training]\nsteps = 1000\n"
+    (tmp_path / "config.toml").write_text(text)
+    os.utime(tmp_path / "config.toml", (1000, 1000))
+    return tmp_path
+
+
+def write(folder, text, at):
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(text)
+    os.utime(folder / "metrics.jsonl", (at, at))
+
+
+def test_rate_and_time_left_come_from_what_was_seen(folder):
+    tail, seen = Tail(folder / "metrics.jsonl"), deque()
+    write(folder, record(100), 1050)
+    first = standing(folder, tail, seen, 1050.0)
+    assert first.step == 100 and first.rate == pytest.approx(2.0)  # since the folder was made
+    write(folder, record(140), 1060)
+    second = standing(folder, tail, seen, 1060.0)
+    assert second.rate == pytest.approx(4.0)  # since the first look
+    assert second.lines()[0] == "step 140 of 1,000 (14%) · 4 steps a second · about 3.6 min left"
+
+
+def test_losses_are_means_over_the_last_records_by_group(folder):
+    tail = Tail(folder / "metrics.jsonl")
+    write(folder, record(1, 3.0, head=2.0) + record(2, 1.0, head=1.0, tail=5.0), 1010)
+    now = standing(folder, tail, deque(), 1010.0)
+    assert now.losses == {"loss": 2.0, "denoising": 2.0, "head": 1.5, "tail": 5.0}
+
+
+def test_a_line_being_written_waits_and_a_shorter_file_starts_anew(folder):
+    tail = Tail(folder / "metrics.jsonl")
+    write(folder, record(1) + '{"step": 2, "lo', 1010)
+    assert [r["step"] for r in tail.read()] == [1]
+    write(folder, 'ss": 1.0}\n', 1011)
+    assert [r["step"] for r in tail.read()] == [1, 2]
+    (folder / "metrics.jsonl").write_text(record(7))
+    assert [r["step"] for r in tail.read()] == [7]
+
+
+def test_silence_and_the_end_are_told(folder):
+    tail = Tail(folder / "metrics.jsonl")
+    write(folder, record(100), 1050)
+    assert "no record for 66.7 min" in standing(folder, tail, deque(), 1050 + 4000).lines()[0]
+    (folder / "evaluation.json").write_text("{}")
+    assert "finished and evaluated" in standing(folder, tail, deque(), 1050 + 4000).lines()[0]
+
+
+def test_the_command_shows_a_run_and_its_last_grid(folder, run, refused):
+    write(folder, record(100, tail=0.25), 1050)
+    (folder / "grids").mkdir()
+    for step in (50, 100):
+        (folder / "grids" / f"step-{step:08d}.png").write_bytes(b"")
+    code, out, _ = run("watch", folder, "--once")
+    assert code == 0 and "tail       0.2500" in out and "step-00000100.png" in out
+    assert "no run folder" in refused("watch", folder / "grids")
+    assert "--every 0" in refused("watch", folder, "--every", 0)
+
+
+def test_a_picture_is_drawn_in_its_colours(tmp_path):
+    image = Image.new("RGB", (2, 2))
+    image.putdata([(255, 0, 0), (0, 255, 0), (0, 0, 255), (9, 9, 9)])
+    image.save(tmp_path / "p.png")
+    text = half_blocks(tmp_path / "p.png", 80)
+    assert text.plain == "▀▀\n"
+    assert [str(span.style) for span in text.spans] == ["rgb(255,0,0) on rgb(0,0,255)", "rgb(0,255,0) on rgb(9,9,9)"]
+
+
+def test_durations():
+    assert [duration(s) for s in (0.2, 42, 210, 25920, 181440)] == ["under 1 s", "42 s", "3.5 min", "7.2 h", "2.1 days"]

@@ -1,0 +1,92 @@
+"""What a training leaves while it runs: grids from one noise, averages, a log; and that looking changes nothing."""
+
+import json
+import sys
+from importlib.util import find_spec
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.cli.tiny import TINY, fingerprint
+
+STILL = [*TINY, "--set", "training.learning_rate=1e-12", "--set", "training.ema_decay=0.0"]
+
+
+@pytest.fixture
+def watched(run):
+    """A run of 4 steps whose weights stand still, with a grid at every other step."""
+    looks = ["--set", "training.sample_every=2", "--set", 'training.averages=["decay:0.9"]']
+    log = ["--log", "tensorboard"] if find_spec("tensorboard") else []
+    code, out, err = run("train", "--steps", 4, *STILL, *looks, *log, "--out", "r")
+    assert code == 0, (out, err)
+    return "r"
+
+
+def test_a_look_changes_nothing_and_has_the_same_noise(watched, run, tmp_path):
+    """Weights that stand still give the same grid twice; and those of a run without grids and log are the same."""
+    grids = sorted((tmp_path / "r" / "grids").iterdir())
+    assert [g.name for g in grids] == ["step-00000002.png", "step-00000004.png"]
+    first, second = (np.asarray(Image.open(g)).astype(int) for g in grids)
+    assert np.abs(first - second).max() <= 1 and first.std() > 10
+    assert run("train", "--steps", 4, *STILL, "--set", 'training.averages=["decay:0.9"]', "--out", "plain")[0] == 0
+    assert fingerprint(tmp_path / "plain") == fingerprint(tmp_path / "r")
+    assert not (tmp_path / "plain" / "grids").exists() and not (tmp_path / "plain" / "tensorboard").exists()
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    read = events.EventAccumulator(str(tmp_path / "r" / "tensorboard"))
+    read.Reload()
+    records = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
+    assert [e.step for e in read.Scalars("loss")] == [1, 2, 3, 4]
+    assert [e.value for e in read.Scalars("loss")] == pytest.approx([r["loss"] for r in records], rel=1e-6)
+    tail = {e.step: e.value for e in read.Scalars("groups/tail")}  # a batch may have no row of the tail
+    assert tail == pytest.approx({r["step"]: r["groups"]["tail"] for r in records if "tail" in r["groups"]}, rel=1e-6)
+    assert [e.step for e in read.Images("samples")] == [2, 4]
+
+
+def test_a_run_with_other_optimiser_and_averages_resumes_to_the_bit(run, tmp_path):
+    options = ["--set", "training.optimiser.name=adam", "--set", "training.optimiser.options.betas=[0.8, 0.9]"]
+    options += ["--set", 'training.averages=["power:0.1", "decay:0.5"]', "--set", "training.snapshot_every=2"]
+    options += ["--set", "training.accumulate=2", "--set", "training.checkpointing=true"]
+    assert run("train", "--steps", 4, *TINY, *options, "--out", "whole")[0] == 0
+    assert run("train", "--steps", 2, *TINY, *options, "--out", "cut")[0] == 0
+    assert run("train", "--resume", "cut", "--steps", 4)[0] == 0
+    whole = fingerprint(tmp_path / "whole")
+    assert whole == fingerprint(tmp_path / "cut") and "averages.safetensors" in whole
+    stored = sorted(p.name for p in (tmp_path / "cut" / "averages").iterdir())
+    assert stored == ["step-00000002.safetensors", "step-00000004.safetensors"]
+
+
+def test_a_service_is_given_records_and_pictures(run, monkeypatch):
+    calls = []
+    fake = SimpleNamespace(
+        init=lambda **options: calls.append(("init", options["name"], options["config"]["training.steps"])),
+        log=lambda values, step: calls.append(("log", step, sorted(values))),
+        finish=lambda: calls.append(("finish",)),
+        Image=lambda path: path,
+    )
+    monkeypatch.setitem(sys.modules, "trackio", fake)
+    looks = ["--set", "training.sample_every=2", "--log", "trackio"]
+    assert run("train", "--steps", 2, *STILL, *looks, "--out", "r")[0] == 0
+    assert calls[0] == ("init", "r", 2) and calls[-1] == ("finish",)
+    assert [c[1] for c in calls[1:-1]] == [1, 2, 2] and calls[-2][2] == ["samples"]
+    assert {"loss", "terms/denoising", "learning_rate"} <= set(calls[1][2])
+
+
+def test_mistakes_are_refused_before_a_folder_is_made(refused, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert "pip install 'cbdm[wandb]'" in refused("train", *TINY, "--out", "r", "--log", "wandb")
+    assert "did you mean 'tensorboard'" in refused("train", *TINY, "--out", "r", "--log", "tensorbord")
+    for setting, words in {
+        "training.optimiser.name=adamx": "adamw",
+        "training.optimiser.options.momentum=0.9": "momentum",
+        "training.optimiser.options.weight_decay=0.1": "training.weight_decay",
+        "training.lr_schedule.name=cosin": "cosine",
+        'training.averages=["power:0.5"]': "0.288",
+    }.items():
+        assert words in refused("train", *TINY, "--out", "r", "--set", setting)
+    coupled = ["--method", "coral", "--set", "training.accumulate=2"]
+    assert "compares the rows" in refused("train", *TINY, "--out", "r", *coupled)
+    vectors = ["--method", "capacity", "--set", "training.checkpointing=true"]
+    assert "experts" in refused("train", *TINY, "--out", "r", *vectors)
+    assert not (tmp_path / "r").exists()

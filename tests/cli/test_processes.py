@@ -1,0 +1,57 @@
+"""The command line under torchrun: two processes train, resume and draw as one does."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.cli.tiny import TINY, cbdm, shared_classifiers
+
+# Dropout's masks are each rank's own, so without it the losses are the same but for the order of summation.
+OPTIONS = [*TINY, "--set", "network.options.dropout=0.0", "--set", "training.sample_every=2"]
+OPTIONS += ["--set", "sampling.batch_size=30", "--method", "coral+cbdm:uniform"]
+
+
+def two_processes(*arguments, cwd, env):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cbdm_cli"]
+    done = subprocess.run(
+        [*launch, *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def losses(run):
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_two_processes_train_resume_and_draw_as_one(tmp_path, tmp_path_factory):
+    env = {"CBDM_CACHE": str(shared_classifiers(tmp_path_factory.getbasetemp()))}
+    cbdm("train", "--steps", 4, *OPTIONS, "--out", "one", cwd=tmp_path, check=0, env=env)
+    two_processes("train", "--steps", 2, *OPTIONS, "--out", "two", cwd=tmp_path, env=env)
+    two_processes("train", "--resume", "two", "--steps", 4, cwd=tmp_path, env=env)
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert losses(two) == pytest.approx(losses(one), rel=1e-3)
+    assert sorted(p.name for p in (two / "grids").iterdir()) == sorted(p.name for p in (one / "grids").iterdir())
+    measured = [json.loads((run / "evaluation.json").read_text()) for run in (one, two)]
+    assert measured[0]["nfe"] == measured[1]["nfe"] and measured[0]["n_samples"] == measured[1]["n_samples"]
+    asked = ["sample", "one", "--number", 70, "--format", "npz"]
+    cbdm(*asked, "--out", "a.npz", cwd=tmp_path, check=0)
+    assert "70 samples" in two_processes(*asked, "--out", "b.npz", cwd=tmp_path, env=env)
+    a, b = (np.load(tmp_path / name)["images"] for name in ("a.npz", "b.npz"))
+    assert np.array_equal(a, b) and len(a) == 70
+    cbdm("evaluate", "one", "--omega", 0.5, cwd=tmp_path, check=0, env=env)
+    (file,) = one.glob("evaluation-omega-0.5*.json")
+    alone = json.loads(file.read_text())
+    file.unlink()
+    two_processes("evaluate", "one", "--omega", 0.5, cwd=tmp_path, env=env)
+    assert json.loads(file.read_text()) == alone
