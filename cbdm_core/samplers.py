@@ -88,8 +88,9 @@ class Sampler(ABC):
             network: the score network, guided or not; put it in eval mode first.
             c: (B,) conditions.
             shape: the shape of one sample.
-            steps: number of solver steps, ≥ 1, on the schedule's `grid`, uniform in t from `domain[1]` to 0 where the
-                schedule has none of its own. Its last point before 0 should lie in the domain: no more steps than 1/domain[0].
+            steps: number of solver steps, ≥ 1, on the schedule's `grid`: uniform in t from `domain[1]` to 0, where the
+                schedule has none of its own. Its last point before 0 should lie in the domain: no more steps than
+                1/domain[0].
             draws: B rows; the starting noise and every step's noise come from here.
             x_T: (B, *shape) starting points instead of drawn ones.
             times: a strictly decreasing grid instead of the schedule's (`steps` is then its length − 1).

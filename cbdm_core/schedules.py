@@ -243,9 +243,9 @@ class EDM(NoiseSchedule):
     """Exploding variance: α = 1, σ_t = (σ_min^{1/ρ} + t' (σ_max^{1/ρ} − σ_min^{1/ρ}))^ρ with t' = (t − 0.001)/0.999.
 
     Below the domain (0.001, 1) σ falls linearly from σ_min to 0, so that x_0 = x at t = 0. `grid` is the paper's: times
-    uniform on the domain, whose noise levels go from σ_max to σ_min, and then 0.
-    Training times have log σ ~ N(mean, std²), clamped into [σ_min, σ_max]. x_t is as
-    large as σ_max: train a network that predicts "edm" (`Predicts`), which scales its input.
+    uniform on the domain, whose noise levels go from σ_max to σ_min, and then 0. Training times have
+    log σ ~ N(mean, std²), clamped into [σ_min, σ_max]. x_t is as large as σ_max: train a network that predicts "edm"
+    (`Predicts`), which scales its input.
 
     Args:
         sigma_min: σ at the start of the domain, > 0, in the unit of the data.

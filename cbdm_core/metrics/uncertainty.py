@@ -54,7 +54,8 @@ def bootstrap_interval(
     A statistic that is biased at these numbers of rows (FID upwards, precision and recall, whose balls shrink with
     every copy, downwards) is biased a second time in each resample, so that its percentiles can miss the very figure
     they belong to. `centred` moves them by the difference of the figure and the resamples' mean: an interval for what
-    the statistic is on average at these numbers of rows, which is what figures of equal numbers compare.
+    the statistic is on average at these numbers of rows, which is what figures of equal numbers compare. It does not
+    hold the population's value, from which the bias keeps the figure away.
 
     Args:
         statistic: (real, fake) rows → a number.

@@ -1,4 +1,4 @@
-"""Wherever a page says "Statement 12", the words become a link to it, but in titles, code and links that are there."""
+"""Wherever a page says "Statement 12" or "Statements 16–19", that is a link, but not in titles, code and links."""
 
 import re
 from typing import Any
@@ -7,7 +7,8 @@ from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
 
-NAMED = re.compile(r"Statement (\d+)")
+NAMED = re.compile(r"Statements? \d+(?:(?:, | and |–)\d+)*")
+PART = re.compile(r"Statement (\d+)|(\d+)")
 LEFT_ALONE = (nodes.title, nodes.reference, nodes.literal, nodes.literal_block, addnodes.pending_xref)
 
 
@@ -19,17 +20,23 @@ def _within(node: nodes.Node, kinds: tuple[type, ...]) -> bool:
     return False
 
 
+def _reference(text: str, number: str, docname: str) -> nodes.Node:
+    """A reference that Sphinx resolves, and warns of if there is no such statement."""
+    options = {"refdomain": "std", "reftype": "ref", "reftarget": f"statement-{number}"}
+    cross = addnodes.pending_xref("", refdoc=docname, refexplicit=True, refwarn=True, **options)
+    cross.append(nodes.inline("", text))
+    return cross
+
+
 def _linked(text: str, docname: str) -> list[nodes.Node]:
-    """The text in pieces, "Statement N" as a reference that Sphinx resolves, and warns of if there is none."""
+    """The text in pieces: "Statement N" whole, of several statements the numbers alone."""
     pieces: list[nodes.Node] = []
     end = 0
-    for found in NAMED.finditer(text):
-        pieces.append(nodes.Text(text[end : found.start()]))
-        options = {"refdomain": "std", "reftype": "ref", "reftarget": f"statement-{found[1]}"}
-        cross = addnodes.pending_xref("", refdoc=docname, refexplicit=True, refwarn=True, **options)
-        cross += nodes.inline("", found[0], classes=["statement-link"])
-        pieces.append(cross)
-        end = found.end()
+    for named in NAMED.finditer(text):
+        for found in PART.finditer(text, *named.span()):
+            pieces.append(nodes.Text(text[end : found.start()]))
+            pieces.append(_reference(found[0], found[1] or found[2], docname))
+            end = found.end()
     return [*pieces, nodes.Text(text[end:])]
 
 

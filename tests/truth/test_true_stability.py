@@ -59,12 +59,12 @@ def test_symmetric_part_is_positive_below_the_bound(seed, classes, gamma, part):
     assert (value >= floor - 1e-9 * value.abs()).all()
 
 
-def descend(gamma: float, tied: Tensor, steps: int = 4000) -> Tensor:
+def descend(gamma: float, tied: Tensor, steps: int = 600) -> Tensor:
     """The weight of a network e_c = tied_c·w after gradient descent by the stop-gradient loss from w = 1."""
     r, law, w = times(0.99, 0.01), times(0.5, 0.5), times(1.0)
     truth = tied[:, None]  # w = 1 is the truth, so that without the pull nothing moves
     for _ in range(steps):
-        w = w - 0.002 * tied @ population_gradient(tied[:, None] * w, truth, r, law, 1.0, gamma)
+        w = w - 0.01 * tied @ population_gradient(tied[:, None] * w, truth, r, law, 1.0, gamma)
         if not w.abs() < 1e6:
             break
     return w

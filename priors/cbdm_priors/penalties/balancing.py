@@ -75,7 +75,7 @@ class ClassBalancing(Penalty):
     Norms are means over a row; rows that see the null condition get 0. With γ = 0 the further forwards keep no graph,
     so each costs a third of a step instead of a whole one. Rows whose c' is c have distance 0, and cost no forward,
     where the network has no dropout; with dropout and independent masks their distance is that between two masks,
-    which is most of the published term.
+    a part of the published term.
 
     Args:
         inner: the adjustment that gives the other terms.
