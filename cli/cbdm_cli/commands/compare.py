@@ -15,6 +15,7 @@ from cbdm_cli.run_folder import new_folder, write_json
 from cbdm_cli.study.job import config_of, job_command
 from cbdm_cli.study.plan import (
     FILE,
+    MOST_SEEDS,
     Plan,
     Variant,
     extended,
@@ -252,6 +253,8 @@ def planned(
     """
     if steps is not None and steps < 1:
         raise CbdmError(f"--steps {steps}: it must be 1 or more")
+    if seeds > MOST_SEEDS:
+        raise CbdmError(f"--seeds {seeds}: at most {MOST_SEEDS:,} are trained")
     omegas = tuple(dict.fromkeys(omegas))
     if len(omegas) == 1 and not one_omega:
         raise CbdmError(

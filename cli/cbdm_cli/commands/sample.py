@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cbdm_cli import pictures, render
+from cbdm_cli.affordable import check_samples, check_steps
 from cbdm_cli.config import validated
 from cbdm_cli.evaluator import drawn_with_bar, solver
 from cbdm_cli.resolve import with_sampling
@@ -127,6 +128,9 @@ def sample_run(path: Path, asked: Asked, options: dict[str, Any], format_: str, 
         # The tracked weights are those of a path with noise; 25 steps of a solver without would be rough.
         options = {**options, "sampler": "ddim", "options": {"eta": 1.0}, "steps": options.get("steps") or 100}
     config = with_sampling(validated(run.config), options)
+    check_steps("sampling.steps", config.sampling.steps)
+    if asked.n is not None:
+        check_samples("--n", asked.n, run.shape, asked.n)
     labels, conditions, names, counts = _conditions_of(asked, run, config.seed)
     if format_ == "folder" and not _drawable(run.shape):
         raise CbdmError(

@@ -20,6 +20,7 @@ from cbdm_core.reading import CONFIG_BYTES, regular_file
 
 __all__ = [
     "FILE",
+    "MOST_SEEDS",
     "OMEGAS",
     "READINGS",
     "Plan",
@@ -36,6 +37,7 @@ __all__ = [
 
 FILE = "compare.json"
 READINGS = "readings"
+MOST_SEEDS = 10_000
 OMEGAS = ("0", "0.25", "0.5", "0.75", "1", "1.5")
 # Guidance at intermediate noise only (Kynkäänniemi et al. 2024); the ends in t.
 INTERVAL = (0.1, 0.7)
@@ -105,7 +107,7 @@ class Plan(_Frozen):
     preset: str
     settings: tuple[str, ...] = ()
     steps: Annotated[int | None, Field(ge=1)] = None
-    seeds: Annotated[int, Field(ge=1)] = 5
+    seeds: Annotated[int, Field(ge=1, le=MOST_SEEDS)] = 5
     omegas: tuple[str, ...] = OMEGAS
     variants: tuple[Variant, ...]
 
@@ -186,6 +188,8 @@ def _distinct(variants: Iterable[Variant]) -> tuple[Variant, ...]:
 
 def extended(plan: Plan, more: Sequence[Variant], seeds: int | None = None) -> Plan:
     """The plan with more variants, more seeds, or both."""
+    if seeds is not None and seeds > MOST_SEEDS:
+        raise CbdmError(f"--seeds {seeds}: at most {MOST_SEEDS:,} are trained")
     if seeds is not None and seeds < plan.seeds:
         raise CbdmError(f"--seeds {seeds}: the comparison has {plan.seeds} already; ask for as many or more")
     return plan.model_copy(update={"variants": _distinct([*plan.variants, *more]), "seeds": seeds or plan.seeds})
