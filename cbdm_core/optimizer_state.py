@@ -75,9 +75,8 @@ def _fault(entry: Any, fresh: Mapping[str, Any], parameter: Tensor) -> str:
         fault = _unlike(name, entry[name], fresh[name], parameter)
         if fault:
             return fault
-    step = entry.get("step")
-    counts = not isinstance(step, Tensor) or (math.isfinite(float(step)) and float(step) >= 0)
-    return "" if counts else f"step is {float(step)}"
+    step = float(entry.get("step", 0))
+    return "" if math.isfinite(step) and step >= 0 else f"step is {step}"
 
 
 def _unlike(name: str, value: Any, fresh: Any, parameter: Tensor) -> str:

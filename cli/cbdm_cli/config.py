@@ -294,7 +294,7 @@ def _plain(error: ValidationError) -> str:
         hint = f" did you mean {near!r}?" if near else ""
         return f"unknown key {path!r}:{hint} allowed: {', '.join(allowed)}"
     if first["type"] == "value_error":
-        return f"{path or 'the configuration'}: {first['ctx']['error']}"
+        return f"{path or 'the configuration'}: {first['msg'].removeprefix('Value error, ')}"
     return f"{path} = {_shown(first['input'])}: {_words(first)}"
 
 

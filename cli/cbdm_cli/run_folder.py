@@ -8,19 +8,31 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cbdm_cli.locking import contents
+from cbdm_cli.locking import contents, held
+from cbdm_cli.naming import path_name
 from cbdm_core.errors import CbdmError
 from cbdm_core.writing import plain_write_errors, replacing
 
 if TYPE_CHECKING:  # plans and pages are read without torch
     from cbdm_core.training import TrainRecord
 
-__all__ = ["Metrics", "environment", "new_folder", "read_records", "write_json", "write_tensors", "write_text"]
+__all__ = [
+    "Metrics",
+    "claimed_folder",
+    "environment",
+    "new_folder",
+    "read_records",
+    "write_json",
+    "write_tensors",
+    "write_text",
+]
 
 
 def new_folder(out: Path | None, name: str) -> Path:
@@ -31,7 +43,7 @@ def new_folder(out: Path | None, name: str) -> Path:
     """
     if out is not None:
         return _claim(out)
-    root = Path("runs")
+    root, name = Path("runs"), path_name(name, "preset")
     with plain_write_errors(root):
         root.mkdir(exist_ok=True)
         pattern = re.compile(rf"{re.escape(name)}-(\d+)$")
@@ -44,6 +56,25 @@ def new_folder(out: Path | None, name: str) -> Path:
                 return folder
             except FileExistsError:
                 number += 1
+
+
+@contextmanager
+def claimed_folder(out: Path | None, name: str, what: str) -> Iterator[Path]:
+    """A new folder, as `new_folder` makes it, that this process alone holds for the time of the block.
+
+    Args:
+        out: the folder, None for the next free one.
+        name: of the preset, for `runs/NAME-NNN`.
+        what: runs in it, for messages.
+
+    Raises:
+        CbdmError: as `new_folder`, or another process was quicker.
+    """
+    folder = new_folder(out, name)
+    with held(folder, what):
+        if there := contents(folder):  # between the look and the lock
+            raise CbdmError(f"--out {folder} is not empty, it has {there[0].name}: choose a new folder")
+        yield folder
 
 
 def _claim(out: Path) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 from cbdm_cli import render
 from cbdm_cli.config import Config, load_config, preset_names, setting, validated
 from cbdm_cli.locking import held
-from cbdm_cli.run_folder import new_folder, write_json
+from cbdm_cli.run_folder import claimed_folder, write_json
 from cbdm_cli.study.job import config_of, job_command
 from cbdm_cli.study.plan import (
     FILE,
@@ -94,8 +94,7 @@ def compare(plan: Plan, out: Path | None, *, jobs: int, threads: int, device: st
         CbdmError: whatever a run would refuse, before anything is trained; jobs that failed, after the others ended.
     """
     _check(plan, device)
-    folder = new_folder(out, f"compare-{plan.preset}")
-    with held(folder, "cbdm compare"):
+    with claimed_folder(out, f"compare-{plan.preset}", "cbdm compare") as folder:
         save_plan(folder, plan)
         _work(folder, plan, jobs, threads, device)
 

@@ -11,7 +11,7 @@ import torch
 from cbdm_cli import render
 from cbdm_cli.config import Config, Data, Facts, Network, Sampling, Schedule, Training
 from cbdm_cli.data import IMPORTED
-from cbdm_cli.run_folder import environment, new_folder, write_json, write_text
+from cbdm_cli.run_folder import claimed_folder, environment, write_json, write_text
 from cbdm_core.adjustment import DenoisingLoss
 from cbdm_core.checkpoint import read_torch, save_checkpoint
 from cbdm_core.distributed import World
@@ -84,8 +84,8 @@ def import_checkpoint(path: Path, out: Path, weights: str, image_size: int, beta
     objective = Objective(Process(build_schedule(schedule.model_dump())), network, DenoisingLoss())
     state = TrainState.start(objective, TrainSettings(), World(0, 1, torch.device("cpu")))
     state.step = step
-    folder = new_folder(out, "imported")
-    write_text(folder / "config.toml", config.to_toml())
-    write_json(folder / "environment.json", environment(sys.argv, "cpu"))
-    save_checkpoint(folder / "checkpoints", state)
+    with claimed_folder(out, "imported", "cbdm import") as folder:
+        write_json(folder / "environment.json", environment(sys.argv, "cpu"))
+        save_checkpoint(folder / "checkpoints", state)
+        write_text(folder / "config.toml", config.to_toml())  # the last, for it makes the folder a run
     render.note(f"imported {sum(p.numel() for p in network.parameters()):,} parameters, {classes} classes: {folder}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,16 @@ from cbdm_cli import pictures, render
 from cbdm_cli.affordable import check_samples, check_steps
 from cbdm_cli.config import validated
 from cbdm_cli.evaluator import drawn_with_bar, solver
+from cbdm_cli.naming import path_name
 from cbdm_cli.resolve import with_sampling
-from cbdm_cli.run_folder import new_folder
+from cbdm_cli.run_folder import claimed_folder
 from cbdm_core.conditions import Classes
 from cbdm_core.data.dataset import to_uint8
 from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.generation import conditions_for, cyclic_labels, labels_from
 from cbdm_core.priors import LabelPrior, make_law
 from cbdm_core.run import Run, load_run
-from cbdm_core.writing import replacing
+from cbdm_core.writing import plain_write_errors, replacing
 
 __all__ = ["Asked", "conditions_of", "labels_of", "sample_run"]
 
@@ -137,41 +139,69 @@ def sample_run(path: Path, asked: Asked, options: dict[str, Any], format_: str, 
             f"--format folder needs images of 1 or 3 channels, the run has shape {run.shape}: try --format npz"
         )
     if format_ == "folder":
-        _refuse_paths(names)
+        for name in names:  # of classes; they may come from a file of somebody else's
+            path_name(name, "class name", "use --format npz")
     solver(config, run.network, run.schedule, asked.prior)  # a mistake should show before a folder is made
-    target = _target(path, out, format_)
     where = next(run.network.parameters()).device
-    x = drawn_with_bar(config, run.network, run.schedule, conditions, run.shape, where, unconditional=asked.prior)
-    _WRITERS[format_](target, _Drawn(x, labels, conditions, names, counts))
+    with _place(path, out, format_) as claim:
+        x = drawn_with_bar(config, run.network, run.schedule, conditions, run.shape, where, unconditional=asked.prior)
+        target = claim()
+        _WRITERS[format_](target, _Drawn(x, labels, conditions, names, counts))
     under = f"under the law {asked.prior}, without conditions"
     render.note(f"{len(x)} samples {under if asked.prior else f'at ω = {config.sampling.omega}'}: {target}")
-
-
-def _refuse_paths(names: Sequence[str]) -> None:
-    """Class names become folders, and may come from a file of somebody else's."""
-    for name in names:
-        if name.startswith(".") or not name.strip() or any(letter in name for letter in "/\\\0"):
-            raise CbdmError(f"class name {name!r} cannot be a folder's name: use --format npz")
 
 
 def _drawable(shape: tuple[int, ...]) -> bool:
     return len(shape) == 3 and shape[0] in (1, 3)
 
 
-def _target(path: Path, out: Path | None, format_: str) -> Path:
-    """Where to write; never over something that is there."""
-    suffix = {"grid": ".png", "npz": ".npz", "folder": ""}[format_]
-    if out is None:
-        taken = {p.stem for p in path.glob("drawn-*")}
-        number = next(i for i in range(1, len(taken) + 2) if f"drawn-{i:03d}" not in taken)
-        out = path / f"drawn-{number:03d}{suffix}"
+@contextmanager
+def _place(path: Path, out: Path | None, format_: str) -> Iterator[Callable[[], Path]]:
+    """Gives what claims the place to write, which is never over something that is there.
+
+    A folder is held from the start; a file is claimed once there is something to write, so that a stop before leaves
+    nothing.
+    """
     if format_ == "folder":
-        return new_folder(out, "")
-    if out.exists():
+        with claimed_folder(out or _next_free(path, format_), "drawn", "cbdm sample") as folder:
+            yield lambda: folder
+        return
+    if out is not None and out.exists():
         raise CbdmError(f"--out {out} is there already: choose another name")
-    if not out.parent.is_dir():
+    if out is not None and not out.parent.is_dir():
         raise CbdmError(f"--out {out}: {out.parent} is no folder; make it first or choose another place")
-    return out
+    claims: list[Path] = []
+
+    def claim() -> Path:
+        claims.append(_claimed(path, out, format_))
+        return claims[-1]
+
+    try:
+        yield claim
+    except BaseException:
+        for target in claims:
+            target.unlink(missing_ok=True)
+        raise
+
+
+def _claimed(path: Path, out: Path | None, format_: str) -> Path:
+    """An empty file that this process alone has made, to be replaced by the whole one."""
+    while True:
+        target = out or _next_free(path, format_)
+        try:
+            with plain_write_errors(target):
+                target.touch(exist_ok=False)
+            return target
+        except CbdmError:
+            if not target.exists() or out is not None:
+                raise
+
+
+def _next_free(path: Path, format_: str) -> Path:
+    suffix = {"grid": ".png", "npz": ".npz", "folder": ""}[format_]
+    taken = {p.stem for p in path.glob("drawn-*")}
+    number = next(i for i in range(1, len(taken) + 2) if f"drawn-{i:03d}" not in taken)
+    return path / f"drawn-{number:03d}{suffix}"
 
 
 @dataclass(frozen=True, eq=False)

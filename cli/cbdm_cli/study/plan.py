@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cbdm_cli.config import load_config, merged, validated
 from cbdm_cli.method import PLAIN, Part, format_parts, only_its_parts, parse_parts, with_law
-from cbdm_cli.naming import file_words
+from cbdm_cli.naming import file_words, path_name
 from cbdm_cli.run_folder import write_text
 from cbdm_core.errors import CbdmError
 from cbdm_core.reading import CONFIG_BYTES, regular_file
@@ -63,7 +63,7 @@ class Variant(_Frozen):
     @property
     def folder(self) -> str:
         """A folder name that no other variant of the plan has."""
-        return re.sub(r"[^A-Za-z0-9.+-]+", "-", self.name).strip("-.") or "method"
+        return path_name(re.sub(r"[^A-Za-z0-9.+-]+", "-", self.name).strip("-.") or "method", "variant")
 
     def table(self) -> dict[str, Any]:
         """What is laid over the preset."""
@@ -89,7 +89,8 @@ class Reading(_Frozen):
     def file(self) -> str:
         """The name of its result."""
         omega, (low, high) = file_words(self.omega), self.interval
-        return f"omega-{omega}.json" if (low, high) == (0, 1) else f"omega-{omega}-in-{low:g}-{high:g}.json"
+        within = "" if (low, high) == (0, 1) else f"-in-{low:g}-{high:g}"
+        return path_name(f"omega-{omega}{within}.json", "reading")
 
 
 class Plan(_Frozen):
