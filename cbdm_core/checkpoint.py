@@ -203,8 +203,10 @@ def _verified(checkpoint: Path, names: tuple[str, ...]) -> dict[str, Any]:
         facts = json.loads(regular_file(checkpoint / "state.json", CONFIG_BYTES).read_text(encoding="utf-8"))
         expected = {name: facts["files"][name] for name in names}
         step, known = facts["step"], facts["format"] == _FORMAT
-        if not isinstance(step, int) or step < 0:
+        if not isinstance(step, int) or not 0 <= step < 2**63:
             raise ValueError(f"step is {step!r}")
+        if any(set(fact) != {"bytes", "sha256"} for fact in expected.values()):
+            raise ValueError("a file has no size or hash")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CbdmError(
             f"{checkpoint} is no complete checkpoint ({type(error).__name__} in state.json): delete it and "

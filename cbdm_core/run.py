@@ -156,14 +156,15 @@ def load_run(path: str | Path, *, device: str = "cpu") -> Run:
         network = build_network(config["network"], shape, space, schedule)
         data = read_tensors(path / LAW_DATA) if (path / LAW_DATA).exists() else {}
         texts = {"training": "training", **facts["laws"]}
+        parts = part_names(config)
         laws = {part: make_law(text, counts, **_made_from(data, part)) for part, text in texts.items()}
     except CbdmError:
         raise
-    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, OverflowError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError, RuntimeError, OverflowError) as error:
         raise CbdmError(f"{path / 'config.toml'} is no run's configuration: {error}; restore it") from error
     checkpoint = latest_checkpoint(path / "checkpoints")
     load_weights(checkpoint / "ema.safetensors", network, verify=True)
-    _restore_learned(laws, part_names(config), checkpoint)
+    _restore_learned(laws, parts, checkpoint)
     network = network.to(pick_device(device)).eval().requires_grad_(False)
     step = int(checkpoint.name.removeprefix("step-"))
     return Run(path, network, schedule, laws, counts, names, shape, space, data, step, config)
@@ -194,7 +195,10 @@ def part_names(config: Mapping[str, Any]) -> list[str]:
     if isinstance(method, Mapping):
         names = [piece.partition(":")[0].strip() for piece in method["parts"].split("+")]
         return [name for name in names if name != "ddpm"]
-    return [entry["part"] for entry in method]
+    names = [entry["part"] for entry in method]
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(f"the parts of the method are {names!r:.60}")
+    return names
 
 
 def _restore_learned(laws: Mapping[str, ConditionPrior], parts: Sequence[str], checkpoint: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import tokenize
 import zipfile
@@ -28,6 +29,7 @@ _INT64 = np.iinfo(np.int64).max
 _MOST_UNNAMED = 65_536  # labels that are really identity numbers would make as many classes as their largest
 _DAMAGE = (
     *(OSError, EOFError, ValueError, RuntimeError, KeyError, SyntaxError, MemoryError, OverflowError),
+    *(IndexError, TypeError, AttributeError, AssertionError),
     *(zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError),
 )
 
@@ -186,6 +188,8 @@ def _numbers(y: np.ndarray) -> tuple[str, ...]:
 
 
 def _examples(x: np.ndarray, layout: Layout | None, value_range: tuple[float, float] | None) -> np.ndarray:
+    if x.ndim == 0:
+        raise CbdmError("examples are a single number: save an array with one row for each")
     if x.dtype.kind == "f" and x.ndim == 2 and layout is None:
         if value_range is not None:
             raise CbdmError(f"value_range is for images, and examples of shape {x.shape} are vectors: leave it out")
@@ -200,7 +204,7 @@ def _examples(x: np.ndarray, layout: Layout | None, value_range: tuple[float, fl
 
 
 def _to_bytes(x: np.ndarray, value_range: tuple[float, float] | None) -> np.ndarray:
-    unfinite = ~np.isfinite(x.reshape(len(x), -1))
+    unfinite = ~np.isfinite(x.reshape(len(x), math.prod(x.shape[1:])))
     if unfinite.any():
         rows = np.flatnonzero(unfinite.any(1))
         raise CbdmError(

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -334,7 +334,10 @@ def _shown(value: Any) -> str:
 def _keys(path: tuple[int | str, ...]) -> list[str]:
     model: Any = Config
     for name in path:
-        model = Part if isinstance(name, int) else model.model_fields[str(name)].annotation
+        annotation = Part if isinstance(name, int) else model.model_fields[str(name)].annotation
+        # `Facts | None` stands for Facts
+        kinds = [kind for kind in (annotation, *get_args(annotation)) if hasattr(kind, "model_fields")]
+        model = kinds[0] if kinds else _Section
     return sorted(model.model_fields)
 
 

@@ -147,7 +147,8 @@ class Metrics:
 
     def __init__(self, path: Path, step: int = 0) -> None:
         self.path = path
-        records = [r for r in read_records(path) if r["step"] <= step] if path.exists() else []
+        known = [r for r in read_records(path) if _is_record(r)] if path.exists() else []
+        records = [r for r in known if r["step"] <= step]
         write_text(path, "".join(json.dumps(r) + "\n" for r in records))
         with plain_write_errors(path):
             self._file = path.open("a", encoding="utf-8")
@@ -169,9 +170,26 @@ class Metrics:
 def read_records(path: Path) -> list[dict[str, Any]]:
     """The records of a `metrics.jsonl`; a last line cut short by a crash is left out."""
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             records.append(json.loads(line))
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             break
     return records
+
+
+def _is_record(value: Any) -> bool:
+    """Whether a line is what `Metrics.write` writes, as far as pictures and pages read it."""
+    if not isinstance(value, dict) or not isinstance(value.get("step"), int) or not _finite(value.get("loss")):
+        return False
+    tables = [value.get(name, {}) for name in ("terms", "groups")]
+    laws = value.get("laws", {})
+    return (
+        all(isinstance(table, dict) and all(map(_finite, table.values())) for table in tables)
+        and isinstance(laws, dict)
+        and all(isinstance(law, list) and all(map(_finite, law)) for law in laws.values())
+    )
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -44,8 +44,8 @@ def read_state_dict(path: Path, weights: str) -> tuple[dict[str, torch.Tensor], 
         if weights not in content:
             raise unknown_name("entry of the checkpoint", weights, [k for k in content if str(k).endswith("_model")])
         state = content[weights]
-    named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
-    if not state or not named or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    named = isinstance(state, dict) and bool(state) and all(isinstance(name, str) for name in state)
+    if not named or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise CbdmError(f"{path} holds no state dict of tensors: expected net_model and ema_model, or bare tensors")
     return state, step if isinstance(step, int) and step >= 0 else 0
 
