@@ -64,7 +64,8 @@ def _fresh(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], parameter
 
 
 def _places(group: Any) -> Any:
-    return group.get("params") if isinstance(group, Mapping) else None
+    places = group.get("params") if isinstance(group, Mapping) else None
+    return places if isinstance(places, list) and all(isinstance(place, int) for place in places) else None
 
 
 def _fault(entry: Any, fresh: Mapping[str, Any], parameter: Tensor) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from cbdm_cli.locking import contents, held
 from cbdm_cli.naming import path_name
 from cbdm_core.errors import CbdmError
-from cbdm_core.writing import plain_write_errors, replacing
+from cbdm_core.writing import WRITING, plain_write_errors, replacing
 
 if TYPE_CHECKING:  # plans and pages are read without torch
     from cbdm_core.training import TrainRecord
@@ -28,11 +28,14 @@ __all__ = [
     "claimed_folder",
     "environment",
     "new_folder",
+    "occupied",
     "read_records",
     "write_json",
     "write_tensors",
     "write_text",
 ]
+
+_BEGUN = ("environment.json", "law_data.safetensors")  # what is written before a configuration
 
 
 def new_folder(out: Path | None, name: str) -> Path:
@@ -72,9 +75,17 @@ def claimed_folder(out: Path | None, name: str, what: str) -> Iterator[Path]:
     """
     folder = new_folder(out, name)
     with held(folder, what):
-        if there := contents(folder):  # between the look and the lock
+        if there := occupied(folder):  # between the look and the lock
             raise CbdmError(f"--out {folder} is not empty, it has {there[0].name}: choose a new folder")
         yield folder
+
+
+def occupied(folder: Path) -> list[Path]:
+    """What lies in a folder and is no leftover of a run that was killed before its configuration was there."""
+    there = contents(folder)
+    if any(path.name == "config.toml" for path in there):
+        return there
+    return [path for path in there if path.name not in _BEGUN and not path.name.startswith(WRITING)]
 
 
 def _claim(out: Path) -> Path:
@@ -83,7 +94,7 @@ def _claim(out: Path) -> Path:
             out.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise CbdmError(f"--out {out} cannot be made: a file stands in the way; choose another folder") from None
-        if contents(out):
+        if occupied(out):
             raise CbdmError(
                 f"--out {out} is not empty: choose a new folder, or continue with cbdm train --resume {out} (a "
                 f"comparison: cbdm compare {out})"

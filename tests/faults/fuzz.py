@@ -51,7 +51,7 @@ from cbdm_core.process import Process
 from cbdm_core.run import load_run, read_config
 from cbdm_core.schedules import VP
 from cbdm_core.training import TrainSettings, TrainState
-from tests.faults.mutations import array, as_json, damaged, hostile, mutated, tensor
+from tests.faults.mutations import Opaque, array, as_json, damaged, hostile, mutated, tensor
 
 SECONDS = 10
 ADVICE = ("allow_pickle", "weights_only", "unpickl", "Traceback")
@@ -246,7 +246,7 @@ def imports(material):
     packed = io.BytesIO()
     torch.save(whole, packed)
     return st.one_of(
-        torch_files(whole), torch_files(material.weights), damaged(packed.getvalue()), st.binary(max_size=40)
+        torch_files(whole), torch_files(material.weights), damaged(Opaque(packed.getvalue())), st.binary(max_size=40)
     )
 
 
@@ -350,23 +350,20 @@ def read_folder(material, given):
 
 def results(material):
     plan = json.loads((material.comparison / FILE).read_text())
-    files = sorted(p for p in material.comparison.rglob("*.json") if p.name != FILE)
-    reading = next(p for p in files if p.parent.name == READINGS)
+    reading = next(p for p in sorted(material.comparison.rglob("*.json")) if p.parent.name == READINGS)
+    run = reading.parent.parent
     records = (material.run / "metrics.jsonl").read_bytes()
-    lines = st.one_of(
-        damaged(records), mutated(json.loads(records.splitlines()[0])).map(lambda v: json.dumps(v).encode())
-    )
+    record = mutated(json.loads(records.splitlines()[0])).map(lambda value: json.dumps(value).encode())
+
+    def under(file, contents):
+        return contents.map(lambda content: (str(file.relative_to(material.comparison)), content))
+
     return st.one_of(
-        as_json(plan).map(lambda content: (FILE, content)),
-        as_json(json.loads(reading.read_text())).map(
-            lambda content: (str(reading.relative_to(material.comparison)), content)
-        ),
-        lines.map(
-            lambda content: (str(reading.parent.parent.relative_to(material.comparison) / "metrics.jsonl"), content)
-        ),
-        mutated(material.config)
-        .map(toml)
-        .map(lambda content: (str(reading.parent.parent.relative_to(material.comparison) / "config.toml"), content)),
+        under(material.comparison / FILE, as_json(plan)),
+        under(reading, as_json(json.loads(reading.read_text()))),
+        under(run / "metrics.jsonl", st.one_of(damaged(records), record)),
+        under(run / "config.toml", mutated(material.config).map(toml)),
+        under(run / "environment.json", as_json(json.loads((run / "environment.json").read_text()))),
     )
 
 
@@ -440,7 +437,7 @@ def torch_files(content):
 
     @st.composite
     def changed(draw):
-        tree = draw(mutated(plain_table(content), tensors))
+        tree = draw(mutated(Opaque(plain_table(content)), tensors))
         for holder, key in draw(st.lists(st.sampled_from(leaves(tree) or [({}, "a")]), max_size=2)):
             if isinstance(holder.get(key) if isinstance(holder, dict) else None, torch.Tensor):
                 holder[key] = draw(tensor(holder[key]))
@@ -492,7 +489,7 @@ def fuzz(name: str, material: Material, examples: int, *, derandomize: bool) -> 
         derandomize=derandomize,
         database=None,
         deadline=None,
-        phases=[Phase.generate, Phase.shrink],
+        phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
     @given(given_=strategy(material))

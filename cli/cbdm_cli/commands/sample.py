@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.generation import conditions_for, cyclic_labels, labels_from
 from cbdm_core.priors import LabelPrior, make_law
 from cbdm_core.run import Run, load_run
-from cbdm_core.writing import plain_write_errors, replacing
+from cbdm_core.writing import WRITING, plain_write_errors, replacing
+
+_SUFFIXES = {"grid": ".png", "npz": ".npz", "folder": ""}  # of each format
 
 __all__ = ["Asked", "conditions_of", "labels_of", "sample_run"]
 
@@ -123,8 +126,8 @@ def _conditions_of(asked: Asked, run: Run, seed: int) -> tuple[Tensor, Tensor, t
 
 def sample_run(path: Path, asked: Asked, options: dict[str, Any], format_: str, out: Path | None, device: str) -> None:
     """Draw, and write in the format asked for."""
-    if format_ not in _WRITERS:
-        raise unknown_name("format", format_, _WRITERS)
+    if format_ not in _SUFFIXES:
+        raise unknown_name("format", format_, _SUFFIXES)
     run = load_run(path, device=device)
     if asked.prior is not None and options.get("sampler") is None:
         # The tracked weights are those of a path with noise; 25 steps of a solver without would be rough.
@@ -143,10 +146,16 @@ def sample_run(path: Path, asked: Asked, options: dict[str, Any], format_: str, 
             path_name(name, "class name", "use --format npz")
     solver(config, run.network, run.schedule, asked.prior)  # a mistake should show before a folder is made
     where = next(run.network.parameters()).device
-    with _place(path, out, format_) as claim:
+    if format_ != "folder":
+        _refuse_place(out)
+    folder = claimed_folder(out or _next_free(path, format_), "drawn", "cbdm sample") if format_ == "folder" else None
+    with folder or nullcontext(None) as target:
         x = drawn_with_bar(config, run.network, run.schedule, conditions, run.shape, where, unconditional=asked.prior)
-        target = claim()
-        _WRITERS[format_](target, _Drawn(x, labels, conditions, names, counts))
+        drawn = _Drawn(x, labels, conditions, names, counts)
+        if target is None:
+            target = _write_file(path, out, format_, drawn)
+        else:
+            _write_folder(target, drawn)
     under = f"under the law {asked.prior}, without conditions"
     render.note(f"{len(x)} samples {under if asked.prior else f'at ω = {config.sampling.omega}'}: {target}")
 
@@ -155,53 +164,44 @@ def _drawable(shape: tuple[int, ...]) -> bool:
     return len(shape) == 3 and shape[0] in (1, 3)
 
 
-@contextmanager
-def _place(path: Path, out: Path | None, format_: str) -> Iterator[Callable[[], Path]]:
-    """Gives what claims the place to write, which is never over something that is there.
-
-    A folder is held from the start; a file is claimed once there is something to write, so that a stop before leaves
-    nothing.
-    """
-    if format_ == "folder":
-        with claimed_folder(out or _next_free(path, format_), "drawn", "cbdm sample") as folder:
-            yield lambda: folder
-        return
+def _refuse_place(out: Path | None) -> None:
+    """A mistake in --out should show before anything is drawn."""
     if out is not None and out.exists():
         raise CbdmError(f"--out {out} is there already: choose another name")
     if out is not None and not out.parent.is_dir():
         raise CbdmError(f"--out {out}: {out.parent} is no folder; make it first or choose another place")
-    claims: list[Path] = []
 
-    def claim() -> Path:
-        claims.append(_claimed(path, out, format_))
-        return claims[-1]
 
+def _write_file(path: Path, out: Path | None, format_: str, drawn: _Drawn) -> Path:
+    """Write the one file, which appears whole and never over another, not even one of a process that runs beside."""
+    beside = out or _next_free(path, format_)
+    temporary = beside.with_name(f"{WRITING}{os.getpid()}-new{beside.suffix or _SUFFIXES[format_]}")
     try:
-        yield claim
-    except BaseException:
-        for target in claims:
-            target.unlink(missing_ok=True)
-        raise
+        _WRITERS[format_](temporary, drawn)
+        with plain_write_errors(beside):
+            return _linked(temporary, path, out, format_)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
-def _claimed(path: Path, out: Path | None, format_: str) -> Path:
-    """An empty file that this process alone has made, to be replaced by the whole one."""
+def _linked(temporary: Path, path: Path, out: Path | None, format_: str) -> Path:
+    """A link is made where nothing is, or not at all; where the next number went to another, the one after it."""
     while True:
         target = out or _next_free(path, format_)
         try:
-            with plain_write_errors(target):
-                target.touch(exist_ok=False)
+            os.link(temporary, target)
             return target
-        except CbdmError:
-            if not target.exists() or out is not None:
-                raise
+        except FileExistsError:
+            _refuse_place(out)
+        except OSError:  # a file system without links
+            _refuse_place(out)
+            return temporary.replace(target)
 
 
 def _next_free(path: Path, format_: str) -> Path:
-    suffix = {"grid": ".png", "npz": ".npz", "folder": ""}[format_]
     taken = {p.stem for p in path.glob("drawn-*")}
     number = next(i for i in range(1, len(taken) + 2) if f"drawn-{i:03d}" not in taken)
-    return path / f"drawn-{number:03d}{suffix}"
+    return path / f"drawn-{number:03d}{_SUFFIXES[format_]}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,6 +241,5 @@ def _write_folder(target: Path, drawn: _Drawn) -> None:
 
 _WRITERS: dict[str, Callable[[Path, _Drawn], None]] = {
     "grid": _write_grid,
-    "folder": _write_folder,
     "npz": _write_npz,
 }
