@@ -30,6 +30,7 @@ __all__ = ["checkpoints", "latest_checkpoint", "load_checkpoint", "load_weights"
 
 _FILES = ("model.safetensors", "ema.safetensors", "optimizer.pt")
 _FORMAT = 1
+_DEEPEST = 50
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -131,7 +132,7 @@ def read_torch(file: Path, device: torch.device | str = "cpu") -> Any:
     """
     regular_file(file)
     try:
-        return torch.load(file, map_location=device, weights_only=True)
+        content = torch.load(file, map_location=device, weights_only=True)
     except OSError as error:
         raise CbdmError(f"{file} cannot be read: {error.strerror or error}") from error
     except pickle.UnpicklingError as error:
@@ -140,7 +141,27 @@ def read_torch(file: Path, device: torch.device | str = "cpu") -> Any:
             "save it again as a state dict of tensors"
         ) from error
     except Exception as error:
-        raise CbdmError(f"{file} is truncated or no torch checkpoint: {_first_line(error)}") from error
+        why = _first_line(error)
+        why = why if "weights_only" not in why else "an unknown kind of file"
+        raise CbdmError(f"{file} is truncated or no torch checkpoint: {why}") from error
+    return _plain(content, str(file))
+
+
+def _plain(content: Any, where: str, depth: int = 0) -> Any:
+    """The content, if each tensor in it holds what its shape says: a view may repeat one number without end."""
+    if depth > _DEEPEST:
+        raise CbdmError(f"{where} is nested too deeply to be a checkpoint")
+    if isinstance(content, Tensor):
+        strided = content.layout == torch.strided and content.device.type != "meta" and not content.is_quantized
+        if not strided or content.nbytes > content.untyped_storage().nbytes():
+            raise CbdmError(f"{where} holds a tensor of shape {tuple(content.shape)} that is not stored whole")
+    elif isinstance(content, dict):
+        for value in content.values():
+            _plain(value, where, depth + 1)
+    elif isinstance(content, list | tuple | set):
+        for value in content:
+            _plain(value, where, depth + 1)
+    return content
 
 
 def load_weights(path: Path, module: nn.Module, *, verify: bool = False) -> None:
@@ -187,8 +208,10 @@ def _verified(checkpoint: Path, names: tuple[str, ...]) -> dict[str, Any]:
         facts = json.loads(regular_file(checkpoint / "state.json", CONFIG_BYTES).read_text(encoding="utf-8"))
         expected = {name: facts["files"][name] for name in names}
         step, known = facts["step"], facts["format"] == _FORMAT
-        if not isinstance(step, int) or step < 0:
+        if not isinstance(step, int) or not 0 <= step < 2**63:
             raise ValueError(f"step is {step!r}")
+        if any(set(fact) != {"bytes", "sha256"} for fact in expected.values()):
+            raise ValueError("a file has no size or hash")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CbdmError(
             f"{checkpoint} is no complete checkpoint ({type(error).__name__} in state.json): delete it and "

@@ -66,6 +66,8 @@ def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise CbdmError(f"unknown device {name!r}: allowed are auto, cuda, cuda:N, mps, cpu") from error
+    if kind != "cuda" and device.index:
+        raise CbdmError(f"device {name!r}: this machine has one {kind}; name it {kind!r}")
     if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise CbdmError(f"device {name!r} is not there: this machine has cuda:0 … cuda:{torch.cuda.device_count() - 1}")
     return device

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["CbdmError", "check_positive", "closest", "unknown_name"]
+__all__ = ["CbdmError", "check_at_most", "check_positive", "closest", "unknown_name"]
 
 
 class CbdmError(ValueError):
@@ -27,6 +27,13 @@ def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> CbdmError:
     near = closest(name, names)
     hint = f" did you mean {near!r}?" if near else ""
     return CbdmError(f"unknown {kind} {name!r}:{hint} allowed: {', '.join(names) or 'none'}")
+
+
+def check_at_most(most: int, **values: int) -> None:
+    """Refuse, by name, a value above `most`: what is made one by one would never be done."""
+    for name, value in values.items():
+        if value > most:
+            raise CbdmError(f"{name} is {value:,}, and at most {most:,} are made: ask for fewer")
 
 
 def check_positive(**values: int) -> None:

@@ -5,6 +5,7 @@ Fused kernels trust shapes and types: a state of another shape is read and writt
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -35,43 +36,62 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: Any, where: str) -> 
     groups = saved.get("param_groups")
     if not isinstance(groups, list) or [_places(g) for g in groups] != [_places(g) for g in own["param_groups"]]:
         raise CbdmError(_other(where, "its parameters are grouped in another way"))
-    state, names = saved["state"], _expected(optimizer)
-    if state and set(state) != set(range(len(parameters))):
+    state = saved["state"]
+    strange = set(state) - set(range(len(parameters)))
+    if strange or (state and len(state) < len(_driven(parameters))):
         raise CbdmError(_other(where, f"it has {len(state)} entries for {len(parameters)} parameters"))
+    places = [group for group in optimizer.param_groups for _ in group["params"]]
     for place, entry in state.items():
-        fault = _fault(entry, parameters[place], names)
+        fault = _fault(entry, _fresh(optimizer, places[place], parameters[place]), parameters[place])
         if fault:
             raise CbdmError(_other(where, f"parameter {place}: {fault}"))
     # The settings are the run's configuration's, not the file's; a rate is set anew at every step.
     optimizer.load_state_dict({"state": dict(state), "param_groups": own["param_groups"]})
 
 
-def _expected(optimizer: torch.optim.Optimizer) -> set[str]:
-    """The names that an entry must have."""
-    names = {"step", "exp_avg", "exp_avg_sq"}
-    return names | {"max_exp_avg_sq"} if optimizer.param_groups[0].get("amsgrad") else names
+def _driven(parameters: list[Tensor]) -> list[Tensor]:
+    return [parameter for parameter in parameters if parameter.requires_grad]
+
+
+def _fresh(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], parameter: Tensor) -> dict[str, Any]:
+    """The entry that this optimiser makes for the parameter at its first step: what any entry must look like."""
+    lone = torch.zeros_like(parameter, requires_grad=True)
+    lone.grad = torch.zeros_like(parameter)
+    taken = inspect.signature(type(optimizer)).parameters
+    twin = type(optimizer)([lone], **{name: group[name] for name in optimizer.defaults if name in taken})
+    twin.step()
+    return dict(twin.state_dict()["state"].get(0, {}))
 
 
 def _places(group: Any) -> Any:
-    return group.get("params") if isinstance(group, Mapping) else None
+    places = group.get("params") if isinstance(group, Mapping) else None
+    return places if isinstance(places, list) and all(isinstance(place, int) for place in places) else None
 
 
-def _fault(entry: Any, parameter: Tensor, names: set[str]) -> str:
+def _fault(entry: Any, fresh: Mapping[str, Any], parameter: Tensor) -> str:
     """What is wrong with one parameter's entry, "" if nothing."""
-    if not isinstance(entry, Mapping) or set(entry) != names:
+    if not isinstance(entry, Mapping) or set(entry) != set(fresh):
         return f"its entries are {sorted(map(str, entry)) if isinstance(entry, Mapping) else entry!r:.60}"
-    for name in sorted(names):
-        value = entry[name]
-        if not isinstance(value, Tensor) or value.layout != torch.strided:
-            return f"{name} is no dense tensor"
-        shape = () if name == "step" else tuple(parameter.shape)
-        dtype = torch.float32 if name == "step" else parameter.dtype
-        if tuple(value.shape) != shape or value.dtype != dtype:
-            return f"{name} is {value.dtype} of shape {tuple(value.shape)}, it must be {dtype} of shape {shape}"
-        if value.device.type not in (parameter.device.type, "cpu"):
-            return f"{name} is on {value.device}"
-    step = float(entry["step"])
+    for name in sorted(fresh):
+        fault = _unlike(name, entry[name], fresh[name], parameter)
+        if fault:
+            return fault
+    step = float(entry.get("step", 0))
     return "" if math.isfinite(step) and step >= 0 else f"step is {step}"
+
+
+def _unlike(name: str, value: Any, fresh: Any, parameter: Tensor) -> str:
+    """How a value differs in kind from the one that the optimiser makes, "" if it does not."""
+    if not isinstance(fresh, Tensor):
+        return "" if type(value) is type(fresh) else f"{name} is a {type(value).__name__}"
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized:
+        return f"{name} is no dense tensor"
+    if value.shape != fresh.shape or value.dtype != fresh.dtype:
+        allowed = f"it must be {fresh.dtype} of shape {tuple(fresh.shape)}"
+        return f"{name} is {value.dtype} of shape {tuple(value.shape)}, {allowed}"
+    if value.device.type not in (parameter.device.type, "cpu"):
+        return f"{name} is on {value.device}"
+    return ""
 
 
 def load_scaler(scaler: torch.amp.GradScaler, saved: Any, where: str) -> None:

@@ -15,15 +15,17 @@ from cbdm_core.checkpoint import latest_checkpoint, load_weights, read_tensors
 from cbdm_core.conditions import Classes, ConditionSpace, space_from_dict
 from cbdm_core.distributed import pick_device
 from cbdm_core.errors import CbdmError
+from cbdm_core.memory import check_memory
 from cbdm_core.networks import NETWORKS
 from cbdm_core.networks.base import ScoreNetwork
 from cbdm_core.networks.predicts import Predicts
 from cbdm_core.priors import ConditionPrior, make_law
-from cbdm_core.reading import CONFIG_BYTES, regular_file
+from cbdm_core.reading import CONFIG_BYTES, clean_text, regular_file
 from cbdm_core.schedules import SCHEDULES, NoiseSchedule
 
 __all__ = ["LAW_DATA", "Run", "build_network", "build_schedule", "load_run", "part_names", "read_config"]
 
+_USUAL = 1024  # no option below makes a network that is too large
 LAW_DATA = "law_data.safetensors"  # what laws are made from beside the counts: conditions, their labels, similarity
 
 
@@ -102,6 +104,7 @@ def build_network(
     """
     # A number where there are classes: that is all that a network written elsewhere need understand.
     classes = condition.size if isinstance(condition, Classes) else condition
+    _check_weights(config, shape, classes)
     network = NETWORKS.build(config["name"], config.get("options", {}), shape, classes)
     table, steps = getattr(network, "options", {}).get("time_steps"), getattr(schedule, "steps", None)
     if table is not None and table != steps:
@@ -115,6 +118,28 @@ def build_network(
     return Predicts(network, predicts, schedule, sigma_data=config.get("sigma_data", 0.5))
 
 
+def _check_weights(config: Mapping[str, Any], shape: tuple[int, ...], classes: int | ConditionSpace) -> None:
+    """Refuse weights that memory does not hold; they are counted on "meta", which has none, where they may be many."""
+    options = config.get("options", {})
+    if max((_largest(value) for value in options.values()), default=0) < _USUAL:
+        return
+    try:
+        with torch.device("meta"):
+            network = NETWORKS.build(config["name"], options, shape, classes)
+        count = sum(p.numel() for p in network.parameters())
+    except (CbdmError, RuntimeError, NotImplementedError):  # what is wrong is seen where it is built
+        return
+    name = f"network {config['name']} of {count:,} weights"
+    check_memory(name, 4 * count, "make it smaller, such as network.options.width")
+
+
+def _largest(value: Any) -> float:
+    """The largest number in an option."""
+    if isinstance(value, list | tuple):
+        return max(map(_largest, value), default=0)
+    return value if isinstance(value, int | float) else 0
+
+
 def load_run(path: str | Path, *, device: str = "cpu") -> Run:
     """The averaged network, schedule, laws and configuration of a run folder's newest checkpoint.
 
@@ -125,21 +150,35 @@ def load_run(path: str | Path, *, device: str = "cpu") -> Run:
     config = read_config(path)
     try:
         facts = config["facts"]
-        counts, shape, names = torch.tensor(facts["counts"]), tuple(facts["shape"]), tuple(facts["class_names"])
+        counts, shape, names = _known(facts)
         schedule = build_schedule(config["schedule"])
         space = space_from_dict(facts["condition"]) if "condition" in facts else Classes(len(counts))
         network = build_network(config["network"], shape, space, schedule)
         data = read_tensors(path / LAW_DATA) if (path / LAW_DATA).exists() else {}
         texts = {"training": "training", **facts["laws"]}
+        parts = part_names(config)
         laws = {part: make_law(text, counts, **_made_from(data, part)) for part, text in texts.items()}
-    except (KeyError, TypeError, AttributeError) as error:
+    except CbdmError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError, RuntimeError, OverflowError) as error:
         raise CbdmError(f"{path / 'config.toml'} is no run's configuration: {error}; restore it") from error
     checkpoint = latest_checkpoint(path / "checkpoints")
     load_weights(checkpoint / "ema.safetensors", network, verify=True)
-    _restore_learned(laws, part_names(config), checkpoint)
+    _restore_learned(laws, parts, checkpoint)
     network = network.to(pick_device(device)).eval().requires_grad_(False)
     step = int(checkpoint.name.removeprefix("step-"))
     return Run(path, network, schedule, laws, counts, names, shape, space, data, step, config)
+
+
+def _known(facts: Mapping[str, Any]) -> tuple[torch.Tensor, tuple[int, ...], tuple[str, ...]]:
+    """(counts, shape of an example, class names) of a run's facts, which somebody else may have written."""
+    counts, shape, names = facts["counts"], tuple(facts["shape"]), facts["class_names"]
+    whole = all(isinstance(n, int) and 0 <= n < 2**53 for n in counts) and all(isinstance(n, int) for n in shape)
+    if not whole or min(shape, default=0) < 1 or not all(isinstance(name, str) for name in names):
+        raise ValueError("facts are counts of 0 or more, sizes of 1 or more, and names")
+    if len(names) != len(counts):
+        raise ValueError(f"{len(names)} class_names for {len(counts)} counts")
+    return torch.tensor(counts), shape, tuple(map(clean_text, names))
 
 
 def _made_from(data: Mapping[str, torch.Tensor], part: str) -> dict[str, torch.Tensor | None]:
@@ -156,7 +195,10 @@ def part_names(config: Mapping[str, Any]) -> list[str]:
     if isinstance(method, Mapping):
         names = [piece.partition(":")[0].strip() for piece in method["parts"].split("+")]
         return [name for name in names if name != "ddpm"]
-    return [entry["part"] for entry in method]
+    names = [entry["part"] for entry in method]
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(f"the parts of the method are {names!r:.60}")
+    return names
 
 
 def _restore_learned(laws: Mapping[str, ConditionPrior], parts: Sequence[str], checkpoint: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cbdm_core.draws import Draws, real_dtype
-from cbdm_core.errors import CbdmError
+from cbdm_core.errors import CbdmError, check_at_most
 from cbdm_core.registry import Registry
 
 __all__ = [
@@ -115,6 +115,7 @@ class Linear(NoiseSchedule):
                 f"linear needs steps ≥ 1 and 0 < beta_1 ≤ beta_T < 1, got {steps}, {beta_1} and {beta_T}: the "
                 "published values are 1000, 1e-4 and 0.02"
             )
+        check_at_most(10**7, steps=steps)
         self.steps = steps
         self.domain = (1 / steps, 1.0)
         # The published table is spaced in float32 and multiplied up in float64; all in float64 would move ᾱ by 1e-8.

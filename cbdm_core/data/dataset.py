@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cbdm_core.conditions import Classes, ConditionSpace, MultiLabel, Vectors
 from cbdm_core.errors import CbdmError
+from cbdm_core.reading import clean_text
 
 __all__ = ["Dataset", "as_seen", "from_uint8", "to_uint8"]
 
@@ -53,6 +54,8 @@ class Dataset:
     condition: Tensor | None = None
 
     def __post_init__(self) -> None:
+        # Names come from files and folders of anybody's, and go to terminals and pages.
+        object.__setattr__(self, "class_names", tuple(map(clean_text, self.class_names)))
         self._check_examples()
         self._check_labels()
         self._check_condition()

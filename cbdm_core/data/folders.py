@@ -13,6 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.errors import CbdmError
+from cbdm_core.reading import regular_file
 
 __all__ = ["folder"]
 
@@ -40,6 +41,8 @@ def folder(*, path: str | Path, allow_empty: bool = False) -> Dataset:
         CbdmError: no folder, a class without images, a file that is no image, images of different sizes, or pixels
             that bytes cannot hold (transparent, deeper than 8 bits, several frames).
     """
+    if not isinstance(allow_empty, bool):
+        raise CbdmError(f"allow_empty is {allow_empty!r}, it must be true or false")
     classes = _class_folders(Path(path))
     files = [(file, label) for label, place in enumerate(classes) for file in _images(place, allow_empty)]
     if not files:
@@ -93,6 +96,7 @@ def _one_size(files: list[Path]) -> Iterator[np.ndarray]:
 
 
 def _pixels(file: Path) -> np.ndarray:
+    regular_file(file)
     try:
         with Image.open(file, formats=_FORMATS) as image:
             return _bytes(file, image)

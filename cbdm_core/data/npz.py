@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import tokenize
 import zipfile
@@ -15,17 +16,20 @@ import torch
 
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.errors import CbdmError, unknown_name
+from cbdm_core.memory import check_memory
 
-__all__ = ["npz", "read_arrays"]
+__all__ = ["npz", "read_arrays", "whole"]
 
 Layout = Literal["first", "last", "none"]
 
 _DEFAULT = ("images", "labels")
 _OTHER_DEFAULTS = (("x", "y"), ("train_images", "train_labels"))
 _CHANNELS = (1, 3)
+_INT64 = np.iinfo(np.int64).max
 _MOST_UNNAMED = 65_536  # labels that are really identity numbers would make as many classes as their largest
 _DAMAGE = (
     *(OSError, EOFError, ValueError, RuntimeError, KeyError, SyntaxError, MemoryError, OverflowError),
+    *(IndexError, TypeError, AttributeError, AssertionError),
     *(zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError),
 )
 
@@ -93,7 +97,7 @@ def read_arrays(path: Path, wanted: Callable[[list[str]], Iterable[str]]) -> dic
     Raises:
         CbdmError: the file is missing, damaged or holds one array without a name, or an array is damaged or pickled.
     """
-    if not path.is_file():
+    if not path.is_file():  # nor a pipe or device, which would be read without end
         raise CbdmError(f"{path} is not a file: give the path of an npz file")
     try:
         file = np.load(path, allow_pickle=False)
@@ -104,7 +108,16 @@ def read_arrays(path: Path, wanted: Callable[[list[str]], Iterable[str]]) -> dic
     if not isinstance(file, np.lib.npyio.NpzFile):
         raise CbdmError(f"{path} holds one array without a name: save examples and labels with numpy.savez")
     with file:
-        return {name: _member(path, file, name) for name in wanted(file.files)}
+        names = list(wanted(file.files))
+        check_memory(f"{path}", sum(_size(file, name) for name in names), "split the file, or take a larger machine")
+        return {name: _member(path, file, name) for name in names}
+
+
+def _size(file: np.lib.npyio.NpzFile, name: str) -> int:
+    """Bytes that an array takes when it is unpacked: a small file may hold a large one of zeros."""
+    assert file.zip is not None
+    there = file.zip.namelist()
+    return file.zip.getinfo(f"{name}.npy" if f"{name}.npy" in there else name).file_size
 
 
 def _pair(path: Path, there: list[str], images: str, labels: str, split: str | None) -> tuple[str, str]:
@@ -133,7 +146,9 @@ def _member(path: Path, file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
 
 
 def _line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """What is wrong; never numpy's advice to load what could run code."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return "no array in it" if "pickle" in line else line
 
 
 def _labels(y: np.ndarray) -> np.ndarray:
@@ -143,6 +158,17 @@ def _labels(y: np.ndarray) -> np.ndarray:
         y = y[:, 0]
     if y.ndim != 1:
         raise CbdmError(f"labels have shape {y.shape}, they must be (N,) or (N, 1): give each example one label")
+    return whole(y)
+
+
+def whole(y: np.ndarray) -> np.ndarray:
+    """Whole numbers as int64.
+
+    Raises:
+        CbdmError: one above 2⁶³ − 1, which would become a negative one.
+    """
+    if y.size and int(y.max()) > _INT64:
+        raise CbdmError(f"label {int(y.max())} is out of range: number the classes from 0")
     return y.astype(np.int64)
 
 
@@ -162,6 +188,8 @@ def _numbers(y: np.ndarray) -> tuple[str, ...]:
 
 
 def _examples(x: np.ndarray, layout: Layout | None, value_range: tuple[float, float] | None) -> np.ndarray:
+    if x.ndim == 0:
+        raise CbdmError("examples are a single number: save an array with one row for each")
     if x.dtype.kind == "f" and x.ndim == 2 and layout is None:
         if value_range is not None:
             raise CbdmError(f"value_range is for images, and examples of shape {x.shape} are vectors: leave it out")
@@ -176,7 +204,7 @@ def _examples(x: np.ndarray, layout: Layout | None, value_range: tuple[float, fl
 
 
 def _to_bytes(x: np.ndarray, value_range: tuple[float, float] | None) -> np.ndarray:
-    unfinite = ~np.isfinite(x.reshape(len(x), -1))
+    unfinite = ~np.isfinite(x.reshape(len(x), math.prod(x.shape[1:])))
     if unfinite.any():
         rows = np.flatnonzero(unfinite.any(1))
         raise CbdmError(

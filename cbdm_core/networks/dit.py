@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from cbdm_core.conditions import Condition, ConditionSpace, Tokens, as_space, class_count
-from cbdm_core.errors import CbdmError, check_positive
+from cbdm_core.errors import CbdmError, check_at_most, check_positive
 from cbdm_core.networks.base import ScoreNetwork
 from cbdm_core.networks.encoders import (
     ClassEmbedding,
@@ -256,6 +256,7 @@ class DiT(ScoreNetwork):
 
 def _check_sizes(width: int, depth: int, heads: int, mlp_ratio: float, dropout: float) -> None:
     check_positive(width=width, depth=depth, heads=heads)
+    check_at_most(1000, depth=depth)
     if width % heads:
         raise CbdmError(f"the {width} channels do not split into {heads} heads: use heads that divide them, such as 1")
     if not 0 < mlp_ratio < float("inf"):

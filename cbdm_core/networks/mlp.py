@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cbdm_core.conditions import Condition, ConditionSpace, as_space, class_count
-from cbdm_core.errors import CbdmError, check_positive
+from cbdm_core.errors import CbdmError, check_at_most, check_positive
 from cbdm_core.networks.base import ScoreNetwork
 from cbdm_core.networks.encoders import TimeEmbedding, condition_encoder
 from cbdm_core.networks.layers import check_batch, linear
@@ -73,6 +73,7 @@ class MLP(ScoreNetwork):
         if len(shape) != 1:
             raise CbdmError(f"an mlp needs vectors of shape (D,), got {tuple(shape)}: use unet for images")
         check_positive(shape=shape[0], width=width, depth=depth)
+        check_at_most(1000, depth=depth)
         if not 0 <= dropout < 1:
             raise CbdmError(f"dropout must be a probability in [0, 1), got {dropout}")
         self.shape, self.condition, self.num_features = tuple(shape), as_space(condition), width

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cbdm_core.conditions import Condition, ConditionSpace, as_space, class_count
-from cbdm_core.errors import CbdmError, check_positive
+from cbdm_core.errors import CbdmError, check_at_most, check_positive
 from cbdm_core.networks.base import ScoreNetwork
 from cbdm_core.networks.encoders import AugmentEmbedding, TimeEmbedding, condition_encoder
 from cbdm_core.networks.layers import TINY, Downsample, ResidualBlock, Upsample, check_batch, conv
@@ -161,6 +161,7 @@ def _check_channels(
     heads: int,
 ) -> None:
     check_positive(width=width, blocks=blocks, groups=groups, heads=heads)
+    check_at_most(1000, blocks=blocks)
     if not multipliers:
         raise CbdmError("multipliers must name 1 level or more, got (): (1, 2) makes two levels")
     for multiplier in multipliers:

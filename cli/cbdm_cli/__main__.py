@@ -6,10 +6,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from cbdm_cli.refusal import refuse
+from cbdm_cli.refusal import DEBUG, refuse
 from cbdm_core.errors import CbdmError
-
-DEBUG = "CBDM_DEBUG"
+from cbdm_core.reading import clean_text
 
 __all__ = ["main"]
 
@@ -36,20 +35,30 @@ def main(argv: Sequence[str] | None = None) -> None:
         refuse(f"{error.format_message()} (cbdm --help tells what is allowed)")
     except Abort:
         raise SystemExit(130) from None
-    except MemoryError as error:
-        refuse(f"this machine's memory does not hold it ({str(error) or 'allocation failed'}): ask for less")
     except Exception as error:
         if os.environ.get(DEBUG):
             raise
-        words = " ".join(str(error).split())[:300]
+        if no_memory(error):
+            refuse(f"this machine's memory does not hold it ({_first_line(error)}): ask for less")
         print(
-            f"cbdm: a fault of the program, {type(error).__name__}: {words}; set {DEBUG}=1 to see where, and report it "
-            "with the output of cbdm doctor",
+            f"cbdm: a fault of the program, {type(error).__name__}: {_first_line(error)}; see where by cbdm --debug …, "
+            "and report it with the output of cbdm doctor",
             file=sys.stderr,
         )
         raise SystemExit(70) from None
     else:
         raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def no_memory(error: Exception) -> bool:
+    """Whether an allocation failed; torch tells it by a RuntimeError."""
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error)
+
+
+def _first_line(error: Exception) -> str:
+    """Without the commands and addresses that libraries add."""
+    lines = [clean_text(line.strip()) for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:300]
 
 
 if __name__ == "__main__":

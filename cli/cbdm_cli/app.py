@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from cbdm_cli.refusal import DEBUG
 
 app = typer.Typer(
     name="cbdm",
@@ -26,6 +29,15 @@ GuidancePrior = Annotated[
 ]
 SamplerName = Annotated[str | None, typer.Option("--sampler", help="Sampler by name. Default: the run's.")]
 SamplerSteps = Annotated[int | None, typer.Option("--steps", help="Sampler steps. Default: the run's.")]
+
+
+@app.callback()
+def common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show where a fault of the program is.")] = False,
+) -> None:
+    """Options of every command."""
+    if debug:
+        os.environ[DEBUG] = "1"
 
 
 def _presets() -> list[str]:
@@ -74,7 +86,7 @@ def train(
     named: dict[str, Any] = {"method": method, "prior": prior, "tau": tau, "gamma": gamma, "steps": steps, "seed": seed}
     settings = [*(set_ or []), *([f"training.precision={precision!r}"] if precision else [])]
     if resume is None:
-        table = load_config(preset or "digits-lt", config, settings)
+        table = load_config("digits-lt" if preset is None else preset, config, settings)
         start(resolved(table, named), out, device, dry_run, log)
         return
     if out is not None or dry_run:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cbdm_cli.affordable import check_affordable
 from cbdm_cli.batches import build_batches, exposure_of, refuse_strays
 from cbdm_cli.config import Config, Facts, Training
 from cbdm_cli.data import load_data
@@ -146,6 +147,7 @@ def assemble(config: Config) -> Experiment:
     """
     config = config.model_copy(update={"method": completed(config.method)})
     full, data, split = load_data(config)
+    check_affordable(config, tuple(data.shape), data.num_classes, len(full))
     counts = data.counts()
     laws = choose_laws(config.method, data)
     schedule = build_schedule(config.schedule.model_dump())

@@ -9,14 +9,14 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cbdm_cli.method import Part, format_parts, method_over, method_parts
 from cbdm_core.errors import CbdmError, closest, unknown_name
-from cbdm_core.reading import CONFIG_BYTES, regular_file
+from cbdm_core.reading import CONFIG_BYTES, clean_text, regular_file
 
 __all__ = [
     "Config",
@@ -32,6 +32,9 @@ __all__ = [
 ]
 
 
+_MOST = 2**53  # whole numbers up to here are exact wherever they are computed with
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -43,7 +46,7 @@ class Data(_Section):
     options: dict[str, Any] = {}
     profile: Literal["exp", "step", "none"] = "exp"
     imbalance: Annotated[float, Field(gt=0, le=1)] = 0.02
-    n_max: Annotated[int | None, Field(ge=1)] = None
+    n_max: Annotated[int | None, Field(ge=1, le=_MOST)] = None
     counts: tuple[int, ...] | None = None
     flip: bool = False
 
@@ -92,7 +95,7 @@ class Training(_Section):
     batch_size: Annotated[int, Field(ge=1)] = 64
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    warmup: Annotated[int, Field(ge=0)] = 100
+    warmup: Annotated[int, Field(ge=0, le=_MOST)] = 100
     clip: Annotated[float, Field(gt=0)] = 1.0
     optimiser: Optimiser = Optimiser()
     lr_schedule: LrSchedule = LrSchedule()
@@ -144,8 +147,8 @@ class Evaluation(_Section):
     k: Annotated[int, Field(ge=1)] = 5
     features: str = "classifier"
     reference: Literal["balanced", "held-out", "training"] = "balanced"
-    intervals: Annotated[int, Field(ge=0)] = 0
-    prd_runs: Annotated[int, Field(ge=0)] = 0
+    intervals: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    prd_runs: Annotated[int, Field(ge=0, le=10_000)] = 0
 
 
 class Budget(_Section):
@@ -166,6 +169,19 @@ class Facts(_Section):
     laws: dict[str, str]
     condition: dict[str, Any] | None = None
     budget: Budget | None = None
+
+    @field_validator("class_names")
+    @classmethod
+    def _plain_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(clean_text, names))
+
+    @model_validator(mode="after")
+    def _one_name_for_each_count(self) -> Facts:
+        if len(self.class_names) != len(self.counts):
+            raise ValueError(f"{len(self.class_names)} class_names for {len(self.counts)} counts; restore the file")
+        if min(self.counts, default=0) < 0 or min(self.shape, default=1) < 1:
+            raise ValueError("counts are 0 or more, and the sizes of shape 1 or more; restore the file")
+        return self
 
 
 class Config(_Section):
@@ -303,13 +319,51 @@ def _plain(error: ValidationError) -> str:
         near = closest(str(first["loc"][-1]), allowed)
         hint = f" did you mean {near!r}?" if near else ""
         return f"unknown key {path!r}:{hint} allowed: {', '.join(allowed)}"
-    return f"{path} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    if first["type"] == "value_error":
+        return f"{path or 'the configuration'}: {first['msg'].removeprefix('Value error, ')}"
+    return f"{path} = {_shown(first['input'])}: {_words(first)}"
+
+
+# What a value must be, where pydantic's own words do not say how to write it.
+_KINDS = {
+    "string_type": "it must be a text; write it in quotes, such as {key}='abc'",
+    "int_type": "it must be a whole number, such as {key}=3",
+    "int_parsing": "it must be a whole number, such as {key}=3",
+    "int_from_float": "it must be a whole number, such as {key}=3",
+    "float_type": "it must be a number, such as {key}=0.5",
+    "float_parsing": "it must be a number, such as {key}=0.5",
+    "bool_type": "it must be true or false",
+    "bool_parsing": "it must be true or false",
+    "tuple_type": "it must be a list, such as {key}=[1, 2]",
+    "dict_type": "it must be a table; set what stands in it, {key}.NAME=…",
+    "model_type": "it must be a table; set what stands in it, {key}.NAME=…",
+    "model_attributes_type": "it must be a table; set what stands in it, {key}.NAME=…",
+    "finite_number": "it must be finite, such as {key}=0.5",
+    "string_pattern_mismatch": "it must be up to 64 letters, digits, dots and dashes, the first a letter or digit",
+}
+
+
+def _words(error: Any) -> str:
+    """What is allowed."""
+    if error["type"] in _KINDS:
+        key = ".".join(str(p) for p in error["loc"] if not isinstance(p, int))
+        return _KINDS[error["type"]].format(key=key)
+    return f"{error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _shown(value: Any) -> str:
+    """The value, shortened where it is long."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"
 
 
 def _keys(path: tuple[int | str, ...]) -> list[str]:
     model: Any = Config
     for name in path:
-        model = Part if isinstance(name, int) else model.model_fields[str(name)].annotation
+        annotation = Part if isinstance(name, int) else model.model_fields[str(name)].annotation
+        # `Facts | None` stands for Facts
+        kinds = [kind for kind in (annotation, *get_args(annotation)) if hasattr(kind, "model_fields")]
+        model = kinds[0] if kinds else _Section
     return sorted(model.model_fields)
 
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from cbdm_core.data.dataset import Dataset, from_uint8
 from cbdm_core.data.folders import folder
-from cbdm_core.data.npz import read_arrays
+from cbdm_core.data.npz import read_arrays, whole
 from cbdm_core.errors import CbdmError
+from cbdm_core.reading import clean_text
 
 __all__ = ["Samples", "read_samples"]
 
@@ -153,7 +154,7 @@ def _labels(path: Path, y: np.ndarray, count: int) -> Tensor:
     y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
     if y.shape != (count,):
         raise CbdmError(f"{path}: {count} samples need {count} labels, got labels of shape {y.shape}")
-    return torch.from_numpy(y.astype(np.int64))
+    return torch.from_numpy(whole(y))
 
 
 def _class_names(path: Path, names: np.ndarray) -> list[str]:
@@ -161,7 +162,7 @@ def _class_names(path: Path, names: np.ndarray) -> list[str]:
         raise CbdmError(
             f"{path}: class_names are {names.dtype} of shape {names.shape}: save a one-dimensional array of text"
         )
-    return names.tolist()
+    return [clean_text(name) for name in names.tolist()]
 
 
 def _examples(path: Path, x: np.ndarray, data: Dataset) -> Tensor:

@@ -6,13 +6,13 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from cbdm_core.errors import CbdmError
 from cbdm_core.reading import clean_text
-from cbdm_core.writing import plain_write_errors
+from cbdm_core.writing import clean, plain_write_errors
 
 __all__ = ["LOCK", "contents", "held"]
 
@@ -40,12 +40,30 @@ def held(folder: Path, what: str) -> Iterator[None]:
         CbdmError: another process holds it.
     """
     lock = folder / LOCK
-    with plain_write_errors(folder):
+    with plain_write_errors(folder), _one_at_a_time(folder):
         _acquire(lock, what)
     try:
+        clean(folder)
         yield
     finally:
         lock.unlink(missing_ok=True)
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Processes of one machine look at the lock, and take over a dead one's, one after the other.
+
+    Where the file system or system has no such lock, the link in `_made` alone decides.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError, ImportError):
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _acquire(lock: Path, what: str) -> None:
@@ -105,7 +123,8 @@ def _take_over(lock: Path, owner: dict[str, Any]) -> None:
     except FileNotFoundError:
         return
     if _owner(aside) not in (owner, None):  # another process took it over in between: put its lock back
-        os.link(aside, lock)
+        with suppress(FileExistsError):
+            os.link(aside, lock)
     aside.unlink(missing_ok=True)
 
 

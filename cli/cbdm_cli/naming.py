@@ -6,9 +6,30 @@ import hashlib
 import os
 import re
 
-__all__ = ["file_tag", "file_words"]
+from cbdm_core.errors import CbdmError
+from cbdm_core.reading import clean_text
 
+__all__ = ["file_tag", "file_words", "path_name"]
+
+_LONGEST = 255  # bytes of a name
 _MOST = 48  # bytes of a tag before its digits; a name of several has 255 in all
+
+
+def path_name(name: str, what: str, mend: str = "choose another name") -> str:
+    """The name, if it can be one step of a path and leads nowhere else.
+
+    Args:
+        name: a user's, or one from a file that somebody else has made.
+        what: is named, for the message.
+        mend: what to do.
+
+    Raises:
+        CbdmError: an empty or hidden name, one with a separator or a control character, or one too long.
+    """
+    wrong = name.startswith(".") or not name.strip() or any(c in name for c in "/\\")
+    if wrong or not name.isprintable() or len(os.fsencode(name)) > _LONGEST:
+        raise CbdmError(f"{what} {clean_text(name[:80])!r} cannot be the name of a file or folder: {mend}")
+    return name
 
 
 def file_words(text: str) -> str:

@@ -8,19 +8,34 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cbdm_cli.locking import contents
+from cbdm_cli.locking import contents, held
+from cbdm_cli.naming import path_name
 from cbdm_core.errors import CbdmError
-from cbdm_core.writing import plain_write_errors, replacing
+from cbdm_core.writing import WRITING, plain_write_errors, replacing
 
 if TYPE_CHECKING:  # plans and pages are read without torch
     from cbdm_core.training import TrainRecord
 
-__all__ = ["Metrics", "environment", "new_folder", "read_records", "write_json", "write_tensors", "write_text"]
+__all__ = [
+    "Metrics",
+    "claimed_folder",
+    "environment",
+    "new_folder",
+    "occupied",
+    "read_records",
+    "write_json",
+    "write_tensors",
+    "write_text",
+]
+
+_BEGUN = ("environment.json", "law_data.safetensors")  # what is written before a configuration
 
 
 def new_folder(out: Path | None, name: str) -> Path:
@@ -31,7 +46,7 @@ def new_folder(out: Path | None, name: str) -> Path:
     """
     if out is not None:
         return _claim(out)
-    root = Path("runs")
+    root, name = Path("runs"), path_name(name, "preset")
     with plain_write_errors(root):
         root.mkdir(exist_ok=True)
         pattern = re.compile(rf"{re.escape(name)}-(\d+)$")
@@ -46,13 +61,40 @@ def new_folder(out: Path | None, name: str) -> Path:
                 number += 1
 
 
+@contextmanager
+def claimed_folder(out: Path | None, name: str, what: str) -> Iterator[Path]:
+    """A new folder, as `new_folder` makes it, that this process alone holds for the time of the block.
+
+    Args:
+        out: the folder, None for the next free one.
+        name: of the preset, for `runs/NAME-NNN`.
+        what: runs in it, for messages.
+
+    Raises:
+        CbdmError: as `new_folder`, or another process was quicker.
+    """
+    folder = new_folder(out, name)
+    with held(folder, what):
+        if there := occupied(folder):  # between the look and the lock
+            raise CbdmError(f"--out {folder} is not empty, it has {there[0].name}: choose a new folder")
+        yield folder
+
+
+def occupied(folder: Path) -> list[Path]:
+    """What lies in a folder and is no leftover of a run that was killed before its configuration was there."""
+    there = contents(folder)
+    if any(path.name == "config.toml" for path in there):
+        return there
+    return [path for path in there if path.name not in _BEGUN and not path.name.startswith(WRITING)]
+
+
 def _claim(out: Path) -> Path:
     with plain_write_errors(out):
         try:
             out.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise CbdmError(f"--out {out} cannot be made: a file stands in the way; choose another folder") from None
-        if contents(out):
+        if occupied(out):
             raise CbdmError(
                 f"--out {out} is not empty: choose a new folder, or continue with cbdm train --resume {out} (a "
                 f"comparison: cbdm compare {out})"
@@ -116,7 +158,8 @@ class Metrics:
 
     def __init__(self, path: Path, step: int = 0) -> None:
         self.path = path
-        records = [r for r in read_records(path) if r["step"] <= step] if path.exists() else []
+        known = [r for r in read_records(path) if _is_record(r)] if path.exists() else []
+        records = [r for r in known if r["step"] <= step]
         write_text(path, "".join(json.dumps(r) + "\n" for r in records))
         with plain_write_errors(path):
             self._file = path.open("a", encoding="utf-8")
@@ -138,9 +181,26 @@ class Metrics:
 def read_records(path: Path) -> list[dict[str, Any]]:
     """The records of a `metrics.jsonl`; a last line cut short by a crash is left out."""
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             records.append(json.loads(line))
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             break
     return records
+
+
+def _is_record(value: Any) -> bool:
+    """Whether a line is what `Metrics.write` writes, as far as pictures and pages read it."""
+    if not isinstance(value, dict) or not isinstance(value.get("step"), int) or not _finite(value.get("loss")):
+        return False
+    tables = [value.get(name, {}) for name in ("terms", "groups")]
+    laws = value.get("laws", {})
+    return (
+        all(isinstance(table, dict) and all(map(_finite, table.values())) for table in tables)
+        and isinstance(laws, dict)
+        and all(isinstance(law, list) and all(map(_finite, law)) for law in laws.values())
+    )
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

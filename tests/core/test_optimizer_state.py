@@ -87,3 +87,28 @@ def test_a_state_is_taken_and_its_settings_are_not():
 def test_a_scaler_takes_numbers_only(saved):
     with pytest.raises(CbdmError, match="loss scaler"):
         load_scaler(torch.amp.GradScaler("cpu", enabled=False), saved, "optimizer.pt")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: torch.optim.SGD(p, lr=0.1),
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+        lambda p: torch.optim.Adam(p, lr=0.1, amsgrad=True),
+        lambda p: torch.optim.Adagrad(p, lr=0.1),
+    ],
+)
+def test_each_optimiser_takes_its_own_state_and_no_others(make):
+    def stepped():
+        parameters = [torch.nn.Parameter(torch.ones(3, 2))]
+        made = make(parameters)
+        parameters[0].grad = torch.ones(3, 2)
+        made.step()
+        return made
+
+    load_optimizer(stepped(), copy.deepcopy(stepped().state_dict()), "optimizer.pt")
+    theirs = optimizer(1).state_dict()["state"][0]
+    other = stepped()
+    saved = {**other.state_dict(), "state": {0: theirs}}
+    with pytest.raises(CbdmError, match="its entries are"):
+        load_optimizer(other, saved, "optimizer.pt")

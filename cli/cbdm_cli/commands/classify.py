@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from cbdm_cli import render
+from cbdm_cli.affordable import check_samples
 from cbdm_cli.classified import Classified
 from cbdm_cli.config import Config, validated
 from cbdm_cli.data import load_own_data
@@ -30,6 +31,7 @@ from cbdm_core.run import Run, load_run
 
 __all__ = ["classify_run"]
 
+_MOST_SEEDS = 1_000
 _OUT_OF_REACH = 2**32  # seeds of splits, and so of runs and their evaluations, are below it
 
 
@@ -48,10 +50,14 @@ def classify_run(path: Path, options: dict[str, Any], fill: int | None, seeds: i
     """
     if seeds < 1:
         raise CbdmError(f"--seeds {seeds}: it must be 1 or more; 2 at least for an interval")
+    if seeds > _MOST_SEEDS:
+        raise CbdmError(f"--seeds {seeds}: at most {_MOST_SEEDS:,} are trained")
     if fill is not None and fill < 1:
         raise CbdmError(f"--fill {fill}: it is the number of images a class is filled up to, 1 or more")
     run, config, full, data = _read(path, options, device)
     test = full[held_out_rows(full.x, data.x)]
+    if fill is not None:
+        check_samples("--fill", fill, run.shape, fill * data.num_classes)
     labels = filling_labels(data.counts(), fill)
     values: dict[str, list[Recognition]] = {arm: [] for arm in ARMS}
     with counted(run.network) as rows:

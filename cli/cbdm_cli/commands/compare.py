@@ -11,10 +11,11 @@ from pathlib import Path
 from cbdm_cli import render
 from cbdm_cli.config import Config, load_config, preset_names, setting, validated
 from cbdm_cli.locking import held
-from cbdm_cli.run_folder import new_folder, write_json
+from cbdm_cli.run_folder import claimed_folder, write_json
 from cbdm_cli.study.job import config_of, job_command
 from cbdm_cli.study.plan import (
     FILE,
+    MOST_SEEDS,
     Plan,
     Variant,
     extended,
@@ -93,8 +94,7 @@ def compare(plan: Plan, out: Path | None, *, jobs: int, threads: int, device: st
         CbdmError: whatever a run would refuse, before anything is trained; jobs that failed, after the others ended.
     """
     _check(plan, device)
-    folder = new_folder(out, f"compare-{plan.preset}")
-    with held(folder, "cbdm compare"):
+    with claimed_folder(out, f"compare-{plan.preset}", "cbdm compare") as folder:
         save_plan(folder, plan)
         _work(folder, plan, jobs, threads, device)
 
@@ -252,6 +252,8 @@ def planned(
     """
     if steps is not None and steps < 1:
         raise CbdmError(f"--steps {steps}: it must be 1 or more")
+    if seeds > MOST_SEEDS:
+        raise CbdmError(f"--seeds {seeds}: at most {MOST_SEEDS:,} are trained")
     omegas = tuple(dict.fromkeys(omegas))
     if len(omegas) == 1 and not one_omega:
         raise CbdmError(

@@ -12,7 +12,7 @@ from cbdm_cli import render
 from cbdm_cli.config import Config, Data, Facts, Network, Sampling, Schedule, Training
 from cbdm_cli.data import IMPORTED
 from cbdm_cli.method import Part, completed, parse_parts, part_class, takes_law
-from cbdm_cli.run_folder import environment, new_folder, write_json, write_text
+from cbdm_cli.run_folder import claimed_folder, environment, write_json, write_text
 from cbdm_core.adjustment import DenoisingLoss
 from cbdm_core.checkpoint import read_torch, save_checkpoint
 from cbdm_core.distributed import World
@@ -45,8 +45,8 @@ def read_state_dict(path: Path, weights: str) -> tuple[dict[str, torch.Tensor], 
         if weights not in content:
             raise unknown_name("entry of the checkpoint", weights, [k for k in content if str(k).endswith("_model")])
         state = content[weights]
-    named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
-    if not state or not named or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    named = isinstance(state, dict) and bool(state) and all(isinstance(name, str) for name in state)
+    if not named or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise CbdmError(f"{path} holds no state dict of tensors: expected net_model and ema_model, or bare tensors")
     return state, step if isinstance(step, int) and step >= 0 else 0
 
@@ -110,8 +110,8 @@ def import_checkpoint(
     objective = Objective(Process(build_schedule(schedule.model_dump())), network, DenoisingLoss())
     state = TrainState.start(objective, TrainSettings(), World(0, 1, torch.device("cpu")))
     state.step = step
-    folder = new_folder(out, "imported")
-    write_text(folder / "config.toml", config.to_toml())
-    write_json(folder / "environment.json", environment(sys.argv, "cpu"))
-    save_checkpoint(folder / "checkpoints", state)
+    with claimed_folder(out, "imported", "cbdm import") as folder:
+        write_json(folder / "environment.json", environment(sys.argv, "cpu"))
+        save_checkpoint(folder / "checkpoints", state)
+        write_text(folder / "config.toml", config.to_toml())  # the last, for it makes the folder a run
     render.note(f"imported {sum(p.numel() for p in network.parameters()):,} parameters, {classes} classes: {folder}")

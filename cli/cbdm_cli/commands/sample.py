@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -16,9 +17,11 @@ import torch
 from torch import Tensor
 
 from cbdm_cli import pictures, render
+from cbdm_cli.affordable import check_samples, check_steps
 from cbdm_cli.config import Config, flat, validated
 from cbdm_cli.durations import duration
 from cbdm_cli.evaluator import drawn_in_batches, solver
+from cbdm_cli.naming import path_name
 from cbdm_cli.resolve import with_sampling
 from cbdm_cli.run_folder import new_folder
 from cbdm_cli.streams import MANIFEST, stream
@@ -31,7 +34,9 @@ from cbdm_core.generation import conditions_for, cyclic_labels, labels_from
 from cbdm_core.numerics import in_precision
 from cbdm_core.priors import LabelPrior, make_law
 from cbdm_core.run import Run, load_run
-from cbdm_core.writing import replacing
+from cbdm_core.writing import WRITING, plain_write_errors, replacing
+
+_SUFFIXES = {"grid": ".png", "npz": ".npz", "folder": "", "shards": ""}  # of each format
 
 __all__ = ["Asked", "conditions_of", "labels_of", "sample_run"]
 
@@ -200,6 +205,9 @@ def _drawing(path: Path, asked: Asked, options: dict[str, Any], world: World) ->
         # The tracked weights are those of a path with noise; 25 steps of a solver without would be rough.
         options = {**options, "sampler": "ddim", "options": {"eta": 1.0}, "steps": options.get("steps") or 100}
     config = with_sampling(validated(run.config), options)
+    check_steps("sampling.steps", config.sampling.steps)
+    if asked.n is not None:
+        check_samples("--n", asked.n, run.shape, asked.n)
     conditions = _conditions_of(asked, run, config.seed)
     solver(config, run.network, run.schedule, asked.prior)  # a mistake should show before a folder is made
     return _Drawing(run, config, *conditions, asked.prior, world)
@@ -212,14 +220,16 @@ def _refuse_format(format_: str, drawing: _Drawing) -> None:
                 f"--format folder needs images of 1 or 3 channels, the run has shape {drawing.run.shape}: try --format "
                 "npz"
             )
-        _refuse_paths(drawing.names)
+        for name in drawing.names:  # of classes; they may come from a file of somebody else's
+            path_name(name, "class name", "use --format npz")
 
 
 def _at_once(drawing: _Drawing, path: Path, format_: str, out: Path | None) -> None:
-    target = _target(path, out, format_) if drawing.world.leads else path
+    if drawing.world.leads:
+        _refuse_place(out)
     x = torch.cat(list(drawing.batches()))
     if drawing.world.leads:
-        _WRITERS[format_](target, drawing.drawn(x))
+        target = _write_file(path, out, format_, drawing.drawn(x))
         render.note(f"{len(x)} samples {drawing.under()}: {target}")
 
 
@@ -242,7 +252,7 @@ def _stream(drawing: _Drawing, path: Path, asked: Asked, format_: str, out: Path
     target = path
     if drawing.world.leads:
         going_on = out is not None and (out / MANIFEST).is_file()
-        target = out if going_on and out is not None else _target(path, out, format_)
+        target = out if going_on and out is not None else new_folder(out or _next_free(path, format_), "")
 
     def write(folder: Path, first: int, x: Tensor) -> None:
         _STREAMS[format_](folder, drawing.drawn(x, first))
@@ -277,31 +287,48 @@ def _estimate(drawing: _Drawing) -> str:
     )
 
 
-def _refuse_paths(names: Sequence[str]) -> None:
-    """Class names become folders, and may come from a file of somebody else's."""
-    for name in names:
-        if name.startswith(".") or not name.strip() or any(letter in name for letter in "/\\\0"):
-            raise CbdmError(f"class name {name!r} cannot be a folder's name: use --format npz")
-
-
 def _drawable(shape: tuple[int, ...]) -> bool:
     return len(shape) == 3 and shape[0] in (1, 3)
 
 
-def _target(path: Path, out: Path | None, format_: str) -> Path:
-    """Where to write; never over something that is there."""
-    suffix = {"grid": ".png", "npz": ".npz"}.get(format_, "")
-    if out is None:
-        taken = {p.stem for p in path.glob("drawn-*")}
-        number = next(i for i in range(1, len(taken) + 2) if f"drawn-{i:03d}" not in taken)
-        out = path / f"drawn-{number:03d}{suffix}"
-    if format_ in _STREAMS:
-        return new_folder(out, "")
-    if out.exists():
+def _refuse_place(out: Path | None) -> None:
+    """A mistake in --out should show before anything is drawn."""
+    if out is not None and out.exists():
         raise CbdmError(f"--out {out} is there already: choose another name")
-    if not out.parent.is_dir():
+    if out is not None and not out.parent.is_dir():
         raise CbdmError(f"--out {out}: {out.parent} is no folder; make it first or choose another place")
-    return out
+
+
+def _write_file(path: Path, out: Path | None, format_: str, drawn: _Drawn) -> Path:
+    """Write the one file, which appears whole and never over another, not even one of a process that runs beside."""
+    beside = out or _next_free(path, format_)
+    temporary = beside.with_name(f"{WRITING}{os.getpid()}-new{beside.suffix or _SUFFIXES[format_]}")
+    try:
+        _WRITERS[format_](temporary, drawn)
+        with plain_write_errors(beside):
+            return _linked(temporary, path, out, format_)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _linked(temporary: Path, path: Path, out: Path | None, format_: str) -> Path:
+    """A link is made where nothing is, or not at all; where the next number went to another, the one after it."""
+    while True:
+        target = out or _next_free(path, format_)
+        try:
+            os.link(temporary, target)
+            return target
+        except FileExistsError:
+            _refuse_place(out)
+        except OSError:  # a file system without links
+            _refuse_place(out)
+            return temporary.replace(target)
+
+
+def _next_free(path: Path, format_: str) -> Path:
+    taken = {p.stem for p in path.glob("drawn-*")}
+    number = next(i for i in range(1, len(taken) + 2) if f"drawn-{i:03d}" not in taken)
+    return path / f"drawn-{number:03d}{_SUFFIXES[format_]}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,12 +16,20 @@ from cbdm_cli import pictures, render
 from cbdm_cli.assemble import Experiment, assemble
 from cbdm_cli.config import Config, flat, merged, overlaid, preset_table, validated
 from cbdm_cli.evaluator import Evaluator, balanced_samples, check_judging, counted, drawn_with_bar, solver
-from cbdm_cli.locking import contents, held
+from cbdm_cli.locking import held
 from cbdm_cli.method import method_over, only_its_parts
 from cbdm_cli.observing import Observer
 from cbdm_cli.resolve import resolved
 from cbdm_cli.results import evaluation_facts, report_caption, report_title
-from cbdm_cli.run_folder import environment, new_folder, read_records, write_json, write_tensors, write_text
+from cbdm_cli.run_folder import (
+    environment,
+    new_folder,
+    occupied,
+    read_records,
+    write_json,
+    write_tensors,
+    write_text,
+)
 from cbdm_cli.signals import asked_to_stop
 from cbdm_cli.trackers import check_tracker
 from cbdm_cli.trust import features_setting, quoted, refuse_code, runs_code
@@ -59,6 +68,9 @@ def start(
         CbdmError: what does not fit, before training; a folder that is not empty or that another process holds.
     """
     check_tracker(log)
+    if out is not None and not dry_run and _started_again() and (out / "config.toml").exists():
+        _resume_the_same(config, out, device)
+        return
     world = join(device)
     try:
         experiment = assemble(config)
@@ -79,6 +91,19 @@ def start(
         leave()
 
 
+def _started_again() -> bool:
+    """Whether torchrun starts the same command once more, after a worker of it died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def _resume_the_same(config: Config, out: Path, device: str) -> None:
+    """Go on with what this very command has begun."""
+    saved = resolved(read_config(out), {})
+    _refuse_difference(out, saved, config)
+    features = (features_setting(config.evaluation.features),)
+    resume(out, None, None, features, dict.fromkeys(["method", "prior", "tau", "gamma", "steps", "seed"]), device)
+
+
 def _held(folder: Path, world: World) -> AbstractContextManager[None]:
     """The folder held by the process that writes; the other ranks go with it."""
     return held(folder, "cbdm train") if world.leads else nullcontext()
@@ -86,7 +111,7 @@ def _held(folder: Path, world: World) -> AbstractContextManager[None]:
 
 def _begin(experiment: Experiment, folder: Path, device: str) -> None:
     """What a run can be resumed from before its first checkpoint; the configuration last, for it makes it a run."""
-    if there := contents(folder):  # another process was quicker, between the look and the lock
+    if there := occupied(folder):  # another process was quicker, between the look and the lock
         raise CbdmError(f"--out {folder} is not empty, it has {there[0].name}: choose a new folder")
     write_json(folder / "environment.json", environment(sys.argv, device))
     if experiment.law_data:

@@ -13,13 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cbdm_cli.config import load_config, merged, validated
 from cbdm_cli.method import PLAIN, Part, format_parts, only_its_parts, parse_parts, with_law
-from cbdm_cli.naming import file_words
+from cbdm_cli.naming import file_words, path_name
 from cbdm_cli.run_folder import write_text
 from cbdm_core.errors import CbdmError
 from cbdm_core.reading import CONFIG_BYTES, regular_file
 
 __all__ = [
     "FILE",
+    "MOST_SEEDS",
     "OMEGAS",
     "READINGS",
     "Plan",
@@ -36,6 +37,7 @@ __all__ = [
 
 FILE = "compare.json"
 READINGS = "readings"
+MOST_SEEDS = 10_000
 OMEGAS = ("0", "0.25", "0.5", "0.75", "1", "1.5")
 # Guidance at intermediate noise only (Kynkäänniemi et al. 2024); the ends in t.
 INTERVAL = (0.1, 0.7)
@@ -61,7 +63,7 @@ class Variant(_Frozen):
     @property
     def folder(self) -> str:
         """A folder name that no other variant of the plan has."""
-        return re.sub(r"[^A-Za-z0-9.+-]+", "-", self.name).strip("-.") or "method"
+        return path_name(re.sub(r"[^A-Za-z0-9.+-]+", "-", self.name).strip("-.") or "method", "variant")
 
     def table(self) -> dict[str, Any]:
         """What is laid over the preset."""
@@ -87,7 +89,8 @@ class Reading(_Frozen):
     def file(self) -> str:
         """The name of its result."""
         omega, (low, high) = file_words(self.omega), self.interval
-        return f"omega-{omega}.json" if (low, high) == (0, 1) else f"omega-{omega}-in-{low:g}-{high:g}.json"
+        within = "" if (low, high) == (0, 1) else f"-in-{low:g}-{high:g}"
+        return path_name(f"omega-{omega}{within}.json", "reading")
 
 
 class Plan(_Frozen):
@@ -105,7 +108,7 @@ class Plan(_Frozen):
     preset: str
     settings: tuple[str, ...] = ()
     steps: Annotated[int | None, Field(ge=1)] = None
-    seeds: Annotated[int, Field(ge=1)] = 5
+    seeds: Annotated[int, Field(ge=1, le=MOST_SEEDS)] = 5
     omegas: tuple[str, ...] = OMEGAS
     variants: tuple[Variant, ...]
 
@@ -186,6 +189,8 @@ def _distinct(variants: Iterable[Variant]) -> tuple[Variant, ...]:
 
 def extended(plan: Plan, more: Sequence[Variant], seeds: int | None = None) -> Plan:
     """The plan with more variants, more seeds, or both."""
+    if seeds is not None and seeds > MOST_SEEDS:
+        raise CbdmError(f"--seeds {seeds}: at most {MOST_SEEDS:,} are trained")
     if seeds is not None and seeds < plan.seeds:
         raise CbdmError(f"--seeds {seeds}: the comparison has {plan.seeds} already; ask for as many or more")
     return plan.model_copy(update={"variants": _distinct([*plan.variants, *more]), "seeds": seeds or plan.seeds})

@@ -72,7 +72,14 @@ def read_result(file: Path) -> Result:
         raise CbdmError(f"{file} cannot be read: {error}; remove it, and cbdm compare makes it anew") from error
     if not isinstance(value, dict):
         raise CbdmError(f"{file} holds no result: remove it, and cbdm compare makes it anew")
+    wrong = [name for name, (path, _) in COMPARED.items() if not _plain(_value_at(value, path))]
+    if wrong:
+        raise CbdmError(f"{file}: its {wrong[0]} is no number: remove it, and cbdm compare makes it anew")
     return value
+
+
+def _plain(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and math.isfinite(value))
 
 
 def read_results(
@@ -106,10 +113,15 @@ def scores_of(result: Result) -> dict[str, float]:
 
 
 def _at(result: Result, path: Sequence[str]) -> float | None:
+    value = _value_at(result, path)
+    return None if value is None else float(value)
+
+
+def _value_at(result: Result, path: Sequence[str]) -> Any:
     value: Any = result
     for key in path:
         value = value.get(key) if isinstance(value, Mapping) else None
-    return None if value is None else float(value)
+    return value
 
 
 def best_omega(means: Mapping[str, float], score: str = "fid") -> str:
