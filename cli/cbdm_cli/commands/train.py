@@ -39,7 +39,7 @@ class Stopped(SystemExit):
     """A signal ended the training after it was saved; the exit code is the shell's 128 + signal."""
 
 
-def start(config: Config, out: Path | None, device: str, dry_run: bool, log: str | None = None) -> None:
+def start(config: Config, out: Path | None, device: str, dry_run: bool, *, log: str | None = None) -> None:
     """Train, sample and evaluate a new run; `log` names a tracker that is given its records too."""
     check_tracker(log)
     world = join(device)
@@ -71,6 +71,7 @@ def resume(
     settings: Sequence[str],
     options: dict[str, Any],
     device: str,
+    *,
     log: str | None = None,
 ) -> None:
     """Continue a run bit-identically from its newest checkpoint.
