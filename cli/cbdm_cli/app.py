@@ -87,11 +87,11 @@ def train(
     settings = [*(set_ or []), *([f"training.precision={precision!r}"] if precision else [])]
     if resume is None:
         table = load_config("digits-lt" if preset is None else preset, config, settings)
-        start(resolved(table, named), out, device, dry_run, log)
+        start(resolved(table, named), out, device, dry_run, log=log)
         return
     if out is not None or dry_run:
         raise CbdmError("--resume writes into the run it continues: leave out --out and --dry-run")
-    continue_run(resume, preset, config, settings, named, device, log)
+    continue_run(resume, preset, config, settings, named, device, log=log)
 
 
 @app.command()

@@ -52,7 +52,7 @@ class Stopped(SystemExit):
 
 
 def start(
-    config: Config, out: Path | None, device: str, dry_run: bool, log: str | None = None, *, holds: bool = False
+    config: Config, out: Path | None, device: str, dry_run: bool, *, log: str | None = None, holds: bool = False
 ) -> None:
     """Train, sample and evaluate a new run.
 
@@ -126,8 +126,8 @@ def resume(
     settings: Sequence[str],
     options: dict[str, Any],
     device: str,
-    log: str | None = None,
     *,
+    log: str | None = None,
     holds: bool = False,
 ) -> None:
     """Continue a run bit-identically from its newest whole checkpoint, or from step 0 before the first.
