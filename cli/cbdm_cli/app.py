@@ -409,3 +409,11 @@ def import_(
     from cbdm_cli.commands.import_ import import_checkpoint
 
     import_checkpoint(checkpoint, out, weights, image_size, beta_1, beta_T, method)
+
+
+@app.command()
+def doctor(device: Device = "auto") -> None:
+    """Tell what a bug report needs of this machine, and check draws, sampler, training and checkpoints in seconds."""
+    from cbdm_cli.commands.doctor import doctor as examine
+
+    examine(device)

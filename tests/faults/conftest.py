@@ -1,3 +1,3 @@
-from tests.cli.conftest import cache, refused, run
+from tests.cli.conftest import cache, made, refused, run, trained
 
-__all__ = ["cache", "refused", "run"]
+__all__ = ["cache", "made", "refused", "run", "trained"]

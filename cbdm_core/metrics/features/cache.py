@@ -18,7 +18,7 @@ from torch import Tensor
 from cbdm_core.errors import CbdmError
 from cbdm_core.writing import replacing
 
-__all__ = ["DamagedError", "Facts", "cache_path", "read_cached", "write_cached"]
+__all__ = ["DamagedError", "Facts", "cache_path", "default_folder", "read_cached", "write_cached"]
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,13 @@ def cache_path(folder: Path | str | None, kind: str, facts: Facts) -> Path | Non
     """
     digest = hashlib.sha256(facts.to_json().encode()).hexdigest()[:16]
     try:
-        return (Path(folder) if folder else _default_folder()).expanduser() / f"{kind}-{digest}.safetensors"
+        return (Path(folder) if folder else default_folder()).expanduser() / f"{kind}-{digest}.safetensors"
     except RuntimeError:  # a user without a home
         return None
 
 
-def _default_folder() -> Path:
+def default_folder() -> Path:
+    """Where files are kept that can be made again: $CBDM_CACHE, else $XDG_CACHE_HOME/cbdm, else ~/.cache/cbdm."""
     if named := os.environ.get("CBDM_CACHE"):
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "cbdm"

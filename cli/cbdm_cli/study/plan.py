@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from cbdm_cli.config import load_config, merged, validated
 from cbdm_cli.method import PLAIN, Part, format_parts, only_its_parts, parse_parts, with_law
@@ -111,6 +112,22 @@ class Plan(_Frozen):
     seeds: Annotated[int, Field(ge=1, le=MOST_SEEDS)] = 5
     omegas: tuple[str, ...] = OMEGAS
     variants: tuple[Variant, ...]
+
+    @field_validator("omegas")
+    @classmethod
+    def _numbers(cls, omegas: tuple[str, ...]) -> tuple[str, ...]:
+        for omega in omegas:
+            kind, _, numbers = omega.rpartition(":")
+            if kind not in ("", "linear", "implied") or not all(map(_finite, numbers.split(","))):
+                raise ValueError(f"ω {omega!r} is none; restore the file")
+        return omegas
+
+
+def _finite(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def readings_of(plan: Plan, variant: Variant) -> list[Reading]:
