@@ -11,7 +11,7 @@ from cbdm_core.conditions import Condition
 from cbdm_core.draws import real_dtype
 from cbdm_core.errors import CbdmError, check_positive
 from cbdm_core.networks.base import ScoreNetwork
-from cbdm_core.schedules import NoiseSchedule, per_row, uniform_times
+from cbdm_core.schedules import NoiseSchedule, per_row
 
 __all__ = ["KDenoiser", "VarianceKept", "alphas_bar", "table_length", "time_of_noise", "with_our_noise"]
 
@@ -58,12 +58,12 @@ class KDenoiser(nn.Module):
         return x - per_row(sigma, x) * self.network(alpha_t * x, t, c)
 
     def sigmas(self, steps: int) -> Tensor:
-        """(steps + 1,) float64 noise levels, decreasing to 0, of `uniform_times`.
+        """(steps + 1,) float64 noise levels, decreasing to 0, of the schedule's own grid.
 
         Raises:
             CbdmError: `steps` < 1.
         """
-        times = torch.tensor(uniform_times(self.schedule, steps), dtype=torch.float64)
+        times = torch.tensor(self.schedule.grid(steps), dtype=torch.float64)
         alpha_t, sigma_t = self.schedule(times)
         return sigma_t / alpha_t
 

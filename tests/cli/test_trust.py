@@ -12,10 +12,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-import cbdm_cli.commands.compare as comparing
 from cbdm_cli.config import setting
 from cbdm_cli.study.job import run_job
 from cbdm_cli.study.plan import FILE, READINGS, Plan, Variant, load_plan, run_folder, save_plan
+from cbdm_cli.study.pool import Child
 from cbdm_cli.trust import features_setting, quoted, runs_code
 from cbdm_core.data.sources import digits
 from cbdm_core.errors import CbdmError
@@ -154,11 +154,11 @@ def launched(tmp_path, monkeypatch):
     """The folder `c` of a comparison that names features of its own, and the jobs that were started; none runs."""
     begun = []
 
-    def launch(job, *_):
-        begun.append((job.variant.name, job.seed))
+    def launch(child, *_):
+        begun.append(child.name)
         raise OSError("no job in this test")
 
-    monkeypatch.setattr(comparing._Job, "_launch", launch)
+    monkeypatch.setattr(Child, "_launch", launch)
     (tmp_path / "c").mkdir()
     settings = (*TINY[1::2], "evaluation.features=theirs:pixels")
     variants = (Variant(name="ddpm", parts="ddpm"),)
@@ -188,7 +188,7 @@ def test_compare_takes_the_plans_features_from_the_command_line(run, refused, ra
     repeat = command_of(refused("compare", "c", "--seeds", 2))
     assert not ran()
     code, _, err = run("compare", "c", "--seeds", 2, *repeat)
-    assert code == 2 and launched == [("ddpm", 0), ("ddpm", 1)] and ran(), err
+    assert code == 2 and launched == ["ddpm, seed 0", "ddpm, seed 1"] and ran(), err
     assert load_plan(Path("c")).seeds == 2
     again = shlex.split(err.strip().rpartition("go on with: cbdm ")[2])
     assert again == ["compare", "c", *repeat]
@@ -200,7 +200,7 @@ def test_compare_may_be_told_harmless_features_again(run, refused, launched):
     save_plan(Path("c"), plan.model_copy(update={"settings": tuple(TINY[1::2])}))
     run("compare", "c", "--set", "evaluation.features=classifier")
     run("compare", "c", "--seeds", 2)
-    assert launched == [("ddpm", 0), ("ddpm", 0), ("ddpm", 1)]
+    assert launched == ["ddpm, seed 0", "ddpm, seed 0", "ddpm, seed 1"]
     assert "--set: the comparison c has its own" in refused("compare", "c", "--set", "evaluation.features=pixels")
 
 

@@ -119,7 +119,7 @@ def test_a_mistake_in_going_on_changes_nothing(refused, planned, arguments, word
 def test_two_at_once_in_one_folder(refused, planned):
     """The second is refused in a line while the first is there, also from this process, and not after it has gone."""
     with held(planned, "cbdm compare"):
-        assert "cbdm compare already runs in c: wait for it" in refused("compare", "c", "--add", "t2h")
+        assert "cbdm compare already runs in c, as process" in refused("compare", "c", "--add", "t2h")
     with held(planned, "cbdm compare"):
         pass
     assert [p.name for p in planned.iterdir()] == [FILE]
