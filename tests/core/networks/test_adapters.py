@@ -307,8 +307,7 @@ def test_cbdm_trains_it(network):
         objective.zero_grad(set_to_none=True)
         terms()[name].backward()
         gradients = [p.grad for p in network.parameters() if p.grad is not None]
-        assert all(torch.isfinite(g).all() for g in gradients)
-        assert sum(float(g.abs().sum()) for g in gradients) > 1e-6, name
+        assert 1e-6 < sum(float(g.abs().sum()) for g in gradients) < 1e6, name
     optimiser = torch.optim.Adam(network.parameters(), 3e-3)
     for _ in range(10):
         optimiser.zero_grad()

@@ -58,8 +58,9 @@ def test_neighbour_density_is_that_of_the_kth_neighbour(k):
 
 def test_neighbour_density_of_a_condition_seen_often_is_finite():
     table = torch.cat([torch.zeros(30, 2), torch.eye(2)]).double()
-    density = knn_log_density(table, 3)
-    assert torch.isfinite(density).all() and density[0] > density[-1]
+    density, spread = knn_log_density(table, 3), 2 / 32 - 2 / 32**2
+    assert density[:30].tolist() == pytest.approx([-2 * np.log(1e-6 * spread**0.5)] * 30, rel=1e-12)
+    assert density[30:].tolist() == pytest.approx([0, 0], abs=1e-12)  # the third neighbour of either is at (0, 0)
 
 
 def test_kernel_density_is_scipys():
