@@ -251,10 +251,28 @@ class TestSchedules:
 # Networks
 
 
-@pytest.fixture(scope="module", params=list(NETWORKS))
+def a_unet(*shape: int, **options: Any) -> ScoreNetwork:
+    settings = {"width": 8, "groups": 4, "multipliers": (1, 2), "attention": (1,), "dropout": 0.0, **options}
+    return NETWORKS["unet"](shape, CLASSES, **settings)
+
+
+# The U-Net takes shapes and settings that one example does not show.
+UNETS = {
+    "unet, 1 axis": lambda: a_unet(2, 12, heads=2),
+    "unet, blocks of 2": lambda: a_unet(1, 8, 4, blocks=2),
+    "unet, 3 axes": lambda: a_unet(2, 4, 2, 6, attention=(0,), time_steps=50),
+    "unet, 3 levels": lambda: a_unet(3, 8, 8, multipliers=(1, 2, 1), attention=()),
+}
+
+
+def network_maker(name: str) -> Any:
+    return UNETS[name] if name in UNETS else example("network", name)
+
+
+@pytest.fixture(scope="module", params=[*NETWORKS, *UNETS])
 def network(request) -> ScoreNetwork:
     """In float64 and eval mode, every parameter random: a fresh U-Net is silent and would pass anything."""
-    network: ScoreNetwork = example("network", request.param)().double().eval()
+    network: ScoreNetwork = network_maker(request.param)().double().eval()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -286,7 +304,7 @@ class TestNetworks:
     def test_the_label_of_a_null_row_has_no_influence(self, network):
         x_t, t, c = a_batch(network)
         out = said(network, x_t, t, c)
-        for value in ((GIVEN + 1) % CLASSES, torch.full_like(GIVEN, -1)):  # −1: data without a label
+        for value in ((GIVEN + 1) % CLASSES, torch.full_like(GIVEN, -1), torch.full_like(GIVEN, 10**9)):
             assert torch.equal(said(network, x_t, t, c.with_value(torch.where(PRESENT, GIVEN, value))), out)
 
     def test_what_is_shown_has_influence(self, network):
@@ -350,7 +368,7 @@ class TestNetworks:
         assert (features.std(0) > 0).any(), "features that are the same on every row say nothing"
 
     def test_two_of_one_seed_are_the_same(self, network, request):
-        build = example("network", request.node.callspec.params["network"])
+        build = network_maker(request.node.callspec.params["network"])
         torch.manual_seed(3)
         one = build()
         torch.manual_seed(3)
