@@ -106,7 +106,8 @@ def build_network(
     classes = condition.size if isinstance(condition, Classes) else condition
     _check_weights(config, shape, classes)
     network = NETWORKS.build(config["name"], config.get("options", {}), shape, classes)
-    table, steps = getattr(network, "options", {}).get("time_steps"), getattr(schedule, "steps", None)
+    options = {**config.get("options", {}), **getattr(network, "options", {})}
+    table, steps = options.get("time_steps"), getattr(schedule, "steps", None)
     if table is not None and table != steps:
         raise CbdmError(
             f"the network embeds a table of {table} steps and the schedule has {steps or 'no table'}: "

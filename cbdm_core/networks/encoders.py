@@ -92,9 +92,7 @@ class ClassEmbedding(nn.Module):
         Raises:
             CbdmError: labels that are not (B,) integers, or one outside [0, K) (`Classes.shown`).
         """
-        vectors = self.vectors(self.space.shown(c))
-        # Selecting rather than multiplying by zero, so that not even a NaN in a vector shows under a null.
-        return torch.where(c.present[:, None], vectors, torch.zeros_like(vectors))
+        return _shown_only(self.vectors(self.space.shown(c)), c)
 
 
 class AugmentEmbedding(nn.Module):

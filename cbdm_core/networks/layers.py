@@ -1,4 +1,4 @@
-"""The parts the networks are made of: convolutions in 1, 2 or 3 dimensions, attention, embeddings, and their checks."""
+"""The parts the networks are made of: convolutions in 1, 2 or 3 dimensions, attention, and their checks."""
 
 from __future__ import annotations
 
