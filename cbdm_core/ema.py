@@ -147,10 +147,10 @@ def snapshots(folder: Path) -> list[tuple[Path, int, str]]:
         step = int(file.stem.removeprefix("step-"))
         try:
             with safe_open(file, "pt") as tensors:
-                rules = sorted({key.partition("/")[0] for key in tensors.keys()})  # noqa: SIM118
+                keys = tensors.keys()  # what is opened can be asked for its keys, but not gone through
         except (OSError, SafetensorError) as error:
             raise CbdmError(f"{file} cannot be read as safetensors: delete it and take the others") from error
-        there += [(file, step, rule) for rule in rules]
+        there += [(file, step, rule) for rule in sorted({key.partition("/")[0] for key in keys})]
     return there
 
 
@@ -197,7 +197,8 @@ def post_hoc(folder: Path, width: float) -> dict[str, Tensor]:
     total: dict[str, Tensor] = {}
     for (file, _, rule), weight in zip(stored, weights, strict=True):
         with safe_open(file, "pt") as tensors:
-            for key in tensors.keys():  # noqa: SIM118
+            keys = tensors.keys()
+            for key in keys:
                 name, _, parameter = key.partition("/")
                 if name == rule:
                     term = weight * tensors.get_tensor(key).double()

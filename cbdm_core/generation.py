@@ -114,7 +114,8 @@ def generate_stepwise(
         if turn + place.rank < len(numbers):
             rows = numbers[turn + place.rank]
             c, draws = Condition.of(conditions[rows].to(device)), Draws(seed, 0, rows.to(device), "sampling/")
-            for x in sampler.trajectory(network, c, shape, steps=steps, draws=draws):  # noqa: B007
+            for point in sampler.trajectory(network, c, shape, steps=steps, draws=draws):
+                x = point
                 yield None
         of_this_turn = numbers[turn : turn + place.size]
         for batch in _of_all_ranks(x, [len(rows) for rows in of_this_turn], tuple(shape), place, device):

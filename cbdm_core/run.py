@@ -128,7 +128,7 @@ def _check_weights(config: Mapping[str, Any], shape: tuple[int, ...], classes: i
         with torch.device("meta"):
             network = NETWORKS.build(config["name"], options, shape, classes)
         count = sum(p.numel() for p in network.parameters())
-    except (CbdmError, RuntimeError, NotImplementedError):  # what is wrong is seen where it is built
+    except (CbdmError, RuntimeError):  # what is wrong is seen where it is built
         return
     name = f"network {config['name']} of {count:,} weights"
     check_memory(name, 4 * count, "make it smaller, such as network.options.width")

@@ -73,7 +73,7 @@ def self_check(device: torch.device) -> list[Check]:
 def _checked(name: str, compute: Callable[[], float], golden: float, tolerance: float) -> Check:
     try:
         return Check(name, compute(), golden, tolerance)
-    except (RuntimeError, ValueError, OSError, NotImplementedError) as error:  # what a broken installation raises
+    except (RuntimeError, ValueError, OSError) as error:  # what a broken installation raises
         line = (str(error).splitlines() or [""])[0][:120]
         return Check(name, float("nan"), golden, tolerance, f"{type(error).__name__}: {line}")
 

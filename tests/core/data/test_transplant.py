@@ -116,7 +116,7 @@ def test_batches_transplant_what_they_drew():
 )
 def test_what_does_not_fit_is_refused_in_a_line(options, named):
     with pytest.raises(CbdmError, match=named) as error:
-        Transplant(vectors(), **options).basis  # noqa: B018
+        enumerated(Transplant(vectors(), **options), 2)
     assert "\n" not in str(error.value)
 
 
