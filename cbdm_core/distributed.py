@@ -88,8 +88,22 @@ def join(device: str = "auto") -> World:
     if picked.type == "cuda":
         torch.cuda.set_device(picked)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if picked.type == "cuda" else "gloo", timeout=_PATIENCE)
+        dist.init_process_group("nccl" if picked.type == "cuda" else "gloo", timeout=_PATIENCE, **_fresh_store())
     return World(dist.get_rank(), dist.get_world_size(), picked)
+
+
+def _fresh_store() -> dict[str, Any]:
+    """Where the ranks meet: under torchrun on one node, apart from the addresses of workers that died before.
+
+    torchrun keeps one store over its restarts, and gloo would wait at an address that lies there from the last time.
+    On several nodes the count of restarts differs between them, and each must set TORCH_DISABLE_SHARE_RDZV_TCP_STORE.
+    """
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if restarts == "0" or os.environ.get("GROUP_WORLD_SIZE") != "1":
+        return {}
+    store, rank, size = next(dist.rendezvous("env://"))  # pyright: ignore[reportPrivateImportUsage]
+    apart = dist.PrefixStore(f"restart-{restarts}", store)  # pyright: ignore[reportPrivateImportUsage]
+    return {"store": apart, "rank": rank, "world_size": size}
 
 
 def leave() -> None:

@@ -17,6 +17,7 @@ from cbdm_core.writing import clean, plain_write_errors
 __all__ = ["LOCK", "contents", "held"]
 
 LOCK = ".lock"
+_ENDED = "ended"
 _TRIES = 20  # of taking over a dead process's lock against others who try the same
 
 
@@ -133,7 +134,10 @@ def _self() -> dict[str, Any]:
 
 
 def _dead(owner: dict[str, Any]) -> bool:
-    """Whether the owner was a process of this host that is no more; the time of its start tells it from a later one."""
+    """Whether the owner was a process of this host that is no more; the time of its start tells it from a later one.
+
+    A process that ended and that its parent has not yet asked after is no more.
+    """
     if owner.get("host") != socket.gethostname():
         return False
     try:
@@ -143,13 +147,13 @@ def _dead(owner: dict[str, Any]) -> bool:
     except PermissionError:
         pass
     since = _since(owner["pid"])
-    return since is not None and owner.get("since") is not None and since != owner["since"]
+    return since == _ENDED or (since is not None and owner.get("since") is not None and since != owner["since"])
 
 
 def _since(pid: int) -> str | None:
-    """When a process was started, in the system's own ticks; None where that is not known."""
+    """When a process was started, in the system's own ticks, or `_ENDED`; None where that is not known."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        return None if fields[0] == "Z" else fields[19]
+        return _ENDED if fields[0] in "ZX" else fields[19]
     except (OSError, IndexError):
         return None

@@ -37,10 +37,11 @@ def test_a_live_process_keeps_others_out_and_its_end_lets_them_in(tmp_path):
     with pytest.raises(CbdmError, match=f"as process {other.pid}: wait for it"), held(tmp_path, "a test"):
         pass
     other.kill()
-    other.wait()
+    os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)  # ended, and not asked after yet: a zombie
     with held(tmp_path, "a test"):  # it could not remove its lock, and is known to be dead
         assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
     assert not list(tmp_path.iterdir())
+    other.wait()
 
 
 def test_a_lock_of_this_process_holds_too(tmp_path):

@@ -21,7 +21,7 @@ from cbdm import (
     TrainState,
 )
 from cbdm import train as trained
-from cbdm_core.distributed import own_rows, rows_of_all_ranks
+from cbdm_core.distributed import join, own_rows, rows_of_all_ranks
 from cbdm_core.errors import CbdmError
 from cbdm_core.generation import generate
 from cbdm_core.networks.mlp import MLP
@@ -199,3 +199,19 @@ def test_what_needs_a_batch_whole_refuses_its_parts(method):
 def test_more_parts_than_rows_are_refused():
     with pytest.raises(CbdmError, match="parts of 12 rows"):
         run("ddpm", accumulate=13, steps=1)
+
+
+def test_processes_started_again_do_not_meet_at_the_addresses_of_the_dead(monkeypatch):
+    """torchrun keeps one store over its restarts on one node."""
+    kept, places = torch.distributed.HashStore(), []
+    monkeypatch.setattr(torch.distributed, "rendezvous", lambda url: iter([(kept, 0, 2)]))
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, store=kept, **__: places.append(store))
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 0)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "1")
+    for restarts in range(3):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(restarts))
+        join("cpu")
+        assert not places[-1].check(["address"])
+        places[-1].set("address", str(restarts))
