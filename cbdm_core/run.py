@@ -35,6 +35,7 @@ class Run:
 
     Args:
         path: the folder.
+        checkpoint: the one that was read.
         network: the averaged (EMA) network in eval mode; it returns ε̂.
         schedule: the noise schedule it was trained under.
         laws: "training" and the law of each part of the method that has one.
@@ -49,6 +50,7 @@ class Run:
     """
 
     path: Path
+    checkpoint: Path
     network: ScoreNetwork
     schedule: NoiseSchedule
     laws: dict[str, ConditionPrior]
@@ -141,11 +143,16 @@ def _largest(value: Any) -> float:
     return value if isinstance(value, int | float) else 0
 
 
-def load_run(path: str | Path, *, device: str = "cpu") -> Run:
-    """The averaged network, schedule, laws and configuration of a run folder's newest checkpoint.
+def load_run(path: str | Path, *, device: str = "cpu", checkpoint: Path | None = None) -> Run:
+    """The averaged network, schedule, laws and configuration of a run folder.
+
+    Args:
+        path: the folder.
+        device: to compute on.
+        checkpoint: one of the run's, None for the newest.
 
     Raises:
-        CbdmError: the folder is no run, or its newest checkpoint is damaged.
+        CbdmError: the folder is no run, or the checkpoint is damaged.
     """
     path = Path(path)
     config = read_config(path)
@@ -163,12 +170,12 @@ def load_run(path: str | Path, *, device: str = "cpu") -> Run:
         raise
     except (KeyError, TypeError, AttributeError, ValueError, IndexError, RuntimeError, OverflowError) as error:
         raise CbdmError(f"{path / 'config.toml'} is no run's configuration: {error}; restore it") from error
-    checkpoint = latest_checkpoint(path / "checkpoints")
+    checkpoint = checkpoint or latest_checkpoint(path / "checkpoints")
     load_weights(checkpoint / "ema.safetensors", network, verify=True)
     _restore_learned(laws, parts, checkpoint)
     network = network.to(pick_device(device)).eval().requires_grad_(False)
     step = int(checkpoint.name.removeprefix("step-"))
-    return Run(path, network, schedule, laws, counts, names, shape, space, data, step, config)
+    return Run(path, checkpoint, network, schedule, laws, counts, names, shape, space, data, step, config)
 
 
 def _known(facts: Mapping[str, Any]) -> tuple[torch.Tensor, tuple[int, ...], tuple[str, ...]]:

@@ -384,11 +384,12 @@ def export(
         str | None,
         typer.Option(help="Weights averaged otherwise: a stored decay:d or power:w, or power of any width."),
     ] = None,
+    best: Annotated[bool, typer.Option("--best", help="The checkpoint that training.keep_best kept.")] = False,
 ) -> None:
     """Write a run's averaged network for other programs, with a model card."""
     from cbdm_cli.commands.export import export_run
 
-    export_run(run, to, out, average)
+    export_run(run, to, out, average, best=best)
 
 
 @app.command(name="import")

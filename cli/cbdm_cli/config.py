@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from cbdm_cli.method import Part, format_parts, method_over, method_parts
 from cbdm_core.errors import CbdmError, closest, unknown_name
+from cbdm_core.metrics.scores import compared_scores
 from cbdm_core.reading import CONFIG_BYTES, clean_text, regular_file
 
 __all__ = [
@@ -116,6 +117,17 @@ class Training(_Section):
     keep: Annotated[int, Field(ge=1)] = 2
     log_every: Annotated[int, Field(ge=1)] = 5
     sample_every: Annotated[int | None, Field(ge=1)] = None
+    score_every: Annotated[int | None, Field(ge=1)] = None
+    score_per_class: Annotated[int, Field(ge=1)] = 20
+    keep_best: str | None = None
+
+    @model_validator(mode="after")
+    def _best_by_a_score(self) -> Training:
+        if self.keep_best is not None and self.keep_best not in compared_scores():
+            raise ValueError(f"keep_best: allowed are {', '.join(compared_scores())}, got {self.keep_best!r}")
+        if self.keep_best is not None and self.score_every is None:
+            raise ValueError("keep_best needs score_every, the steps between two scores")
+        return self
 
 
 class Tracking(_Section):

@@ -10,7 +10,8 @@ from cbdm_cli import pictures
 from cbdm_cli.assemble import Experiment
 from cbdm_cli.evaluator import drawn_with_bar
 from cbdm_cli.run_folder import Metrics
-from cbdm_cli.trackers import Tracker, open_tracker
+from cbdm_cli.scoring import Scoring
+from cbdm_cli.trackers import Tracker, open_tracker, scalars
 from cbdm_core.ema import save_snapshot
 from cbdm_core.generation import conditions_for
 from cbdm_core.training import TrainRecord, TrainState
@@ -38,6 +39,7 @@ class Observer:
     def __init__(self, experiment: Experiment, state: TrainState, folder: Path, log: str | None) -> None:
         self.experiment, self.state, self.folder = experiment, state, folder
         self.metrics = Metrics(folder / "metrics.jsonl", state.step)
+        self.scoring = Scoring(experiment, state, folder) if experiment.config.training.score_every else None
         self.tracker: Tracker | None = open_tracker(log, folder, experiment.config, state.step) if log else None
 
     def see(self, record: TrainRecord) -> None:
@@ -46,9 +48,13 @@ class Observer:
         if record.step % training.log_every == 0:
             self.metrics.write(record)
             if self.tracker:
-                self.tracker.write(record)
+                self.tracker.write(scalars(record), record.step)
         if training.sample_every and record.step % training.sample_every == 0:
             self._grid(record.step)
+        if self.scoring and record.step % (training.score_every or 1) == 0:
+            scores = self.scoring.score(record.step)
+            if self.tracker:
+                self.tracker.write({f"scores/{name}": value for name, value in scores.items()}, record.step)
         powers = any(name.startswith("power:") for name in training.averages)
         if powers and (record.step % training.snapshot_every == 0 or record.step == training.steps):
             save_snapshot(self.folder / AVERAGES, self.state.averages, record.step)
@@ -75,5 +81,7 @@ class Observer:
     def close(self) -> None:
         """Write out what is pending."""
         self.metrics.close()
+        if self.scoring:
+            self.scoring.records.close()
         if self.tracker:
             self.tracker.close()

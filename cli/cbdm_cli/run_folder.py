@@ -8,7 +8,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # plans and pages are read without torch
 
 __all__ = [
     "Metrics",
+    "Records",
     "claimed_folder",
     "environment",
     "new_folder",
@@ -148,34 +149,47 @@ def write_tensors(path: Path, tensors: dict[str, Any]) -> None:
         save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
 
 
-class Metrics:
-    """`metrics.jsonl`, one record a line; on resume the lines after the checkpoint's step go.
+class Records:
+    """A file of one record a line, each with its step; on resume the lines after the checkpoint's step go.
 
     Args:
         path: the file.
         step: keep the records up to this step.
+        valid: whether a line is a record of this file.
     """
 
-    def __init__(self, path: Path, step: int = 0) -> None:
+    def __init__(self, path: Path, step: int, valid: Callable[[Any], bool]) -> None:
         self.path = path
-        known = [r for r in read_records(path) if _is_record(r)] if path.exists() else []
-        records = [r for r in known if r["step"] <= step]
-        write_text(path, "".join(json.dumps(r) + "\n" for r in records))
+        known = [r for r in read_records(path) if valid(r)] if path.exists() else []
+        self.before = [r for r in known if r["step"] <= step]
+        write_text(path, "".join(json.dumps(r) + "\n" for r in self.before))
         with plain_write_errors(path):
             self._file = path.open("a", encoding="utf-8")
 
-    def write(self, record: TrainRecord) -> None:
+    def append(self, value: Mapping[str, Any]) -> None:
         """Append one record and hand it to the system."""
-        value = asdict(record)
-        if not math.isfinite(record.grad_norm):  # an overflow that the loss scaler skipped; JSON has no infinity
-            value["grad_norm"] = None
         with plain_write_errors(self.path):
             self._file.write(json.dumps(value) + "\n")
             self._file.flush()
 
     def close(self) -> None:
+        """Nothing comes any more."""
         with plain_write_errors(self.path):
             self._file.close()
+
+
+class Metrics(Records):
+    """`metrics.jsonl`, a training's losses."""
+
+    def __init__(self, path: Path, step: int = 0) -> None:
+        super().__init__(path, step, _is_record)
+
+    def write(self, record: TrainRecord) -> None:
+        """Append the record of one step."""
+        value = asdict(record)
+        if not math.isfinite(record.grad_norm):  # an overflow that the loss scaler skipped; JSON has no infinity
+            value["grad_norm"] = None
+        self.append(value)
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,8 @@ class Tracker(ABC):
     """Where records and grids of samples go besides the run folder."""
 
     @abstractmethod
-    def write(self, record: TrainRecord) -> None:
-        """The numbers of one step."""
+    def write(self, values: Mapping[str, float], step: int) -> None:
+        """Numbers of one step by name."""
 
     @abstractmethod
     def picture(self, path: Path, step: int) -> None:
@@ -48,9 +48,9 @@ class _TensorBoard(Tracker):
             str(folder / "tensorboard"), purge_step=step + 1 if step else None
         )
 
-    def write(self, record: TrainRecord) -> None:
-        for name, value in scalars(record).items():
-            self._writer.add_scalar(name, value, record.step)
+    def write(self, values: Mapping[str, float], step: int) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
 
     def picture(self, path: Path, step: int) -> None:
         import numpy as np
@@ -72,8 +72,8 @@ class _Service(Tracker):
         more: dict[str, Any] = {"dir": str(folder), "id": folder.name} if module == "wandb" else {}
         self._module.init(project="cbdm", name=folder.name, config=settings, resume="allow", **more)
 
-    def write(self, record: TrainRecord) -> None:
-        self._module.log(scalars(record), step=record.step)
+    def write(self, values: Mapping[str, float], step: int) -> None:
+        self._module.log(dict(values), step=step)
 
     def picture(self, path: Path, step: int) -> None:
         self._module.log({"samples": self._module.Image(str(path))}, step=step)

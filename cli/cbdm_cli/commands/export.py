@@ -13,7 +13,8 @@ from cbdm_cli.card import model_card
 from cbdm_cli.config import Config, validated
 from cbdm_cli.observing import AVERAGES
 from cbdm_cli.run_folder import new_folder, write_tensors, write_text
-from cbdm_core.checkpoint import latest_checkpoint, read_tensors
+from cbdm_cli.scoring import best_checkpoint
+from cbdm_core.checkpoint import read_tensors
 from cbdm_core.ema import post_hoc
 from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.run import LAW_DATA, Run, load_run
@@ -29,7 +30,7 @@ def load_average(run: Run, average: str | None) -> Run:
     """
     if average is None:
         return run
-    file = latest_checkpoint(run.path / "checkpoints") / "averages.safetensors"
+    file = run.checkpoint / "averages.safetensors"
     stored = read_tensors(file) if file.exists() else {}
     weights = {key.partition("/")[2]: value for key, value in stored.items() if key.startswith(f"{average}/")}
     kind, _, number = average.partition(":")
@@ -76,7 +77,7 @@ def _diffusers(run: Run, config: Config, folder: Path) -> str:
 
 def _run(run: Run, config: Config, folder: Path) -> str:
     """A run folder to sample from and to evaluate; without the optimiser it cannot be trained further."""
-    source = latest_checkpoint(run.path / "checkpoints")
+    source = run.checkpoint
     target = folder / "checkpoints" / source.name
     target.mkdir(parents=True)
     for name in ("config.toml", "environment.json", LAW_DATA):
@@ -100,15 +101,25 @@ FORMATS: dict[str, Callable[[Run, Config, Path], str]] = {
 }
 
 
-def export_run(path: Path, to: str, out: Path, average: str | None) -> None:
+def export_run(path: Path, to: str, out: Path, average: str | None, *, best: bool = False) -> None:
     """Write the averaged network of a run into a new folder, with its card.
 
+    Args:
+        path: the run.
+        to: one of `FORMATS`.
+        out: the folder to make.
+        average: another average of the weights.
+        best: take the checkpoint with the best score, not the newest, whose averages alone are stored.
+
     Raises:
-        CbdmError: an unknown format, an average that is not there, or a folder that is not empty.
+        CbdmError: an unknown format, no best checkpoint, both choices, an average that is not there, or a folder that
+            is not empty.
     """
     if to not in FORMATS:
         raise unknown_name("format", to, FORMATS)
-    run = load_average(load_run(path), average)
+    if best and average is not None:
+        raise CbdmError(f"--best and --average {average} each choose the weights: leave one out")
+    run = load_average(load_run(path, checkpoint=best_checkpoint(path) if best else None), average)
     config = validated(run.config)
     folder = new_folder(out, "")
     how = FORMATS[to](run, config, folder)

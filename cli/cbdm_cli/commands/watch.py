@@ -12,7 +12,10 @@ from typing import Any
 
 from cbdm_cli import render
 from cbdm_cli.durations import duration
+from cbdm_cli.run_folder import read_records
+from cbdm_cli.scoring import SCORES_FILE, is_scored
 from cbdm_core.errors import CbdmError
+from cbdm_core.metrics.scores import digits_of, label_of
 from cbdm_core.run import read_config
 
 __all__ = ["Standing", "Tail", "standing", "watch_run"]
@@ -55,6 +58,7 @@ class Standing:
         steps: of the whole training.
         rate: steps a second, None where it is not known yet.
         losses: means over the last records: of the loss, its terms, and the denoising loss of each class group.
+        scores: (step, the scores there) of the last judging, None before the first.
         silent: seconds since the last record.
         finished: whether the evaluation is there.
         grid: the newest grid of samples, None if there is none.
@@ -64,6 +68,7 @@ class Standing:
     steps: int
     rate: float | None
     losses: dict[str, float]
+    scores: tuple[int, dict[str, float]] | None
     silent: float
     finished: bool
     grid: Path | None
@@ -80,7 +85,12 @@ class Standing:
             if self.silent > max(30.0, 100 / self.rate):
                 head += f" · no record for {duration(self.silent)}"
         width = max((len(name) for name in self.losses), default=0)
-        return [head, *(f"{name:<{width}}  {value:.4f}" for name, value in self.losses.items())]
+        lines = [head, *(f"{name:<{width}}  {value:.4f}" for name, value in self.losses.items())]
+        if self.scores:
+            at, scores = self.scores
+            told = (f"{label_of(name)} {value:.{digits_of(name)}f}" for name, value in scores.items())
+            lines.append(f"at step {at:,}: {', '.join(told)}")
+        return lines
 
 
 def standing(path: Path, tail: Tail, seen: deque[tuple[float, int]], now: float) -> Standing:
@@ -107,7 +117,14 @@ def standing(path: Path, tail: Tail, seen: deque[tuple[float, int]], now: float)
     grids = sorted((path / "grids").glob("step-*.png"))
     finished = (path / "evaluation.json").exists()
     steps = int(config.get("training", {}).get("steps", step))
-    return Standing(step, steps, _rate(path, seen), losses, now - written, finished, grids[-1] if grids else None)
+    scores, grid = _last_scores(path / SCORES_FILE), grids[-1] if grids else None
+    return Standing(step, steps, _rate(path, seen), losses, scores, now - written, finished, grid)
+
+
+def _last_scores(file: Path) -> tuple[int, dict[str, float]] | None:
+    records = read_records(file) if file.exists() else []
+    known = [r for r in records if is_scored(r)]
+    return (known[-1]["step"], known[-1]["scores"]) if known else None
 
 
 def _mean(records: list[dict[str, Any]], value: Any) -> float:

@@ -1,0 +1,101 @@
+"""Scores while a training goes: a few samples of each class, judged every so many steps, and the best weights kept."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cbdm_cli.assemble import Experiment
+from cbdm_cli.config import merged, validated
+from cbdm_cli.evaluator import Evaluator, balanced_samples, drawn_with_bar
+from cbdm_cli.run_folder import Records
+from cbdm_core.checkpoint import latest_checkpoint, save_checkpoint
+from cbdm_core.errors import CbdmError
+from cbdm_core.metrics.report import Report
+from cbdm_core.metrics.scores import compared_scores
+from cbdm_core.training import TrainState
+
+__all__ = ["BEST", "SCORES_FILE", "Scoring", "best_checkpoint", "is_scored", "scores_of"]
+
+BEST, SCORES_FILE = "best", "scores.jsonl"
+
+
+def scores_of(report: Report) -> dict[str, float]:
+    """The scores that studies compare, by name: `fid`, `tail fid`, `tail recall`, …; without those not to be had."""
+    facts, found = report.to_dict(), {}
+    for name, (path, _) in compared_scores().items():
+        value: Any = facts
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        if isinstance(value, int | float) and math.isfinite(value):
+            found[name] = float(value)
+    return found
+
+
+def is_scored(value: Any) -> bool:
+    """Whether a line of `scores.jsonl` is one."""
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("step"), int)
+        and isinstance(value.get("scores"), dict)
+        and value["scores"].keys() <= compared_scores().keys()
+        and all(isinstance(score, int | float) and math.isfinite(score) for score in value["scores"].values())
+    )
+
+
+def best_checkpoint(path: Path) -> Path:
+    """The checkpoint with the best score so far of a run.
+
+    Raises:
+        CbdmError: the run has kept none.
+    """
+    try:
+        return latest_checkpoint(path / BEST)
+    except CbdmError:
+        raise CbdmError(
+            f"{path} has kept no best checkpoint: train with training.score_every and training.keep_best"
+        ) from None
+
+
+class Scoring:
+    """Judges the averaged network every `training.score_every` steps, from the same noise each time.
+
+    Args:
+        experiment: what is trained.
+        state: where the training stands.
+        folder: the run.
+    """
+
+    def __init__(self, experiment: Experiment, state: TrainState, folder: Path) -> None:
+        self.experiment, self.state, self.folder = experiment, state, folder
+        few = {"per_class": experiment.config.training.score_per_class, "intervals": 0, "prd_runs": 0}
+        self.config = validated(merged(experiment.config.model_dump(), {"evaluation": few}))
+        self.records = Records(folder / SCORES_FILE, state.step, is_scored)
+        self._best = min((self._loss(r["scores"]) for r in self.records.before), default=math.inf)
+
+    @cached_property
+    def _evaluator(self) -> Evaluator:
+        return Evaluator.of(self.config, self.experiment.full, self.experiment.data)
+
+    def score(self, step: int) -> dict[str, float]:
+        """Draw, judge and write down; keep the state if it is the best so far."""
+        experiment, full = self.experiment, self.experiment.full
+        labels, conditions = balanced_samples(self.config, full)
+        network, device = self.state.ema.eval(), self.state.world.device
+        shape = tuple(full.shape)
+        x = drawn_with_bar(self.config, network, experiment.schedule, conditions, shape, device, "scores")
+        scores = scores_of(self._evaluator(self.config, x, labels))
+        if self._loss(scores) < self._best:
+            self._best = self._loss(scores)
+            save_checkpoint(self.folder / BEST, self.state, keep=1)
+        self.records.append({"step": step, "scores": scores})
+        return scores
+
+    def _loss(self, scores: dict[str, float]) -> float:
+        """The score that decides, turned so that less is better; infinite where it is not to be had."""
+        name = self.config.training.keep_best
+        if name is None or name not in scores:
+            return math.inf
+        return scores[name] if compared_scores()[name][1].less_is_better else -scores[name]
