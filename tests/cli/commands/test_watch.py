@@ -67,6 +67,23 @@ def test_silence_and_the_end_are_told(folder):
     assert "finished and evaluated" in standing(folder, tail, deque(), 1050 + 4000).lines()[0]
 
 
+def test_a_clock_that_goes_backwards_gives_no_rate_rather_than_a_wrong_one(folder):
+    tail, seen = Tail(folder / "metrics.jsonl"), deque()
+    write(folder, record(100), 1050)
+    standing(folder, tail, seen, 1050.0)
+    write(folder, record(140), 950)
+    assert standing(folder, tail, seen, 950.0).lines()[0] == "step 140 of 1,000 (14%)"
+
+
+def test_the_last_scores_are_shown(folder):
+    tail, seen = Tail(folder / "metrics.jsonl"), deque()
+    write(folder, record(100), 1050)
+    scores = ({"fid": 3.14159, "tail recall": 0.9}, {"fid": 2.71828, "tail recall": 0.81})
+    lines = [json.dumps({"step": 50 * i, "scores": values}) for i, values in enumerate(scores, start=1)]
+    (folder / "scores.jsonl").write_text("\n".join(lines) + '\n{"step": 150, "sco')
+    assert standing(folder, tail, seen, 1050.0).lines()[-1] == "at step 100: FID 2.72, tail recall 0.810"
+
+
 def test_the_command_shows_a_run_and_its_last_grid(folder, run, refused):
     write(folder, record(100, tail=0.25), 1050)
     (folder / "grids").mkdir()
