@@ -27,6 +27,16 @@ NAMES = (
     "adjusted_shares",
     "condition_laws",
     "metric_bias",
+    "statement_map",
+    "noised_densities",
+    "mask_variance",
+    "undone_pull",
+    "adjusted_null",
+    "images_told_apart",
+    "relatives_pull",
+    "relatives_plane",
+    "shrunk_condition",
+    "scores_and_copies",
 )
 
 
