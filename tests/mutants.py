@@ -55,7 +55,7 @@ PATIENCE = 180  # seconds; a mutant that hangs is noticed
 
 
 def mutants(source: str) -> list[str]:
-    """Every mutant of a module's source that still compiles; decorators, which are no mathematics, stay."""
+    """Every mutant of a module's source that still compiles; decorators and bare stars, no mathematics, stay."""
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator
 
@@ -68,7 +68,7 @@ def mutants(source: str) -> list[str]:
                 compile(changed, "mutant", "exec")
             except SyntaxError:
                 continue
-            if not any(new.lstrip().startswith("@") for _, _, new in _changes(source, changed)):
+            if not any(new.lstrip().startswith("@") or "/, " in new for _, _, new in _changes(source, changed)):
                 found[changed] = None
     return list(found)
 

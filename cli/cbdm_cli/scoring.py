@@ -11,27 +11,15 @@ from cbdm_cli.assemble import Experiment
 from cbdm_cli.config import merged, validated
 from cbdm_cli.evaluator import Evaluator, balanced_samples, drawn_with_bar
 from cbdm_cli.run_folder import Records
+from cbdm_cli.study.results import scores_of
 from cbdm_core.checkpoint import latest_checkpoint, save_checkpoint
 from cbdm_core.errors import CbdmError
-from cbdm_core.metrics.report import Report
 from cbdm_core.metrics.scores import compared_scores
 from cbdm_core.training import TrainState
 
-__all__ = ["BEST", "SCORES_FILE", "Scoring", "best_checkpoint", "is_scored", "scores_of"]
+__all__ = ["BEST", "SCORES_FILE", "Scoring", "best_checkpoint", "is_scored"]
 
 BEST, SCORES_FILE = "best", "scores.jsonl"
-
-
-def scores_of(report: Report) -> dict[str, float]:
-    """The scores that studies compare, by name: `fid`, `tail fid`, `tail recall`, …; without those not to be had."""
-    facts, found = report.to_dict(), {}
-    for name, (path, _) in compared_scores().items():
-        value: Any = facts
-        for key in path:
-            value = value.get(key) if isinstance(value, dict) else None
-        if isinstance(value, int | float) and math.isfinite(value):
-            found[name] = float(value)
-    return found
 
 
 def is_scored(value: Any) -> bool:
@@ -86,7 +74,7 @@ class Scoring:
         network, device = self.state.ema.eval(), self.state.world.device
         shape = tuple(full.shape)
         x = drawn_with_bar(self.config, network, experiment.schedule, conditions, shape, device, "scores")
-        scores = scores_of(self._evaluator(self.config, x, labels))
+        scores = scores_of(self._evaluator(self.config, x, labels).to_dict())
         if self._loss(scores) < self._best:
             self._best = self._loss(scores)
             save_checkpoint(self.folder / BEST, self.state, keep=1)

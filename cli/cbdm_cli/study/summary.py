@@ -12,7 +12,7 @@ from cbdm_cli.study import results
 from cbdm_cli.study.plan import Plan
 from cbdm_cli.study.results import COMPARED, Estimate, Result, at_edge, best_omega, estimate, read_results, scores_of
 
-__all__ = ["Row", "Summary", "by_score", "summarise", "summary_of"]
+__all__ = ["Row", "Summary", "against", "by_score", "implied_row", "summarise", "summary_of"]
 
 
 @dataclass(frozen=True)
@@ -129,11 +129,8 @@ def _row(
     found = values[best]
     differences = None
     if baseline is not None:
-        differences = {}
-        for score, by_seed in found.items():
-            paired = [by_seed[s] - baseline.values[score][s] for s in by_seed if s in baseline.values.get(score, {})]
-            if paired:
-                differences[score] = estimate(paired)
+        every = {score: _difference(by_seed, baseline.values.get(score, {})) for score, by_seed in found.items()}
+        differences = {score: difference for score, difference in every.items() if difference is not None}
     curve = tuple(
         (omega, {score: math.fsum(v.values()) / len(v) for score, v in values[omega].items()}) for omega in omegas
     )
@@ -149,6 +146,24 @@ def _row(
         curve=curve,
         values=found,
     )
+
+
+def _difference(values: Mapping[int, float], others: Mapping[int, float]) -> Estimate | None:
+    """Of (seed → value) pairs, over the seeds that both have; None where there are none."""
+    paired = [value - others[seed] for seed, value in values.items() if seed in others]
+    return estimate(paired) if paired else None
+
+
+def against(row: Row, other: Row, score: str) -> Estimate | None:
+    """The paired difference of a score to that of another row, None where they share no seed."""
+    return _difference(row.values.get(score, {}), other.values.get(score, {}))
+
+
+def implied_row(rows: Sequence[Row], primary: str = "fid") -> Row | None:
+    """The plain model under the guidance that CBDM implies, at the best of its τ; None where it was not judged."""
+    sign = 1 if COMPARED[primary][1].less_is_better else -1
+    implied = [row for row in rows if row.variant == rows[0].variant and row.kind.startswith("ω_eff")]
+    return min(implied, key=lambda row: sign * row.scores[primary].mean, default=None)
 
 
 def by_score(found: Mapping[int, Result], seeds: Sequence[int]) -> dict[str, dict[int, float]]:
@@ -189,11 +204,28 @@ def _verdict(rows: Sequence[Row], primary: str) -> str:
         parts += _copies([row for row, _ in better], baseline)
     if lost:
         parts.append(f"Worse than {at} in {name}: {'; '.join(lost)}.")
+    if (implied := _against_implied(rows, primary)) is not None:
+        parts.append(implied)
     rest = len(others) - len(gains) - len(lost)
     if rest:
         which = "No method" if rest == len(others) else f"Of the other {rest}, none"
         parts.append(f"{which} is shown to differ from {at} in {name}: the 95 % interval holds 0.")
     return " ".join(parts)
+
+
+def _against_implied(rows: Sequence[Row], primary: str) -> str | None:
+    """The sentence that decides: what training adds to the plain model under the guidance that CBDM implies."""
+    implied = implied_row(rows, primary)
+    trained = [row for row in rows if row.variant != rows[0].variant]
+    if implied is None or not trained:
+        return None
+    sign, told = 1 if COMPARED[primary][1].less_is_better else -1, []
+    for row in trained:
+        d = against(row, implied, primary)
+        if d is not None and len(row.seeds) >= 3 and d.excludes_zero:
+            word = "better" if sign * d.mean < 0 else "worse"
+            told.append(f"{row.name} is {word} by {d.mean:+.2f} ± {d.half_width:.2f}")
+    return f"Against {implied.name}: {'; '.join(told) or 'no method is shown to differ'}."
 
 
 def _copies(better: Sequence[Row], baseline: Row) -> list[str]:

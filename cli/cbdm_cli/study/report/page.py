@@ -13,6 +13,7 @@ from typing import Any
 
 from cbdm_cli.config import flat, validated
 from cbdm_cli.study.report import figures
+from cbdm_cli.study.report.card import card
 from cbdm_cli.study.report.collect import MethodScores, Story, differing
 from cbdm_cli.study.report.drawing import COLOURS, Drawing
 from cbdm_cli.study.report.neighbours import Neighbours
@@ -64,6 +65,7 @@ def page(story: Story, neighbours: Sequence[Neighbours] = ()) -> str:
         script=script,
         script_hash=f"sha256-{digest}",
         columns=_columns(story),
+        card=card(story),
         rows=[_row(story, j) for j in story.method_scores],
         cautions=_cautions(story),
         histogram=figures.class_histogram(story),
