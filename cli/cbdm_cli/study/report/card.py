@@ -8,7 +8,7 @@ from cbdm_cli.study.plan import readings_of
 from cbdm_cli.study.report.collect import Story
 from cbdm_cli.study.report.wording import estimate_text
 from cbdm_cli.study.results import COMPARED
-from cbdm_cli.study.summary import Row, against, implied_row
+from cbdm_cli.study.summary import Row, against
 from cbdm_core.metrics.scores import digits_of, label_of
 
 __all__ = ["card"]
@@ -51,7 +51,7 @@ def _best(rows: Sequence[Row], score: str) -> str:
 
 def _decides(rows: Sequence[Row]) -> str:
     """The best trained method against the plain model under the best guidance known for it."""
-    plain = implied_row(rows, "fid") or rows[0]
+    plain = _best_row([row for row in rows if row.variant == rows[0].variant], "fid") or rows[0]
     trained = _best_row([row for row in rows if row.variant != rows[0].variant], "fid")
     if trained is None:
         return "no other method has been judged"

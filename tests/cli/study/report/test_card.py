@@ -31,8 +31,8 @@ def test_the_best_of_each_score_and_what_decides_are_named(folder):
     best = ["Best FID", "Best tail FID", "Best tail recall", "Fewest tail copies"]
     assert list(lines) == [*best, "What decides", "Next"]
     assert lines["Best FID"].startswith("ddpm at ω 0: 10.50")  # the formula's bottom, mean of seeds 0, 1, 2
-    # The first method's own bottom is 12.50, that of the plain one under ω_eff(t) 10 + 0.25 + 0.25 and the seeds' 0.5.
-    assert lines["What decides"] == "cbdm τ=0.1 against ddpm, ω_eff(t), τ=0.1: FID +1.50 ± 0.00, worse"
+    # The first method's own bottom is 12 and the plain one's 10, each with the seeds' 0.5.
+    assert lines["What decides"] == "cbdm τ=0.1 against ddpm: FID +2.00 ± 0.00, worse"
 
 
 def test_a_method_that_wins_by_copying_is_told_to_stop_earlier(folder):
