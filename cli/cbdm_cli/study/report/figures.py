@@ -32,17 +32,17 @@ _POINTS = 200  # of a curve against the training step: more cannot be seen, and 
 
 
 def class_histogram(story: Story) -> Drawing:
-    """Training images of each class, commonest first, on a logarithmic axis."""
+    """Training images of each class, commonest at the top, on a logarithmic axis."""
     counts, names, order = _classes(story)
     sorted_counts = [counts[y] for y in order]
-    with canvas(1, 2.6) as (figure, (axes,)):
-        axes.bar(range(len(order)), [max(n, 0.8) for n in sorted_counts], color=ramp(len(order)), width=0.8)
-        axes.set(yscale="log", ylabel="training images", xlabel="class, commonest first", ylim=(0.7, None))
-        _plain(axes.yaxis)
+    with canvas(1, _lying(len(order), 0.27)) as (figure, (axes,)):
+        axes.barh(range(len(order)), [max(n, 0.8) for n in sorted_counts], color=ramp(len(order)), height=0.8)
+        axes.set(xscale="log", xlabel="training images", xlim=(0.7, None))
+        _plain(axes.xaxis)
         _class_ticks(axes, [names[y] for y in order])
         if len(order) <= _MANY:
             for i, n in enumerate(sorted_counts):
-                axes.annotate(f"{n}", (i, max(n, 0.8)), (0, 2), textcoords="offset points", ha="center", fontsize=9)
+                axes.annotate(f"{n}", (max(n, 0.8), i), (3, 0), textcoords="offset points", va="center", fontsize=9)
         shown = [f"{names[y]}: {counts[y]}" for y in order]
         shown = shown if len(shown) <= _MANY else [*shown[:5], "…", *shown[-5:]]
         alt = f"Bar chart, logarithmic. Training images of {len(order)} classes: {', '.join(shown)}."
@@ -67,7 +67,8 @@ def class_bars(story: Story, score: str) -> Drawing | None:
         return None
     counts = [int(story.facts["counts"][y]) for y in order]
     many = len(order) > _MANY or len(order) * len(tables) > 120
-    with canvas(1, 3.0) as (figure, (axes,)):
+    height = 3.0 if many else _lying(len(order), 0.12 + 0.12 * len(tables))
+    with canvas(1, height) as (figure, (axes,)):
         for i, (scores_of, table) in enumerate(tables):
             style, mean = style_of(scores_of.method), _nanmean(table)
             if many:
@@ -76,14 +77,12 @@ def class_bars(story: Story, score: str) -> Drawing | None:
             else:
                 _bars(axes, i, len(tables), table, mean, style, scores_of.row.name)
         if many:
-            axes.set(xscale="log", xlabel="training images of the class")
+            axes.set(xscale="log", xlabel="training images of the class", ylabel=label_of(score))
             axes.invert_xaxis()
             _plain(axes.xaxis)
         else:
-            axes.set_xlabel("class and its number of training images, commonest first")
-            axes.set_xticks(range(len(order)), [f"{names[y]}\n{n}" for y, n in zip(order, counts, strict=True)])
-            _turned(axes, [names[y] for y in order])
-        axes.set_ylabel(label_of(score))
+            axes.set(xlabel=label_of(score))
+            _class_ticks(axes, [f"{names[y]} ({n})" for y, n in zip(order, counts, strict=True)])
         alt = f"{label_of(score)} of each class by method. " + " ".join(
             _class_alt(j, _nanmean(t), names, order, counts, score) for j, t in tables
         )
@@ -92,7 +91,7 @@ def class_bars(story: Story, score: str) -> Drawing | None:
         several = any(len(j.row.seeds) > 1 for j, _ in tables)
         spread = " Mean over seeds." if many else " Mean over seeds; whiskers: the lowest and highest seed."
         caption = (
-            f"Each class at each method's {_at(story)} ω: {label_of(score)}, {better}.{spread if several else ''}"
+            f"Each class, with its training images, at each method's {_at(story)} ω: {label_of(score)}, {better}.{spread if several else ''}"
             f"{biased if score == 'fid' else ''}"
         )
         return finished(figure, f"classes-{score}", alt, caption)
@@ -333,13 +332,13 @@ def _nanmean(table: Any) -> Any:
 
 def _bars(axes: Any, place: int, count: int, table: Any, mean: Any, style: Style, name: str) -> None:
     width = 0.84 / count
-    x = np.arange(len(mean)) - 0.42 + (place + 0.5) * width
+    y = np.arange(len(mean)) - 0.42 + (place + 0.5) * width
     known = np.isfinite(mean)
-    axes.bar(x[known], mean[known], width * 0.92, color=style.colour, hatch=style.hatch, label=name)
+    axes.barh(y[known], mean[known], width * 0.92, color=style.colour, hatch=style.hatch, label=name)
     if table.shape[1] > 1:
         rows = table[known]
         low, high = np.nanmin(rows, 1), np.nanmax(rows, 1)
-        axes.vlines(x[known], low, high, linewidth=0.9, color=axes.xaxis.label.get_color())
+        axes.hlines(y[known], low, high, linewidth=0.9, color=axes.xaxis.label.get_color())
 
 
 def _class_alt(
@@ -353,18 +352,16 @@ def _class_alt(
     return f"{scores_of.row.name}: {', '.join(described)}."
 
 
+def _lying(classes: int, each: float) -> float:
+    """The height in inches of bars that lie, so that a narrow screen shows all classes."""
+    return 1.0 + each * classes if classes <= _MANY else 4.0
+
+
 def _class_ticks(axes: Any, names: Sequence[str]) -> None:
-    if len(names) > _MANY:
-        axes.set_xticks([])
-        return
-    axes.set_xticks(range(len(names)), names)
-    _turned(axes, names)
-
-
-def _turned(axes: Any, names: Sequence[str]) -> None:
-    """Long names are written upwards, else they run into one another."""
-    if max(map(len, names)) * len(names) > 70:
-        axes.tick_params(axis="x", rotation=90)
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.grid(visible=True, axis="x", alpha=0.3)
+    axes.set_yticks(range(len(names)), names) if len(names) <= _MANY else axes.set_yticks([])
 
 
 def _plain(axis: Any, every: bool = False) -> None:
