@@ -166,6 +166,8 @@ def _shape(weights: Mapping[str, Tensor], key: str, axes: int) -> tuple[int, ...
     shape = tuple(weights[key].shape)
     if len(shape) != axes:
         raise CbdmError(f"{key!r} must have {axes} axes, got shape {shape}: not the weights of a published U-Net")
+    if 0 in shape:
+        raise CbdmError(f"{key!r} is empty, of shape {shape}: not the weights of a published U-Net")
     return shape
 
 

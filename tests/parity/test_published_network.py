@@ -149,6 +149,7 @@ def _without(*keys):
         (lambda s: {**s, "head.weight": s["head.weight"][0]}, "'head.weight' must have 4 axes"),
         (lambda s: {**s, TABLE: s[TABLE].flip(0)}, "another time embedding"),
         (lambda s: {**s, TABLE: s[TABLE] * float("nan")}, "another time embedding"),
+        (lambda s: {**s, TABLE: s[TABLE][:0]}, "is empty, of shape (0, "),
         (lambda s: {"step": 3, **s}, "'step' holds int"),
         (lambda s: {**s, "head.weight": s["head.weight"].long()}, "'head.weight' holds torch.int64"),
         (lambda s: {**s, "downblocks.9.main.weight": s["head.weight"]}, "'downblocks.9.main.weight'"),
