@@ -134,21 +134,12 @@ def sample(
     device: Device = "auto",
 ) -> None:
     """Draw samples from a run."""
-    from cbdm_cli.commands.sample import Asked, sample_run
-    from cbdm_core.errors import CbdmError
+    from cbdm_cli.commands.sample import asked_for, sample_run
 
-    if unconditional and (labels is not None or condition or omega is not None or guidance_prior is not None):
-        raise CbdmError("--unconditional shows the network no condition: leave out --labels, --condition, --omega, …")
-    if prior is not None and not unconditional:
-        raise CbdmError(f"--prior {prior} goes with --unconditional; labels drawn from a law are --labels {prior}")
     tracked = {"temperature": temperature, "top_k": top_k, "every": track_every}
-    if not unconditional and guidance_prior is None and any(value is not None for value in tracked.values()):
-        raise CbdmError("--temperature, --top-k and --track-every need --guidance-prior LAW or --unconditional")
-    if condition and labels is not None:
-        raise CbdmError("--labels and --condition both say what to draw: give one of them")
-    asked = Asked(labels or "cyclic", condition or (), n, (prior or "uniform") if unconditional else None)
-    options = {"omega": omega, "sampler": sampler, "steps": steps, "seed": seed, "guidance_prior": guidance_prior}
-    options |= {"precision": precision, **tracked}
+    guided = {"omega": omega, "guidance_prior": guidance_prior}
+    asked = asked_for(labels, condition or (), n, prior, guided, tracked, unconditional=unconditional)
+    options = {**guided, **tracked, "sampler": sampler, "steps": steps, "seed": seed, "precision": precision}
     sample_run(run, asked, options, format_, out, device, shard_size=shard_size, dry_run=dry_run)
 
 
@@ -197,33 +188,12 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Draw balanced samples from runs and judge them, at one ω or several; or judge samples of any program."""
-    from cbdm_cli.commands.evaluate import evaluate_runs, evaluate_samples
-    from cbdm_core.errors import CbdmError
+    from cbdm_cli.commands.evaluate import OfSamples
+    from cbdm_cli.commands.evaluate import evaluate as evaluate_all
 
-    sampling: dict[str, Any] = {"sampler": sampler, "steps": steps, "per_class": n, "guidance_prior": guidance_prior}
-    judging: dict[str, Any] = {"intervals": intervals, "prd_runs": prd_runs}
-    judging |= {"features": features, "reference": reference}
-    is_run = [(path / "config.toml").is_file() or not (data or path.exists()) for path in paths]
-    samples = [path for path, run in zip(paths, is_run, strict=True) if not run]
-    of_samples = {"--data": data, "--seed": seed, "--set": set_ or None}
-    if not samples:
-        stray = [name for name, value in of_samples.items() if value is not None]
-        if stray:
-            raise CbdmError(f"{stray[0]} is for samples of another program, and {paths[0]} is none: leave it out")
-        evaluate_runs(paths, omega or [], {**sampling, **judging}, device)
-        return
-    if data is None:
-        raise CbdmError(
-            f"{samples[0]} is no run folder (it has no config.toml): of samples say with --data which preset or run "
-            "they are to be judged by"
-        )
-    if len(samples) < len(paths):
-        raise CbdmError(f"{samples[0]} holds samples, and others do not: judge runs and samples in two commands")
-    named = {"--omega": omega or None, "--guidance-prior": guidance_prior, "--sampler": sampler, "--steps": steps}
-    stray = [name for name, value in {**named, "--n": n}.items() if value is not None]
-    if stray:
-        raise CbdmError(f"{stray[0]} says how to draw from a run, and {samples[0]} is drawn already: leave it out")
-    evaluate_samples(paths, data, seed, set_ or [], judging, device)
+    sampling = {"guidance_prior": guidance_prior, "sampler": sampler, "steps": steps, "per_class": n}
+    judging = {"intervals": intervals, "prd_runs": prd_runs, "features": features, "reference": reference}
+    evaluate_all(paths, omega or [], sampling, judging, OfSamples(data, seed, set_ or []), device)
 
 
 @app.command()
@@ -255,54 +225,10 @@ def compare(
 ) -> None:
     """Train methods with paired seeds, judge each at every ω, and tell what the differences amount to."""
     from cbdm_cli.commands.compare import compare as run_comparison
-    from cbdm_cli.commands.compare import extend, is_comparison, planned
-    from cbdm_cli.commands.evaluate import omegas_of
-    from cbdm_cli.study.plan import OMEGAS, variants_of
-    from cbdm_core.errors import CbdmError
+    from cbdm_cli.study.asked import Asked
 
-    def parted(text: str | None) -> list[str]:
-        return [piece.strip() for piece in text.split(",") if piece.strip()] if text else []
-
-    def laws(text: str | None) -> list[str]:  # a law's own numbers are parted by commas too
-        joined: list[str] = []
-        for piece in parted(text):
-            number = piece.replace(".", "", 1).lstrip("-").isdigit()
-            joined = [*joined[:-1], f"{joined[-1]},{piece}"] if number and joined else [*joined, piece]
-        return joined
-
-    try:
-        taus = [float(piece) for piece in parted(tau)]
-    except ValueError:
-        raise CbdmError(f"--tau {tau}: strengths are numbers parted by commas, for example --tau 0.1,1") from None
-    if jobs < 1 or threads < 1:
-        raise CbdmError(f"--jobs {jobs} --threads {threads}: both must be 1 or more")
-    how: dict[str, Any] = {"jobs": jobs, "threads": threads, "device": device}
-    if is_comparison(target):
-        fixed = {"--methods": methods, "--omega": omega, "--steps": steps, "--out": out}
-        if add is None:
-            fixed |= {"--priors": priors, "--tau": tau}
-        given = [name for name, value in fixed.items() if value is not None and value != []]
-        if given:
-            raise CbdmError(f"{given[0]}: the comparison {target} has its own; only --add and --seeds may extend it")
-        more = variants_of(laws(add), laws(priors), taus) if add else ()
-        extend(Path(target), more, seeds, set_ or [], **how)
-        return
-    if add is not None:
-        raise CbdmError(f"--add {add} goes with the folder of a comparison, and {target} is none")
-    if seeds is not None and seeds < 1:
-        raise CbdmError(f"--seeds {seeds}: it must be 1 or more")
-    plan = planned(
-        target,
-        laws(methods) or ["ddpm", "cbdm"],
-        laws(priors),
-        taus,
-        omegas_of(omega or list(OMEGAS)),
-        seeds=seeds or 5,
-        steps=steps,
-        settings=set_ or [],
-        one_omega=one_omega,
-    )
-    run_comparison(plan, out, **how)
+    asked = Asked(methods, priors, tau, add, seeds, omega or (), steps, set_ or (), one_omega)
+    run_comparison(target, asked, out, jobs=jobs, threads=threads, device=device)
 
 
 @app.command()

@@ -12,10 +12,10 @@ from cbdm_cli import render
 from cbdm_cli.config import Config, load_config, preset_names, setting, validated
 from cbdm_cli.locking import held
 from cbdm_cli.run_folder import claimed_folder, write_json
+from cbdm_cli.study.asked import Asked
 from cbdm_cli.study.job import config_of, job_command
 from cbdm_cli.study.plan import (
     FILE,
-    MOST_SEEDS,
     Plan,
     Variant,
     extended,
@@ -24,14 +24,13 @@ from cbdm_cli.study.plan import (
     readings_of,
     run_folder,
     save_plan,
-    variants_of,
 )
 from cbdm_cli.study.pool import Child, run_children
 from cbdm_cli.study.summary import summarise
 from cbdm_cli.trust import features_setting, quoted, refuse_code, runs_code
 from cbdm_core.errors import CbdmError
 
-__all__ = ["compare", "extend", "is_comparison", "planned"]
+__all__ = ["compare"]
 
 
 @dataclass
@@ -87,19 +86,43 @@ class _Job:
         return f"training {step}/{self.steps}" if step < self.steps else "judged {}/{}".format(*self.evaluated())
 
 
-def compare(plan: Plan, out: Path | None, *, jobs: int, threads: int, device: str) -> None:
-    """Make the folder of a new comparison and run it.
+def compare(target: str, asked: Asked, out: Path | None, *, jobs: int, threads: int, device: str) -> None:
+    """Begin a comparison, or go on with one.
+
+    Args:
+        target: a preset, or the folder of a comparison.
+        asked: what it shall hold.
+        out: the folder of a new one, None for the next free.
+        jobs: processes at a time.
+        threads: of each.
+        device: to compute on.
 
     Raises:
         CbdmError: whatever a run would refuse, before anything is trained; jobs that failed, after the others ended.
     """
+    if jobs < 1 or threads < 1:
+        raise CbdmError(f"--jobs {jobs} --threads {threads}: both must be 1 or more")
+    if _is_comparison(target):
+        more = asked.more(target, out=out)
+        _extend(Path(target), more, asked.seeds, asked.settings, jobs=jobs, threads=threads, device=device)
+    else:
+        _begin(asked.plan(target), out, jobs=jobs, threads=threads, device=device)
+
+
+def _is_comparison(text: str) -> bool:
+    """Whether the argument names the folder of a comparison; the name of a preset is the preset's."""
+    return text not in preset_names() and (Path(text) / FILE).exists()
+
+
+def _begin(plan: Plan, out: Path | None, *, jobs: int, threads: int, device: str) -> None:
+    """Make the folder of a new comparison and run it."""
     _check(plan, device)
     with claimed_folder(out, f"compare-{plan.preset}", "cbdm compare") as folder:
         save_plan(folder, plan)
         _work(folder, plan, jobs, threads, device)
 
 
-def extend(
+def _extend(
     folder: Path,
     add: Sequence[Variant],
     seeds: int | None,
@@ -230,40 +253,3 @@ def _time_left(todo: Sequence[_Job], begun: float, before: float) -> str:
     if gained > 0.02:
         left = f"about {seconds * (wanted - done) / gained / 60:.0f} min left"
     return f"{finished} of {len(todo)} jobs done, {left}"
-
-
-def planned(
-    preset: str,
-    methods: Sequence[str],
-    priors: Sequence[str],
-    taus: Sequence[float],
-    omegas: Sequence[str],
-    *,
-    seeds: int,
-    steps: int | None,
-    settings: Sequence[str],
-    one_omega: bool,
-) -> Plan:
-    """The plan that the options name.
-
-    Raises:
-        CbdmError: one ω without `one_omega`: methods differ in their best ω, so that at one ω any verdict can be had;
-            or no training step.
-    """
-    if steps is not None and steps < 1:
-        raise CbdmError(f"--steps {steps}: it must be 1 or more")
-    if seeds > MOST_SEEDS:
-        raise CbdmError(f"--seeds {seeds}: at most {MOST_SEEDS:,} are trained")
-    omegas = tuple(dict.fromkeys(omegas))
-    if len(omegas) == 1 and not one_omega:
-        raise CbdmError(
-            f"--omega {omegas[0]}: methods differ in their best ω, so a comparison at one ω misleads; give several, or "
-            "add --one-omega if you mean it"
-        )
-    variants = variants_of(methods, priors, taus)
-    return Plan(preset=preset, settings=tuple(settings), steps=steps, seeds=seeds, omegas=omegas, variants=variants)
-
-
-def is_comparison(text: str) -> bool:
-    """Whether the argument names the folder of a comparison; the name of a preset is the preset's."""
-    return text not in preset_names() and (Path(text) / FILE).exists()

@@ -15,31 +15,83 @@ from cbdm_cli.evaluated import EvaluatedRun, evaluated_by, measure_words
 from cbdm_cli.evaluator import Evaluator, check_judging
 from cbdm_cli.foreign_samples import Samples, read_samples
 from cbdm_cli.naming import file_tag
+from cbdm_cli.omegas import omegas_of
 from cbdm_cli.results import report_caption, report_title
 from cbdm_cli.run_folder import write_json
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.distributed import World, join, leave, pick_device
 from cbdm_core.errors import CbdmError
-from cbdm_core.guidance import parse_omega
 from cbdm_core.metrics.report import Report
 from cbdm_core.run import read_config
 
-__all__ = ["evaluate_runs", "evaluate_samples", "omegas_of"]
+__all__ = ["OfSamples", "evaluate", "evaluate_runs", "evaluate_samples"]
 
 
-def omegas_of(texts: Sequence[str]) -> list[str]:
-    """The values of `--omega`: each a schedule of ω, or numbers parted by commas.
+@dataclass(frozen=True)
+class OfSamples:
+    """What is said of samples that another program drew.
+
+    Args:
+        data: `--data`, the preset or run to judge them by.
+        seed: `--seed`, of the split.
+        settings: `--set`, laid over the preset.
+    """
+
+    data: str | None
+    seed: int | None
+    settings: Sequence[str]
+
+
+def evaluate(
+    paths: Sequence[Path],
+    omegas: Sequence[str],
+    sampling: dict[str, Any],
+    judging: dict[str, Any],
+    of_samples: OfSamples,
+    device: str,
+) -> None:
+    """Evaluate runs, or samples, by what the paths are.
+
+    Args:
+        paths: run folders, or samples.
+        omegas: `--omega`, for runs.
+        sampling: options of drawing, for runs; None where not given.
+        judging: options of judging.
+        of_samples: for samples.
+        device: to compute on.
 
     Raises:
-        CbdmError: a text that is neither.
+        CbdmError: runs beside samples, options of the other kind, or what `evaluate_runs` and `evaluate_samples` raise.
     """
-    values = []
-    for text in texts:
-        pieces = text.split(",")
-        values += pieces if ":" not in text else [text]
-    for value in values:
-        parse_omega(value)
-    return [value.strip() for value in values]
+    data = of_samples.data
+    is_run = [(path / "config.toml").is_file() or not (data or path.exists()) for path in paths]
+    samples = [path for path, run in zip(paths, is_run, strict=True) if not run]
+    if not samples:
+        _refuse_stray(
+            {"--data": data, "--seed": of_samples.seed, "--set": of_samples.settings or None},
+            f"is for samples of another program, and {paths[0]} is none",
+        )
+        evaluate_runs(paths, omegas, {**sampling, **judging}, device)
+        return
+    if data is None:
+        raise CbdmError(
+            f"{samples[0]} is no run folder (it has no config.toml): of samples say with --data which preset or run "
+            "they are to be judged by"
+        )
+    if len(samples) < len(paths):
+        raise CbdmError(f"{samples[0]} holds samples, and others do not: judge runs and samples in two commands")
+    named = {"n" if name == "per_class" else name.replace("_", "-"): value for name, value in sampling.items()}
+    _refuse_stray(
+        {"--omega": omegas or None, **{f"--{name}": value for name, value in named.items()}},
+        f"says how to draw from a run, and {samples[0]} is drawn already",
+    )
+    evaluate_samples(paths, data, of_samples.seed, of_samples.settings, judging, device)
+
+
+def _refuse_stray(options: Mapping[str, Any], why: str) -> None:
+    stray = [name for name, value in options.items() if value is not None]
+    if stray:
+        raise CbdmError(f"{stray[0]} {why}: leave it out")
 
 
 def evaluate_runs(paths: Sequence[Path], omegas: Sequence[str], options: dict[str, Any], device: str) -> None:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -38,7 +38,7 @@ from cbdm_core.writing import WRITING, plain_write_errors, replacing
 
 _SUFFIXES = {"grid": ".png", "npz": ".npz", "folder": "", "shards": ""}  # of each format
 
-__all__ = ["Asked", "conditions_of", "labels_of", "sample_run"]
+__all__ = ["Asked", "asked_for", "conditions_of", "labels_of", "sample_run"]
 
 
 def labels_of(text: str, n: int | None, run: Run, seed: int) -> Tensor:
@@ -109,6 +109,33 @@ class Asked:
     conditions: Sequence[str] = ()
     n: int | None = None
     prior: str | None = None
+
+
+def asked_for(
+    labels: str | None,
+    conditions: Sequence[str],
+    n: int | None,
+    prior: str | None,
+    guided: Mapping[str, Any],
+    tracked: Mapping[str, Any],
+    *,
+    unconditional: bool,
+) -> Asked:
+    """What the options ask for, None where not given.
+
+    Raises:
+        CbdmError: options that do not go together.
+    """
+    if unconditional and (labels is not None or conditions or any(value is not None for value in guided.values())):
+        raise CbdmError("--unconditional shows the network no condition: leave out --labels, --condition, --omega, …")
+    if prior is not None and not unconditional:
+        raise CbdmError(f"--prior {prior} goes with --unconditional; labels drawn from a law are --labels {prior}")
+    tracks = unconditional or guided["guidance_prior"] is not None
+    if not tracks and any(value is not None for value in tracked.values()):
+        raise CbdmError("--temperature, --top-k and --track-every need --guidance-prior LAW or --unconditional")
+    if conditions and labels is not None:
+        raise CbdmError("--labels and --condition both say what to draw: give one of them")
+    return Asked(labels or "cyclic", conditions, n, (prior or "uniform") if unconditional else None)
 
 
 def _conditions_of(asked: Asked, run: Run, seed: int) -> tuple[Tensor, Tensor, tuple[str, ...], Sequence[int | None]]:

@@ -91,8 +91,8 @@ def class_bars(story: Story, score: str) -> Drawing | None:
         several = any(len(j.row.seeds) > 1 for j, _ in tables)
         spread = " Mean over seeds." if many else " Mean over seeds; whiskers: the lowest and highest seed."
         caption = (
-            f"Each class, with its training images, at each method's {_at(story)} ω: {label_of(score)}, {better}.{spread if several else ''}"
-            f"{biased if score == 'fid' else ''}"
+            f"Each class, with its training images, at each method's {_at(story)} ω: {label_of(score)}, {better}."
+            f"{spread if several else ''}{biased if score == 'fid' else ''}"
         )
         return finished(figure, f"classes-{score}", alt, caption)
 
