@@ -13,7 +13,7 @@ from cbdm_core.errors import CbdmError
 from cbdm_core.oracle import GaussianMixtureOracle
 from cbdm_core.process import Process
 from cbdm_core.samplers import DDIM, Ancestral, DPMSolverPP2M, Heun
-from cbdm_core.schedules import Cosine, Linear, at_time
+from cbdm_core.schedules import EDM, Cosine, Linear, at_time
 
 END = 0.02
 SCHEDULE = Cosine()
@@ -151,6 +151,7 @@ def test_the_clip_of_x_0_acts():
     ):
         x, y = (s.sample(oracle, LABELS, (2,), steps=20, draws=DRAWS, dtype=torch.float64) for s in (plain, clipped))
         assert x.abs().max() > 1.5 and y.abs().max() <= 1.0 + 1e-12
+        assert y.min() < -0.5 and y.max() > 0.5
         steps = [s.step(oracle, x, 0.5, 0.4, LABELS, None, draws=DRAWS)[0] for s in (plain, clipped)]
         assert (steps[0] - steps[1]).abs().max() > 0.05
 
@@ -179,6 +180,28 @@ def test_an_ancestral_step_is_the_posterior():
         torch.testing.assert_close(x_s, mean + expected.sqrt() * z, atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("schedule", [SCHEDULE, EDM()])
+def test_a_path_starts_where_data_of_variance_1_are_noised_to(schedule):
+    """x_T is the draw "x_T" of step 0, with variance α_T² + σ_T²: 1 where that is kept, 6,401 under EDM's."""
+    seen = []
+
+    class Watched(GaussianMixtureOracle):
+        def forward(self, x_t, t, c):
+            seen.append(x_t)
+            return super().forward(x_t, t, c)
+
+    ring = GaussianMixtureOracle.ring(schedule)
+    oracle = Watched(ring.means, ring.covariances, ring.class_probs, schedule)
+    DDIM(schedule).sample(oracle, LABELS, (2,), steps=1, draws=DRAWS, dtype=torch.float64)
+    alpha_T, sigma_T = at_time(schedule, schedule.domain[1])
+    draw = DRAWS.at(0).normal("x_T", 2, dtype=torch.float64)
+    torch.testing.assert_close(seen[0], draw * float(alpha_T**2 + sigma_T**2) ** 0.5)
+
+
+def test_what_draws_noise_along_the_way_says_so():
+    assert [s.stochastic for s in (DDIM(SCHEDULE), DDIM(SCHEDULE, eta=0.5), Ancestral(SCHEDULE))] == [False, True, True]
+
+
 def test_mistakes_are_refused():
     oracle = GaussianMixtureOracle.ring(SCHEDULE)
     with pytest.raises(CbdmError, match="did you mean 'large'"):
@@ -188,6 +211,7 @@ def test_mistakes_are_refused():
         lambda: DPMSolverPP2M(SCHEDULE, clip=-1.0),
         lambda: Heun(SCHEDULE, clip=0.0),
         lambda: DDIM(SCHEDULE, eta=1.5),
+        lambda: DDIM(SCHEDULE, eta=-0.5),
     ):
         with pytest.raises(CbdmError):
             make()

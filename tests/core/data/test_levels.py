@@ -119,6 +119,14 @@ def test_a_budget_is_spent_class_by_class_and_level_by_level():
     assert budget.share(t, y, 100).tolist() == [0, 0, 0, 0, 1, 1]
 
 
+def test_a_budget_is_that_of_its_ends_beyond_them_and_of_one_level_everywhere():
+    one = ExposureBudget(torch.tensor([[10.0]]), torch.tensor([0.5]), torch.tensor([1.0]))
+    two = ExposureBudget(torch.tensor([[10.0, 20.0]]), torch.tensor([0.4, 0.6]), torch.tensor([1.0]))
+    t, y = torch.tensor([0.1, 0.5, 0.9]), torch.zeros(3, dtype=torch.long)
+    assert one.share(t, y, 9).tolist() == [1, 1, 1] and one.share(t, y, 10).tolist() == [0, 0, 0]
+    assert two.share(t, y, 12).tolist() == [0, 1, 1] and two.share(t, y, 22).tolist() == [0, 0, 0]
+
+
 def test_an_exposure_budget_grows_from_n0_without_end():
     effective = torch.tensor([[1.0, 3.0, 5.0], [1.0, 1.0, 1.0], [1.0, 1.5, 2.0]])
     found = exposure_budget(effective, torch.tensor([5, 1, 2]), 100.0)
@@ -135,6 +143,8 @@ def test_an_exposure_budget_grows_from_n0_without_end():
         (lambda: ExposureBudget(torch.ones(2, 3), torch.arange(2.0), torch.ones(2)), "shape"),
         (lambda: ExposureBudget(torch.ones(2, 2), torch.tensor([1.0, 1.0]), torch.ones(2)), "rise"),
         (lambda: ExposureBudget(torch.full((2, 1), math.nan), torch.ones(1), torch.ones(2)), "NaN"),
+        (lambda: ExposureBudget(torch.full((2, 1), -0.5), torch.ones(1), torch.ones(2)), "0 or more"),
+        (lambda: ExposureBudget(torch.ones(2, 1), torch.ones(1), torch.tensor([1.0, -0.5])), "0 or more"),
         (lambda: batches(Ramp(0, 1), weights=None), "weights"),
         (lambda: batches(Ramp(0, 1), schedule=None), "schedule"),
     ],
