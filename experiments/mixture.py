@@ -127,9 +127,8 @@ def job(name: str, seed: int, steps: int, work: str) -> dict[str, Any]:
         sampling = experiment.config.sampling.model_copy(update={"omega": omega, "guidance_prior": prior})
         config = experiment.config.model_copy(update={"sampling": sampling})
         network, sampler = solver(config, state.ema.eval(), experiment.schedule)
-        x = torch.cat(
-            list(generate(network, sampler, conditions, (2,), steps=SAMPLER_STEPS, seed=seed, batch_size=2500))
-        )
+        drawn = generate(network, sampler, conditions, (2,), steps=SAMPLER_STEPS, seed=seed, batch_size=2500)
+        x = torch.cat(list(drawn))
         return [energy_distance(x[labels == y], truth.x[truth.y == y]) for y in range(10)]
 
     found = {name: {omega: evaluated(omega, None) for omega in OMEGAS}}
@@ -148,16 +147,24 @@ def interval(values: list[float]) -> tuple[float, float]:
     return found.mean, found.half_width
 
 
-def summary(records: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
-    """The table: each method at its best ω, and its paired difference to the plain model at its own best ω."""
-    import numpy as np
-
+def _by_name(
+    records: list[tuple[str, dict[str, Any]]],
+) -> tuple[dict[str, dict[int, dict[str, list[float]]]], dict[str, list[float]]]:
+    """(method → seed → ω → distance of each class, method → seconds of its trainings)."""
     by_name: dict[str, dict[int, dict[str, list[float]]]] = {}
     seconds: dict[str, list[float]] = {}
     for name, record in records:
         seconds.setdefault(name, []).append(record["seconds"])
         for found, by_omega in record["distance"].items():
             by_name.setdefault(found, {})[record["seed"]] = by_omega
+    return by_name, seconds
+
+
+def summary(records: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+    """The table: each method at its best ω, and its paired difference to the plain model at its own best ω."""
+    import numpy as np
+
+    by_name, seconds = _by_name(records)
 
     def at(name: str, omega: str, classes: tuple[int, ...]) -> dict[int, float]:
         """The mean distance of some classes, by seed."""
@@ -170,36 +177,33 @@ def summary(records: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
         omegas = next(iter(by_name[name].values()))
         return min(omegas, key=lambda omega: float(np.mean(list(at(name, omega, GROUPS["all"]).values()))))
 
-    rows: list[dict[str, Any]] = []
     omegas = {name: best(name) for name in by_name}
     plain = {group: at("ddpm", omegas["ddpm"], classes) for group, classes in GROUPS.items()}
-    for name in [*METHODS, *SAMPLED]:
-        if name not in by_name:
-            continue
-        row: dict[str, Any] = {"method": name, "seeds": len(by_name[name]), "omega": omegas[name]}
+
+    def row(name: str) -> dict[str, Any]:
+        found: dict[str, Any] = {"method": name, "seeds": len(by_name[name]), "omega": omegas[name]}
         if name in seconds:
-            row["cost"] = float(np.mean(seconds[name]) / np.mean(seconds["ddpm"]))
+            found["cost"] = float(np.mean(seconds[name]) / np.mean(seconds["ddpm"]))
         for group, classes in GROUPS.items():
             value = at(name, omegas[name], classes)
             difference = [value[seed] - plain[group][seed] for seed in value]
-            row[group] = {"mean": interval(list(value.values())), "difference": interval(difference)}
-        rows.append(row)
-    pairs = []
-    for (one, omega_1), (two, omega_2) in PAIRS:
-        if one not in by_name or two not in by_name:
-            continue
-        pair: dict[str, Any] = {"one": [one, omega_1], "two": [two, omega_2]}
+            found[group] = {"mean": interval(list(value.values())), "difference": interval(difference)}
+        return found
+
+    def pair(one: tuple[str, str], two: tuple[str, str]) -> dict[str, Any]:
+        found: dict[str, Any] = {"one": [*one], "two": [*two]}
         for group, classes in GROUPS.items():
-            a, b = at(one, omega_1, classes), at(two, omega_2, classes)
-            pair[group] = interval([a[seed] - b[seed] for seed in a])
-        pairs.append(pair)
+            a, b = at(*one, classes), at(*two, classes)
+            found[group] = interval([a[seed] - b[seed] for seed in a])
+        return found
+
     return {
         "steps": records[0][1]["steps"],
         "seeds": sorted({record["seed"] for _, record in records}),
         "per_class": PER_CLASS,
         "sampler": f"dpm++2m, {SAMPLER_STEPS} steps",
-        "rows": rows,
-        "pairs": pairs,
+        "rows": [row(name) for name in (*METHODS, *SAMPLED) if name in by_name],
+        "pairs": [pair(one, two) for one, two in PAIRS if one[0] in by_name and two[0] in by_name],
     }
 
 

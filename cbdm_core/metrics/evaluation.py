@@ -115,18 +115,17 @@ def evaluate(
         CbdmError: samples that are not finite, no sample, shapes or lengths that disagree, labels out of range, k < 1,
             `intervals` 1 or below 0, `prd_runs` below 0.
     """
-    counts = torch.as_tensor(training_counts).cpu()
-    samples, labels = samples.detach().cpu(), labels.cpu()
+    counts, samples, labels = torch.as_tensor(training_counts).cpu(), samples.detach().cpu(), labels.cpu()
     _check(samples, labels, reference, counts, k)
     _check_options(intervals, prd_runs)
     if isinstance(training, Dataset):
         _check_alike(reference, training)
-    fake = _Evaluated.by(classifier, as_seen(samples) if reference.is_images else samples.float(), labels)
     outputs = known or classifier(reference.model_input())
-    real = _Evaluated.of_output(outputs, reference.y)
+    real, fake = _Evaluated.of_output(outputs, reference.y), _judged(samples, labels, reference, classifier)
+    if isinstance(training, Dataset):
+        training = Copies.of(training, reference, classifier, outputs)
     if training is not None:
-        copies = training if isinstance(training, Copies) else Copies.of(training, reference, classifier, outputs)
-        fake = _with_copies(fake, copies, to_uint8(samples) if reference.is_images else samples.float())
+        fake = _with_copies(fake, training, to_uint8(samples) if reference.is_images else samples.float())
     everyone = tuple(range(reference.num_classes))
 
     @cache  # "head" and "many" are often the same classes
@@ -134,26 +133,26 @@ def evaluate(
         return _scores(real.of(chosen), fake.of(chosen), k, prd_runs)
 
     by_rank, by_count = rank_groups(counts), count_groups(counts)
-    classes = tuple(
-        ClassScores(name, int(counts[label]), replace(of((label,)), inception_score=None, f8=None, f1_8=None))
-        for label, name in enumerate(reference.class_names)
-    )
+    wide = {"overall": everyone, **by_rank, **by_count} if intervals else {}
     return Report(
         overall=of(everyone),
         groups={name: of(tuple(sorted(chosen))) for name, chosen in by_rank.items()},
-        classes=classes,
+        classes=tuple(
+            ClassScores(name, int(counts[label]), replace(of((label,)), inception_score=None, f8=None, f1_8=None))
+            for label, name in enumerate(reference.class_names)
+        ),
         features=f"{classifier.convention}, 8-bit images" if reference.is_images else classifier.convention,
         note=classifier.note,
         held_out_accuracy=classifier.held_out_accuracy,
         k=int(k),
         by_count={name: of(chosen) for name, chosen in by_count.items()},
-        intervals={
-            name: _intervals(real.of(chosen), fake.of(chosen), k, intervals)
-            for name, chosen in {"overall": everyone, **by_rank, **by_count}.items()
-        }
-        if intervals
-        else {},
+        intervals={name: _intervals(real.of(of_), fake.of(of_), k, intervals) for name, of_ in wide.items()},
     )
+
+
+def _judged(samples: Tensor, labels: Tensor, reference: Dataset, classifier: FeatureExtractor) -> _Evaluated:
+    """Samples of images as they are seen."""
+    return _Evaluated.by(classifier, as_seen(samples) if reference.is_images else samples.float(), labels)
 
 
 def _check(samples: Tensor, labels: Tensor, reference: Dataset, counts: Tensor, k: int) -> None:

@@ -183,15 +183,8 @@ class DiT(ScoreNetwork):
         super().__init__()
         self.shape, self.condition, self.num_features = tuple(shape), as_space(condition), width
         self.num_classes, self.patch = class_count(self.condition), patch
-        self.options: dict[str, Any] = {
-            "patch": patch,
-            "width": width,
-            "depth": depth,
-            "heads": heads,
-            "mlp_ratio": mlp_ratio,
-            "dropout": dropout,
-            "time_steps": time_steps,
-        }
+        self.options: dict[str, Any] = {"patch": patch, "width": width, "depth": depth, "heads": heads}
+        self.options |= {"mlp_ratio": mlp_ratio, "dropout": dropout, "time_steps": time_steps}
         _check_sizes(width, depth, heads, mlp_ratio, dropout)
         _check_shape(self.shape, patch, width)
         crosses = isinstance(self.condition, Tokens)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,10 @@ from cbdm_core.networks.encoders import AugmentEmbedding, TimeEmbedding, conditi
 from cbdm_core.networks.layers import TINY, Downsample, ResidualBlock, Upsample, check_batch, conv
 
 __all__ = ["UNet"]
+
+
+Block = Callable[[int, int, bool], ResidualBlock]
+"""Makes a residual block of so many channels in and out, with attention or without."""
 
 
 class UNet(ScoreNetwork):
@@ -69,17 +73,9 @@ class UNet(ScoreNetwork):
         self.shape, self.condition = tuple(shape), as_space(condition)
         self.num_classes = class_count(self.condition)
         multipliers, attention = tuple(multipliers), tuple(attention)
-        self.options: dict[str, Any] = {
-            "width": width,
-            "multipliers": multipliers,
-            "attention": attention,
-            "blocks": blocks,
-            "dropout": dropout,
-            "groups": groups,
-            "heads": heads,
-            "augmentations": augmentations,
-            "time_steps": time_steps,
-        }
+        self.options: dict[str, Any] = {"width": width, "multipliers": multipliers, "attention": attention}
+        self.options |= {"blocks": blocks, "dropout": dropout, "groups": groups, "heads": heads}
+        self.options |= {"augmentations": augmentations, "time_steps": time_steps}
         _check_channels(width, multipliers, attention, blocks, dropout, groups, heads)
         _check_shape(self.shape, len(multipliers))
         dims, size, channels = len(self.shape) - 1, 4 * width, [width * m for m in multipliers]
@@ -92,24 +88,11 @@ class UNet(ScoreNetwork):
         self.label = condition_encoder(self.condition, size)
         self.augment = AugmentEmbedding(augmentations, size)
         self.stem = conv(dims, self.shape[0], width)
-        self.down, self.middle, self.up = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        now, skips = width, [width]
-        for level, outputs in enumerate(channels):
-            for _ in range(blocks):
-                self.down.append(block(now, outputs, level in attention))
-                now = outputs
-                skips.append(now)
-            if level + 1 < len(channels):
-                self.down.append(Downsample(dims, now))
-                skips.append(now)
-        self.middle.extend([block(now, now, True), block(now, now, False)])
-        self.num_features = now
-        for level, outputs in reversed(list(enumerate(channels))):
-            for _ in range(blocks + 1):
-                self.up.append(block(now + skips.pop(), outputs, level in attention))
-                now = outputs
-            if level > 0:
-                self.up.append(Upsample(dims, now))
+        self.down, skips = _descent(block, dims, width, channels, attention, blocks)
+        self.num_features = now = channels[-1]
+        self.middle = nn.ModuleList([block(now, now, True), block(now, now, False)])
+        self.up = _ascent(block, dims, skips, channels, attention, blocks)
+        now = channels[0]
         self.norm = nn.GroupNorm(groups, now)
         self.out = conv(dims, now, self.shape[0], gain=TINY)
 
@@ -149,6 +132,35 @@ class UNet(ScoreNetwork):
         for layer in self.up:
             h = layer(torch.cat([h, skips.pop()], dim=1) if isinstance(layer, ResidualBlock) else h, e)
         return self.out(F.silu(self.norm(h)))
+
+
+def _descent(
+    block: Block, dims: int, width: int, channels: Sequence[int], attention: Sequence[int], blocks: int
+) -> tuple[nn.ModuleList, list[int]]:
+    """The layers on the way down, and the channels that each leaves as a skip, the stem's first."""
+    layers, skips = nn.ModuleList(), [width]
+    for level, outputs in enumerate(channels):
+        for _ in range(blocks):
+            layers.append(block(skips[-1], outputs, level in attention))
+            skips.append(outputs)
+        if level + 1 < len(channels):
+            layers.append(Downsample(dims, outputs))
+            skips.append(outputs)
+    return layers, skips
+
+
+def _ascent(
+    block: Block, dims: int, skips: Sequence[int], channels: Sequence[int], attention: Sequence[int], blocks: int
+) -> nn.ModuleList:
+    """The layers on the way up, which take the skips from the last to the first."""
+    layers, now, left = nn.ModuleList(), channels[-1], list(skips)
+    for level, outputs in reversed(list(enumerate(channels))):
+        for _ in range(blocks + 1):
+            layers.append(block(now + left.pop(), outputs, level in attention))
+            now = outputs
+        if level > 0:
+            layers.append(Upsample(dims, now))
+    return layers
 
 
 def _check_channels(
