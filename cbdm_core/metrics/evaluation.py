@@ -118,11 +118,10 @@ def evaluate(
     counts, samples, labels = torch.as_tensor(training_counts).cpu(), samples.detach().cpu(), labels.cpu()
     _check(samples, labels, reference, counts, k)
     _check_options(intervals, prd_runs)
-    if isinstance(training, Dataset):
-        _check_alike(reference, training)
     outputs = known or classifier(reference.model_input())
     real, fake = _Evaluated.of_output(outputs, reference.y), _judged(samples, labels, reference, classifier)
     if isinstance(training, Dataset):
+        _check_alike(reference, training)
         training = Copies.of(training, reference, classifier, outputs)
     if training is not None:
         fake = _with_copies(fake, training, to_uint8(samples) if reference.is_images else samples.float())
