@@ -151,6 +151,7 @@ EXAMPLES: Mapping[str, Mapping[str, Any]] = {
         "digits-pose": lambda where: DATASETS["digits-pose"](),
         "digits-attributes": lambda where: DATASETS["digits-attributes"](),
         "fashion": lambda where: DATASETS["fashion"](root=str(fashion_files(where))),
+        "mnist": lambda where: DATASETS["mnist"](root=str(fashion_files(where))),
         "mixture": lambda where: DATASETS["mixture"](num_classes=4, per_class=20, dimension=3),
         "npz": lambda where: DATASETS["npz"](path=a_file(where)),
         "folder": lambda where: DATASETS["folder"](path=a_folder(where)),

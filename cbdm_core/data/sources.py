@@ -24,6 +24,7 @@ DATASETS = Registry(
         "digits-pose": "cbdm_core.data.measured:digits_pose",
         "digits-attributes": "cbdm_core.data.measured:digits_attributes",
         "fashion": "cbdm_core.data.fashion:fashion",
+        "mnist": "cbdm_core.data.mnist:mnist",
         "mixture": "cbdm_core.data.sources:mixture",
         "npz": "cbdm_core.data.npz:npz",
         "folder": "cbdm_core.data.folders:folder",

@@ -1,0 +1,37 @@
+"""Where the files of a published data set lie: where the user says, else under $CBDM_DATA."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from cbdm_core.errors import CbdmError
+
+__all__ = ["kept_under", "place_of"]
+
+
+def kept_under(name: str) -> Path | None:
+    """$CBDM_DATA/name, or None where the variable is not set or nothing is called so there."""
+    kept = os.environ.get("CBDM_DATA")
+    place = Path(kept).expanduser() / name if kept else None
+    return place if place is not None and place.exists() else None
+
+
+def place_of(name: str, root: str | Path | None) -> Path:
+    """The file or folder of a data set.
+
+    Args:
+        name: of the data set, and of its folder under $CBDM_DATA.
+        root: as the user says; None looks under $CBDM_DATA.
+
+    Raises:
+        CbdmError: neither is there.
+    """
+    place = kept_under(name) if root is None else Path(root).expanduser()
+    if place is None:
+        raise CbdmError(
+            f"the data set {name} needs its files: --set data.options.root=FOLDER, or put them into $CBDM_DATA/{name}"
+        )
+    if not place.exists():
+        raise CbdmError(f"{place} is not there: name the files of {name} by --set data.options.root=FOLDER")
+    return place
