@@ -26,8 +26,8 @@ def by_density(condition: Tensor, neighbours: int = 10) -> Tensor:
     if not 1 <= neighbours < len(condition):
         raise CbdmError(f"neighbours must be 1 … {len(condition) - 1}, got {neighbours}")
     points = condition.double().numpy()
-    radius, _ = KDTree(points).query(points, k=[neighbours + 1])
-    return _thirds(torch.from_numpy(radius[:, 0]))
+    radius, _ = KDTree(points).query(points, k=neighbours + 1)
+    return _thirds(torch.from_numpy(radius[:, -1]))
 
 
 def by_combination(attributes: Tensor) -> Tensor:
