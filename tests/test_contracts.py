@@ -38,6 +38,7 @@ from cbdm_priors.penalties.capacity import CapacityManipulation
 from cbdm_priors.penalties.contrast import Alignment, Separation, SupervisedContrast
 from cbdm_priors.penalties.shrinkage import Shrinkage
 from cbdm_priors.transfer import OrientedTransfer
+from tests.core.data.cifar_files import cifar_archive
 from tests.core.data.idx_files import fashion_files
 
 CLASSES = 5
@@ -151,6 +152,8 @@ EXAMPLES: Mapping[str, Mapping[str, Any]] = {
         "digits-pose": lambda where: DATASETS["digits-pose"](),
         "digits-attributes": lambda where: DATASETS["digits-attributes"](),
         "fashion": lambda where: DATASETS["fashion"](root=str(fashion_files(where))),
+        "cifar10": lambda where: DATASETS["cifar10"](root=cifar_archive(where / "ten.tar.gz")),
+        "cifar100": lambda where: DATASETS["cifar100"](root=cifar_archive(where / "hundred.tar.gz", 100)),
         "mnist": lambda where: DATASETS["mnist"](root=str(fashion_files(where))),
         "mixture": lambda where: DATASETS["mixture"](num_classes=4, per_class=20, dimension=3),
         "npz": lambda where: DATASETS["npz"](path=a_file(where)),

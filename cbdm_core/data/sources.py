@@ -24,6 +24,8 @@ DATASETS = Registry(
         "digits-pose": "cbdm_core.data.measured:digits_pose",
         "digits-attributes": "cbdm_core.data.measured:digits_attributes",
         "fashion": "cbdm_core.data.fashion:fashion",
+        "cifar10": "cbdm_core.data.cifar:cifar10",
+        "cifar100": "cbdm_core.data.cifar:cifar100",
         "mnist": "cbdm_core.data.mnist:mnist",
         "mixture": "cbdm_core.data.sources:mixture",
         "npz": "cbdm_core.data.npz:npz",
