@@ -71,6 +71,16 @@ def a_file(where: Path) -> Path:
     return path
 
 
+def a_medmnist(where: Path) -> Path:
+    random = np.random.default_rng(0)
+    arrays: dict[str, np.ndarray] = {}
+    for part in ("train", "val", "test"):
+        arrays[f"{part}_images"] = random.integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
+        arrays[f"{part}_labels"] = np.arange(12)[:, None] % 5
+    np.savez(where / "bloodmnist.npz", **arrays)
+    return where / "bloodmnist.npz"
+
+
 def a_folder(where: Path) -> Path:
     random = np.random.default_rng(0)
     for name, count in (("apple", 3), ("pear", 1)):
@@ -155,6 +165,7 @@ EXAMPLES: Mapping[str, Mapping[str, Any]] = {
         "cifar10": lambda where: DATASETS["cifar10"](root=cifar_archive(where / "ten.tar.gz")),
         "cifar100": lambda where: DATASETS["cifar100"](root=cifar_archive(where / "hundred.tar.gz", 100)),
         "mnist": lambda where: DATASETS["mnist"](root=str(fashion_files(where))),
+        "medmnist": lambda where: DATASETS["medmnist"](root=a_medmnist(where)),
         "mixture": lambda where: DATASETS["mixture"](num_classes=4, per_class=20, dimension=3),
         "npz": lambda where: DATASETS["npz"](path=a_file(where)),
         "folder": lambda where: DATASETS["folder"](path=a_folder(where)),

@@ -27,6 +27,7 @@ DATASETS = Registry(
         "cifar10": "cbdm_core.data.cifar:cifar10",
         "cifar100": "cbdm_core.data.cifar:cifar100",
         "mnist": "cbdm_core.data.mnist:mnist",
+        "medmnist": "cbdm_core.data.medmnist:medmnist",
         "mixture": "cbdm_core.data.sources:mixture",
         "npz": "cbdm_core.data.npz:npz",
         "folder": "cbdm_core.data.folders:folder",
