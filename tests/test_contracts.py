@@ -38,7 +38,7 @@ from cbdm_priors.penalties.capacity import CapacityManipulation
 from cbdm_priors.penalties.contrast import Alignment, Separation, SupervisedContrast
 from cbdm_priors.penalties.shrinkage import Shrinkage
 from cbdm_priors.transfer import OrientedTransfer
-from tests.core.data.cifar_files import cifar_archive
+from tests.core.data.cifar_files import cifar_archive, tar
 from tests.core.data.idx_files import fashion_files
 
 CLASSES = 5
@@ -79,6 +79,13 @@ def a_medmnist(where: Path) -> Path:
         arrays[f"{part}_labels"] = np.arange(12)[:, None] % 5
     np.savez(where / "bloodmnist.npz", **arrays)
     return where / "bloodmnist.npz"
+
+
+def a_tar(where: Path) -> Path:
+    files: dict[str, bytes] = {}
+    for i, image in enumerate(sorted(a_folder(where / "images").glob("*/*.png"))):
+        files |= {f"{i}.png": image.read_bytes(), f"{i}.cls": image.parent.name.encode()}
+    return tar(where / "shard-000000.tar", files, "w")
 
 
 def a_folder(where: Path) -> Path:
@@ -168,6 +175,7 @@ EXAMPLES: Mapping[str, Mapping[str, Any]] = {
         "medmnist": lambda where: DATASETS["medmnist"](root=a_medmnist(where)),
         "mixture": lambda where: DATASETS["mixture"](num_classes=4, per_class=20, dimension=3),
         "npz": lambda where: DATASETS["npz"](path=a_file(where)),
+        "webdataset": lambda where: DATASETS["webdataset"](root=a_tar(where)),
         "folder": lambda where: DATASETS["folder"](path=a_folder(where)),
     },
 }

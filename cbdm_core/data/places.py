@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from cbdm_core.errors import CbdmError
 
-__all__ = ["kept_under", "place_of"]
+__all__ = ["files_of", "kept_under", "place_of"]
 
 
 def kept_under(name: str) -> Path | None:
@@ -35,3 +36,32 @@ def place_of(name: str, root: str | Path | None) -> Path:
     if not place.exists():
         raise CbdmError(f"{place} is not there: name the files of {name} by --set data.options.root=FOLDER")
     return place
+
+
+def files_of(root: str | Path | Sequence[str | Path], ending: str) -> list[Path]:
+    """The files that a path, a glob or a list of either names, in the order of their names within each.
+
+    Args:
+        root: a file, a folder (its files with that ending), a pattern with * or ?, or a list of such.
+        ending: of the files in a folder, such as ".tar".
+
+    Raises:
+        CbdmError: one of them names no file.
+    """
+    found: list[Path] = []
+    for one in [root] if isinstance(root, str | Path) else root:
+        path = Path(one).expanduser()
+        if path.is_file():
+            named = [path]
+        elif path.is_dir():
+            named = sorted(path.glob(f"*{ending}"))
+        else:
+            named = sorted(p for p in Path(path.anchor).glob(str(path.relative_to(path.anchor))) if p.is_file())
+        if not named:
+            raise CbdmError(
+                f"{path} names no {ending} file: give a file, a folder, a pattern such as *{ending}, or a list"
+            )
+        found += named
+    if not found:
+        raise CbdmError(f"root is an empty list: name one {ending} file or more")
+    return found
