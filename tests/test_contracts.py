@@ -88,6 +88,17 @@ def a_tar(where: Path) -> Path:
     return tar(where / "shard-000000.tar", files, "w")
 
 
+def a_parquet(where: Path) -> Path:
+    arrow, files = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    images = sorted(a_folder(where / "images").glob("*/*.png"))
+    columns = {
+        "image": [{"bytes": p.read_bytes(), "path": p.name} for p in images],
+        "label": [p.parent.name for p in images],
+    }
+    files.write_table(arrow.table(columns), where / "train.parquet")
+    return where / "train.parquet"
+
+
 def a_folder(where: Path) -> Path:
     random = np.random.default_rng(0)
     for name, count in (("apple", 3), ("pear", 1)):
@@ -175,6 +186,7 @@ EXAMPLES: Mapping[str, Mapping[str, Any]] = {
         "medmnist": lambda where: DATASETS["medmnist"](root=a_medmnist(where)),
         "mixture": lambda where: DATASETS["mixture"](num_classes=4, per_class=20, dimension=3),
         "npz": lambda where: DATASETS["npz"](path=a_file(where)),
+        "parquet": lambda where: DATASETS["parquet"](root=a_parquet(where)),
         "webdataset": lambda where: DATASETS["webdataset"](root=a_tar(where)),
         "folder": lambda where: DATASETS["folder"](path=a_folder(where)),
     },

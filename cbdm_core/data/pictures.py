@@ -75,6 +75,8 @@ class Framing:
                     "size=N, which does so while reading"
                 )
             found.append(pixels)
+        if not found:
+            raise CbdmError("the data hold no image: name files that have some")
         channels = max(pixels.shape[0] for pixels in found)
         return torch.from_numpy(np.stack([np.broadcast_to(p, (channels, *p.shape[1:])) for p in found]))
 

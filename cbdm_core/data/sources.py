@@ -1,4 +1,4 @@
-"""Where data come from: the embedded digits, a Gaussian mixture, an npz file, class folders."""
+"""Where data come from: the names of all sources, the embedded digits and a Gaussian mixture."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ DATASETS = Registry(
         "medmnist": "cbdm_core.data.medmnist:medmnist",
         "mixture": "cbdm_core.data.sources:mixture",
         "npz": "cbdm_core.data.npz:npz",
+        "parquet": "cbdm_core.data.parquet:parquet",
         "webdataset": "cbdm_core.data.webdataset:webdataset",
         "folder": "cbdm_core.data.folders:folder",
     },

@@ -63,9 +63,7 @@ def tar(path: Path, files: dict[str, bytes], mode: str = "w:gz") -> Path:
 
 
 def cifar_archive(path: Path, classes: int = 10) -> Path:
-    """The binary archive of CIFAR-10 or CIFAR-100 with four images a file."""
-    if classes == 10:
-        parts = examples(10, BATCHES)
-        return tar(path, {f"cifar-10-batches-bin/{f}.bin": binary10(*v) for f, v in parts.items()})
-    parts = examples(100, ["train", "test"])
-    return tar(path, {f"cifar-100-binary/{f}.bin": binary100(*v) for f, v in parts.items()})
+    """The binary archive of CIFAR-10 or CIFAR-100 with one image of each class a file."""
+    names, write = (BATCHES, binary10) if classes == 10 else (["train", "test"], binary100)
+    parts = examples(classes, names, classes)
+    return tar(path, {f"{name}.bin": write(pixels, np.arange(classes)) for name, (pixels, _) in parts.items()})
