@@ -71,12 +71,12 @@ def parquet(
 
 def _opened(file: Path) -> Any:
     try:
-        files = import_module("pyarrow.parquet")
+        arrow, files = import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError as error:
         raise CbdmError("parquet files are read by pyarrow, which is not installed: pip install 'cbdm[hf]'") from error
     try:
         return files.ParquetFile(file)
-    except (import_module("pyarrow").ArrowException, OSError, ValueError) as error:
+    except (arrow.ArrowException, OSError, ValueError) as error:
         raise _damaged(file, error) from error
 
 
