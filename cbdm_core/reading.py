@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import stat
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from cbdm_core.errors import CbdmError
 
 CONFIG_BYTES = 16 << 20  # far more than any configuration has
 
-__all__ = ["CONFIG_BYTES", "clean_text", "regular_file"]
+__all__ = ["CONFIG_BYTES", "clean_text", "inner_name", "regular_file"]
 
 
 def regular_file(path: Path, most: int | None = None) -> Path:
@@ -35,6 +35,24 @@ def regular_file(path: Path, most: int | None = None) -> Path:
             f"{clean_text(str(path))} has {found.st_size:,} bytes, more than the {most:,} that one may have"
         )
     return path
+
+
+def inner_name(name: str, of: str) -> str:
+    """The name of a file inside a folder or archive, if it stays inside.
+
+    Args:
+        name: relative, with slashes between folders.
+        of: the list or archive that gives the name, for messages.
+
+    Raises:
+        CbdmError: an empty or absolute name, or one that leads out by `..`.
+    """
+    for kind in (PurePosixPath(name), PureWindowsPath(name)):
+        if not name or "\0" in name or kind.anchor or ".." in kind.parts:
+            raise CbdmError(
+                f"{clean_text(of)} names the file {clean_text(name)!r}: names are relative and stay inside, without .."
+            )
+    return name
 
 
 def clean_text(text: str) -> str:

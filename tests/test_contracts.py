@@ -38,6 +38,7 @@ from cbdm_priors.penalties.capacity import CapacityManipulation
 from cbdm_priors.penalties.contrast import Alignment, Separation, SupervisedContrast
 from cbdm_priors.penalties.shrinkage import Shrinkage
 from cbdm_priors.transfer import OrientedTransfer
+from tests.core.data.cifar_files import cifar_archive, tar
 from tests.core.data.idx_files import fashion_files
 
 CLASSES = 5
@@ -68,6 +69,34 @@ def a_file(where: Path) -> Path:
     path = where / "data.npz"
     np.savez(path, images=random.integers(0, 256, (12, 3, 8, 8), dtype=np.uint8), labels=np.arange(12) % 5)
     return path
+
+
+def a_medmnist(where: Path) -> Path:
+    random = np.random.default_rng(0)
+    arrays: dict[str, np.ndarray] = {}
+    for part in ("train", "val", "test"):
+        arrays[f"{part}_images"] = random.integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
+        arrays[f"{part}_labels"] = np.arange(12)[:, None] % 5
+    np.savez(where / "bloodmnist.npz", **arrays)
+    return where / "bloodmnist.npz"
+
+
+def a_tar(where: Path) -> Path:
+    files: dict[str, bytes] = {}
+    for i, image in enumerate(sorted(a_folder(where / "images").glob("*/*.png"))):
+        files |= {f"{i}.png": image.read_bytes(), f"{i}.cls": image.parent.name.encode()}
+    return tar(where / "shard-000000.tar", files, "w")
+
+
+def a_parquet(where: Path) -> Path:
+    arrow, files = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    images = sorted(a_folder(where / "images").glob("*/*.png"))
+    columns = {
+        "image": [{"bytes": p.read_bytes(), "path": p.name} for p in images],
+        "label": [p.parent.name for p in images],
+    }
+    files.write_table(arrow.table(columns), where / "train.parquet")
+    return where / "train.parquet"
 
 
 def a_folder(where: Path) -> Path:
@@ -151,8 +180,14 @@ EXAMPLES: Mapping[str, Mapping[str, Any]] = {
         "digits-pose": lambda where: DATASETS["digits-pose"](),
         "digits-attributes": lambda where: DATASETS["digits-attributes"](),
         "fashion": lambda where: DATASETS["fashion"](root=str(fashion_files(where))),
+        "cifar10": lambda where: DATASETS["cifar10"](root=cifar_archive(where / "ten.tar.gz")),
+        "cifar100": lambda where: DATASETS["cifar100"](root=cifar_archive(where / "hundred.tar.gz", 100)),
+        "mnist": lambda where: DATASETS["mnist"](root=str(fashion_files(where))),
+        "medmnist": lambda where: DATASETS["medmnist"](root=a_medmnist(where)),
         "mixture": lambda where: DATASETS["mixture"](num_classes=4, per_class=20, dimension=3),
         "npz": lambda where: DATASETS["npz"](path=a_file(where)),
+        "parquet": lambda where: DATASETS["parquet"](root=a_parquet(where)),
+        "webdataset": lambda where: DATASETS["webdataset"](root=a_tar(where)),
         "folder": lambda where: DATASETS["folder"](path=a_folder(where)),
     },
 }

@@ -8,13 +8,13 @@ from scipy.ndimage import label
 from torch import Tensor
 
 from cbdm_core.data.dataset import Dataset
+from cbdm_core.data.regions import REGIONS, by_combination, by_density
 from cbdm_core.data.sources import digits
 from cbdm_core.errors import CbdmError
 
 __all__ = ["ATTRIBUTES", "attributes", "digits_attributes", "digits_pose", "pose"]
 
 ATTRIBUTES = ("hole", "slanted", "bold", "wide")
-_REGIONS = ("high density", "medium density", "low density")
 
 
 def _ink(images: Tensor) -> Tensor:
@@ -86,28 +86,11 @@ def digits_pose(*, neighbours: int = 10) -> Dataset:
     data = digits()
     measured = pose(data.x)
     condition = (measured - measured.mean(0)) / measured.std(0)
-    if not 1 <= neighbours < len(data):
-        raise CbdmError(f"neighbours must be 1 … {len(data) - 1}, got {neighbours}")
-    radius = torch.cdist(condition, condition).kthvalue(neighbours + 1, dim=1).values
-    return Dataset(data.x, _thirds(radius), _REGIONS, condition.float())
+    return Dataset(data.x, by_density(condition, neighbours), REGIONS, condition.float())
 
 
 def digits_attributes() -> Dataset:
-    """The digits told by four attributes (`attributes`); labels are regions of common, middling and rare combinations.
-
-    Combinations in order of their number of images are cut where a third, and two thirds, of the images are reached.
-    """
+    """The digits told by four attributes (`attributes`); labels are regions of common and rare combinations."""
     data = digits()
     condition = attributes(data.x)
-    _, which, counts = torch.unique(condition, dim=0, return_inverse=True, return_counts=True)
-    order = torch.argsort(counts, descending=True, stable=True)
-    before = counts[order].cumsum(0) - counts[order]
-    region = torch.empty_like(counts)
-    region[order] = (3 * before) // len(data)
-    return Dataset(data.x, region[which], _REGIONS, condition)
-
-
-def _thirds(value: Tensor) -> Tensor:
-    """(N,) 0, 1, 2: the lowest, middle and highest third."""
-    place = torch.argsort(torch.argsort(value, stable=True), stable=True)
-    return 3 * place // len(value)
+    return Dataset(data.x, by_combination(condition), REGIONS, condition)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
@@ -17,6 +18,7 @@ import torch
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.memory import check_memory
+from cbdm_core.reading import clean_text
 
 __all__ = ["npz", "read_arrays", "whole"]
 
@@ -53,6 +55,8 @@ def npz(
     `value_range`, floats of which none is below 0 or above 1 are in [0, 1], and floats in [−1, 1] of which some are
     ≤ −1/2 are in [−1, 1]; anything else, say it. Float (N, D) are vectors, kept as they are.
 
+    An array that is not used, and is not of another split, warns.
+
     Args:
         path: of the file.
         images: the array of examples.
@@ -81,10 +85,20 @@ def _read(path: Path, images: str, labels: str, split: str | None) -> dict[str, 
     def wanted(there: list[str]) -> Iterable[str]:
         roles.update(zip(_DEFAULT, _pair(path, there, images, labels, split)))
         roles.update({"class_names": "class_names"} if "class_names" in there else {})
+        _warn_of_unused(path, there, roles)
         return roles.values()
 
     arrays = read_arrays(path, wanted)
     return {role: arrays[name] for role, name in roles.items()}
+
+
+def _warn_of_unused(path: Path, there: list[str], roles: dict[str, str]) -> None:
+    """Warn of arrays that say nothing; those of another split, `val_images` beside `train_images`, are meant so."""
+    ends = tuple(f"_{name.partition('_')[2]}" for name in (roles["images"], roles["labels"]) if "_" in name)
+    unused = [name for name in there if name not in roles.values() and not (ends and name.endswith(ends))]
+    if unused:
+        used = ", ".join(map(clean_text, roles.values()))
+        warnings.warn(f"{path}: not used: {clean_text(', '.join(unused))}; used: {used}", stacklevel=2)
 
 
 def read_arrays(path: Path, wanted: Callable[[list[str]], Iterable[str]]) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Where data come from: the embedded digits, a Gaussian mixture, an npz file, class folders."""
+"""Where data come from: the names of all sources, the embedded digits and a Gaussian mixture."""
 
 from __future__ import annotations
 
@@ -24,8 +24,14 @@ DATASETS = Registry(
         "digits-pose": "cbdm_core.data.measured:digits_pose",
         "digits-attributes": "cbdm_core.data.measured:digits_attributes",
         "fashion": "cbdm_core.data.fashion:fashion",
+        "cifar10": "cbdm_core.data.cifar:cifar10",
+        "cifar100": "cbdm_core.data.cifar:cifar100",
+        "mnist": "cbdm_core.data.mnist:mnist",
+        "medmnist": "cbdm_core.data.medmnist:medmnist",
         "mixture": "cbdm_core.data.sources:mixture",
         "npz": "cbdm_core.data.npz:npz",
+        "parquet": "cbdm_core.data.parquet:parquet",
+        "webdataset": "cbdm_core.data.webdataset:webdataset",
         "folder": "cbdm_core.data.folders:folder",
     },
 )

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from cbdm_core.data.fashion import CLASSES, fashion, read_idx
+from cbdm_core.data.fashion import CLASSES, fashion
+from cbdm_core.data.idx import read_idx
+from cbdm_core.data.mnist import mnist
 from cbdm_core.errors import CbdmError
 from tests.core.data.idx_files import fashion_files, idx
 
@@ -58,6 +60,26 @@ def test_a_damaged_file_is_refused(tmp_path, damage, line):
     path.write_bytes(damage(idx(np.zeros((1, 26, 30), np.uint8))))  # 16 + 780 bytes
     with pytest.raises(CbdmError, match=line):
         read_idx(path)
+
+
+def test_a_gzipped_file_of_more_than_any_set_has_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("cbdm_core.data.idx._MOST_BYTES", 100)
+    (tmp_path / "images.gz").write_bytes(gzip.compress(idx(np.zeros((1, 26, 30), np.uint8))))
+    with pytest.raises(CbdmError, match="holds more than 100 bytes"):
+        read_idx(tmp_path / "images.gz")
+
+
+def test_mnist_reads_the_same_files_under_its_own_names(folder, monkeypatch):
+    data = mnist(root=str(folder), part="test")
+    assert data.x.equal(fashion(size=28, part="test", root=str(folder)).x) and data.class_names == tuple("0123456789")
+    monkeypatch.delenv("CBDM_DATA", raising=False)
+    with pytest.raises(CbdmError, match=r"mnist needs its files: --set data.options.root=FOLDER, or .*CBDM_DATA/mnist"):
+        mnist()
+    monkeypatch.setenv("CBDM_DATA", str(folder.parent))
+    folder.rename(folder.parent / "mnist")
+    assert mnist(part="test").content_hash() == data.content_hash()
+    with pytest.raises(CbdmError, match=r"nowhere is not there"):
+        mnist(root=str(folder / "nowhere"))
 
 
 def test_what_is_asked_for_must_exist(folder, tmp_path):

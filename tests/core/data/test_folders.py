@@ -99,8 +99,49 @@ def test_a_class_without_images_is_named_with_the_mend(tmp_path):
 def test_mixed_sizes_are_named(tmp_path):
     save(tmp_path / "a" / "1.png", gray(4, 6))
     save(tmp_path / "b" / "2.png", gray(6, 4))
-    with pytest.raises(CbdmError, match=r"a/1\.png is 6×4 and .*b/2\.png is 4×6: crop or resize"):
+    with pytest.raises(CbdmError, match=r"a/1\.png is 6×4 and .*b/2\.png is 4×6: crop or resize .* give size=N"):
         folder(path=tmp_path)
+    assert folder(path=tmp_path, size=4).shape == (1, 4, 4)
+
+
+@pytest.mark.parametrize(("h", "w"), [(12, 20), (20, 12), (12, 12)])
+def test_size_halves_the_shorter_side_and_cuts_out_the_middle(tmp_path, h, w):
+    """A ramp stays a ramp under bicubic halving, away from its ends; the middle is that of the picture."""
+    save(tmp_path / "a" / "1.png", np.add.outer(5 * np.arange(h), 5 * np.arange(w)).astype(np.uint8))
+    at = [5 * ((n - 12) / 2 + 2 * np.arange(6) + 0.5) for n in (h, w)]
+    data = folder(path=tmp_path, size=6).x[0, 0].double().numpy()
+    np.testing.assert_allclose(data[1:-1, 1:-1], np.add.outer(*at)[1:-1, 1:-1], atol=1)
+
+
+def test_size_is_antialiased(tmp_path):
+    """Stripes of one pixel become grey, where picking pixels would leave black or white."""
+    save(tmp_path / "a" / "1.png", np.tile(np.array([[0, 255]], np.uint8), (32, 16)))
+    assert (folder(path=tmp_path, size=8).x[..., 1:-1].double() - 127.5).abs().max() < 4
+
+
+def test_channels_are_as_asked_for(tmp_path):
+    one, two = save(tmp_path / "a" / "1.png", gray()), save(tmp_path / "b" / "2.png", colour())
+    luma = np.rint(two @ np.array([299, 587, 114]) / 1000)
+    data = folder(path=tmp_path, channels=1)
+    assert data.shape == (1, 4, 6) and np.array_equal(data.x[0, 0], one)
+    assert np.abs(data.x[1, 0].numpy() - luma).max() <= 1
+    (tmp_path / "b" / "2.png").unlink()
+    assert np.array_equal(folder(path=tmp_path, channels=3, allow_empty=True).x[0], np.stack([one] * 3))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"size": 0}, "size must be a whole number of 1 or more, got 0"),
+        ({"channels": 4}, "channels is 4: 1 makes images grey, 3 makes them RGB"),
+        ({"labels": "l.csv", "allow_empty": True}, "allow_empty is for class folders"),
+        ({"labels": "l.csv"}, r"l\.csv cannot be read: No such file"),
+    ],
+)
+def test_options_are_checked(tmp_path, options, said):
+    save(tmp_path / "a" / "1.png", gray())
+    with pytest.raises(CbdmError, match=said):
+        folder(path=tmp_path, **options)
 
 
 def encoded(kind):

@@ -2,6 +2,7 @@
 
 import io
 import pickletools
+import warnings
 import zipfile
 
 import numpy as np
@@ -107,6 +108,25 @@ def test_a_split_by_name_with_labels_in_a_column(load):
 def test_names_keep_classes_without_examples(load):
     data = load(images=pixels(5, 2, 2), labels=Y, class_names=np.array(["cat", "dog", "eel", "fox"]))
     assert data.class_names == ("cat", "dog", "eel", "fox") and data.counts().tolist() == [2, 1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("options", "arrays", "unused"),
+    [
+        ({}, {"images": pixels(5, 2, 2), "labels": Y}, None),
+        ({}, {"images": pixels(5, 2, 2), "labels": Y, "class_names": np.array(["a", "b", "c"])}, None),
+        ({"split": "val"}, {"val_images": pixels(5, 2, 2), "val_labels": Y, "test_images": Y, "test_labels": Y}, None),
+        ({}, {"images": pixels(5, 2, 2), "labels": Y, "angles": Y, "conditions": Y}, "angles, conditions"),
+        ({"split": "val"}, {"val_images": pixels(5, 2, 2), "val_labels": Y, "names": Y}, "names"),
+    ],
+)
+def test_an_array_that_is_not_used_warns_once(load, options, arrays, unused):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        load(options, **arrays)
+    said = [str(warning.message) for warning in caught]
+    assert len(said) == (unused is not None)
+    assert unused is None or f"not used: {unused}; used: " in said[0]
 
 
 class Touch:

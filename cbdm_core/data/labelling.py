@@ -1,0 +1,75 @@
+"""What a column of anybody's table says of each example: its class, its attributes, or a vector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cbdm_core.data.regions import REGIONS, by_combination, by_density
+from cbdm_core.errors import CbdmError
+
+__all__ = ["Labelling", "from_attributes", "from_classes", "from_vectors"]
+
+_MOST_UNNAMED = 65_536  # labels that are really identity numbers would make as many classes as their largest
+_NEIGHBOURS = 10
+
+
+class Labelling(NamedTuple):
+    """The last three arguments of a `Dataset`.
+
+    Args:
+        y: (N,) long labels.
+        class_names: (K,) their names.
+        condition: (N, D) float32 or (N, A) int64, or None where the label is the condition.
+    """
+
+    y: Tensor
+    class_names: tuple[str, ...]
+    condition: Tensor | None = None
+
+
+def from_classes(values: Sequence[str] | Sequence[int]) -> Labelling:
+    """Whole numbers of 0 or more, as numbers or as text, are the labels 0 … K − 1; other names come in their order.
+
+    Args:
+        values: (N,) one class for each example.
+
+    Raises:
+        CbdmError: numbers so large that they cannot be meant as labels.
+    """
+    texts = [str(value).strip() for value in values]
+    if not all(text.isascii() and text.isdigit() for text in texts):
+        names = sorted(set(texts))
+        place = {name: label for label, name in enumerate(names)}
+        return Labelling(torch.tensor([place[text] for text in texts]), tuple(names))
+    large = max(texts, key=lambda text: (len(text.lstrip("0")), text.lstrip("0")), default="0")
+    if len(large) > len(str(_MOST_UNNAMED)) or int(large) >= _MOST_UNNAMED:
+        raise CbdmError(f"label {large[:40]} makes too many classes: number the classes from 0, or name them by words")
+    names = tuple(str(label) for label in range(int(large) + 1))
+    return Labelling(torch.tensor([int(text) for text in texts]), names)
+
+
+def from_attributes(attributes: np.ndarray) -> Labelling:
+    """Attributes of 0 and 1 as the condition; labels are regions of common, middling and rare combinations.
+
+    Args:
+        attributes: (N, A) of 0 and 1.
+    """
+    condition = torch.from_numpy(np.ascontiguousarray(attributes).astype(np.int64))
+    return Labelling(by_combination(condition), REGIONS, condition)
+
+
+def from_vectors(vectors: np.ndarray) -> Labelling:
+    """Vectors as the condition, as they are; labels are thirds by density, which 10 neighbours tell.
+
+    Args:
+        vectors: (N, D) finite numbers.
+    """
+    condition = torch.from_numpy(np.ascontiguousarray(vectors).astype(np.float32))
+    neighbours = min(_NEIGHBOURS, len(condition) - 1)
+    y = by_density(condition, neighbours) if neighbours else torch.zeros(len(condition), dtype=torch.long)
+    return Labelling(y, REGIONS, condition)

@@ -1,0 +1,117 @@
+"""Encoded images as bytes of one size, whoever's they are: a closed list of formats, and one line for what is wrong."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from cbdm_core.errors import CbdmError, check_positive
+from cbdm_core.reading import clean_text, regular_file
+
+__all__ = ["Framing"]
+
+# A closed list: Pillow hands PostScript, for one, to another program.
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+_GRAY = ("1", "L", "LA")
+_DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+_MODES = {1: "L", 3: "RGB"}
+_DAMAGE = (
+    *(OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, MemoryError),
+    *(RuntimeError, zlib.error, struct.error, Image.DecompressionBombError),
+)
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How images of any shape become one array.
+
+    Args:
+        size: pixels of a side, ≥ 1: the shorter side is resized to it (bicubic, antialiased by Pillow; smaller images
+            are enlarged) and the middle square is cut out. None leaves images as they are, all of one size.
+        channels: 1 makes every image grey (ITU-R 601 luma), 3 makes it RGB; None has one channel if every image is
+            grey, and three otherwise.
+
+    Raises:
+        CbdmError: a size below 1, or channels other than 1 and 3.
+    """
+
+    size: int | None = None
+    channels: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.size is not None:
+            check_positive(size=self.size)
+        if self.channels not in (None, *_MODES):
+            raise CbdmError(f"channels is {self.channels!r}: 1 makes images grey, 3 makes them RGB")
+
+    def stack(self, images: Iterable[tuple[str, Path | bytes]]) -> Tensor:
+        """(N, C, H, W) uint8 of images in their order.
+
+        Args:
+            images: the name of each for messages, and its file or its encoded bytes; one or more.
+
+        Raises:
+            CbdmError: no image, images of different sizes without `size`, or pixels that bytes cannot hold
+                (transparent, deeper than 8 bits, several frames).
+        """
+        first, found = None, []
+        for name, source in images:
+            name = clean_text(name)
+            pixels = self._pixels(name, source)
+            size = f"{pixels.shape[2]}×{pixels.shape[1]}"
+            first = first or (name, size)
+            if size != first[1]:
+                raise CbdmError(
+                    f"{first[0]} is {first[1]} and {name} is {size}: crop or resize the images to one size, or give "
+                    "size=N, which does so while reading"
+                )
+            found.append(pixels)
+        if not found:
+            raise CbdmError("the data hold no image: name files that have some")
+        channels = max(pixels.shape[0] for pixels in found)
+        return torch.from_numpy(np.stack([np.broadcast_to(p, (channels, *p.shape[1:])) for p in found]))
+
+    def _pixels(self, name: str, source: Path | bytes) -> np.ndarray:
+        """(1 or 3, H, W) bytes."""
+        file = io.BytesIO(source) if isinstance(source, bytes) else regular_file(source)
+        try:
+            with Image.open(file, formats=_FORMATS) as image:
+                return self._framed(_upright(name, image))
+        except CbdmError:
+            raise
+        except UnidentifiedImageError as error:
+            raise CbdmError(f"{name} is no image, or is damaged: {', '.join(_FORMATS)} are read; remove it") from error
+        except _DAMAGE as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise CbdmError(f"{name} cannot be read as an image ({reason}): mend or remove it") from error
+
+    def _framed(self, image: Image.Image) -> np.ndarray:
+        if self.channels is not None:
+            image = image.convert(_MODES[self.channels])
+        if self.size is not None:
+            image = ImageOps.fit(image, (self.size, self.size), Image.Resampling.BICUBIC)
+        pixels = np.asarray(image)
+        return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
+
+
+def _upright(name: str, image: Image.Image) -> Image.Image:
+    """The image as L or RGB, turned as its EXIF orientation says."""
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # a camera's MPO carries only a preview beside the photograph
+        raise CbdmError(f"{name} has {frames} frames: save one image per file")
+    if image.mode in _DEEP:
+        raise CbdmError(f"{name} has pixels deeper than 8 bits (mode {image.mode}): save it with 8 bits per channel")
+    turned = ImageOps.exif_transpose(image)
+    may_be_clear = turned.mode in ("LA", "PA", "RGBA") or "transparency" in turned.info
+    if may_be_clear and turned.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+        raise CbdmError(f"{name} has transparent pixels: put it on a background and save it without transparency")
+    return turned.convert("L" if turned.mode in _GRAY else "RGB")

@@ -1,0 +1,67 @@
+"""Where the files of a published data set lie: where the user says, else under $CBDM_DATA."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from cbdm_core.errors import CbdmError
+
+__all__ = ["files_of", "kept_under", "place_of"]
+
+
+def kept_under(name: str) -> Path | None:
+    """$CBDM_DATA/name, or None where the variable is not set or nothing is called so there."""
+    kept = os.environ.get("CBDM_DATA")
+    place = Path(kept).expanduser() / name if kept else None
+    return place if place is not None and place.exists() else None
+
+
+def place_of(name: str, root: str | Path | None) -> Path:
+    """The file or folder of a data set.
+
+    Args:
+        name: of the data set, and of its folder under $CBDM_DATA.
+        root: as the user says; None looks under $CBDM_DATA.
+
+    Raises:
+        CbdmError: neither is there.
+    """
+    place = kept_under(name) if root is None else Path(root).expanduser()
+    if place is None:
+        raise CbdmError(
+            f"the data set {name} needs its files: --set data.options.root=FOLDER, or put them into $CBDM_DATA/{name}"
+        )
+    if not place.exists():
+        raise CbdmError(f"{place} is not there: name the files of {name} by --set data.options.root=FOLDER")
+    return place
+
+
+def files_of(root: str | Path | Sequence[str | Path], ending: str) -> list[Path]:
+    """The files that a path, a glob or a list of either names, in the order of their names within each.
+
+    Args:
+        root: a file, a folder (its files with that ending), a pattern with * or ?, or a list of such.
+        ending: of the files in a folder, such as ".tar".
+
+    Raises:
+        CbdmError: one of them names no file.
+    """
+    found: list[Path] = []
+    for one in [root] if isinstance(root, str | Path) else root:
+        path = Path(one).expanduser()
+        if path.is_file():
+            named = [path]
+        elif path.is_dir():
+            named = sorted(path.glob(f"*{ending}"))
+        else:
+            named = sorted(p for p in Path(path.anchor).glob(str(path.relative_to(path.anchor))) if p.is_file())
+        if not named:
+            raise CbdmError(
+                f"{path} names no {ending} file: give a file, a folder, a pattern such as *{ending}, or a list"
+            )
+        found += named
+    if not found:
+        raise CbdmError(f"root is an empty list: name one {ending} file or more")
+    return found
