@@ -102,7 +102,7 @@ class Draws:
 
     def at(self, step: int) -> Draws:
         """The same rows at another step."""
-        return replace(self, step=step)
+        return Draws(self.seed, step, self.rows, self.scope)
 
     def within(self, scope: str) -> Draws:
         """The same rows and step, with every purpose prefixed by `scope`."""
