@@ -153,7 +153,7 @@ class ClassifierFreeGuidance(ScoreNetwork):
         return eps_c + omega * (eps_c - eps_null)
 
     def _constant(self, like: Tensor) -> Tensor | None:
-        """ω in the dtype of `like` where every t has the same, not 0: nothing is to be asked of t then, at each step."""
+        """ω in the dtype of `like` where every t has the same, not 0, and so none need be asked."""
         if isinstance(self.omega, Constant) and self.omega.omega and self.interval == (0.0, 1.0):
             return like.new_full((), self.omega.omega)
         return None
