@@ -47,7 +47,13 @@ class Condition:
 
     def null(self) -> Condition:
         """The same rows with no condition shown."""
-        return replace(self, present=torch.zeros_like(self.present))
+        return Condition(self.value, torch.zeros_like(self.present), self.augment)
+
+    def beside_null(self) -> Condition:
+        """2B rows: these, and after them the same with no condition shown."""
+        augment = None if self.augment is None else torch.cat([self.augment, self.augment])
+        present = torch.cat([self.present, torch.zeros_like(self.present)])
+        return Condition(torch.cat([self.value, self.value]), present, augment)
 
     def with_value(self, value: Tensor) -> Condition:
         """The same rows under another condition, shown wherever this one is."""

@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 __all__ = ["Draws", "philox", "real_dtype"]
 
+Words = Any  # a tensor, or on the CPU an array: numpy's integers cost half of what torch's do
+
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
-_CACHED = 1 << 13  # counters at a time: eight words of them lie in half a megabyte
+_CACHED = 1 << 14  # counters at a time on the CPU: the words of so many stay in its cache
 _WHOLE_BATCH = _MASK  # the row number of a draw that the whole batch shares
 
 
@@ -29,45 +33,46 @@ def real_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
+def philox(counter: Sequence[Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
     """Four 32-bit random words for each counter (Philox4x32-10).
 
     Args:
-        counter: four int64 tensors of one shape, each word in [0, 2³²).
+        counter: four int64 tensors that broadcast, each word in [0, 2³²).
         key: two words in [0, 2³²).
 
     Returns:
-        Four int64 tensors of that shape, each word in [0, 2³²).
+        Four int64 tensors of the common shape, each word in [0, 2³²).
     """
-    shape = torch.broadcast_shapes(*(word.shape for word in counter))
-    flat = [word.expand(shape).reshape(-1) for word in counter]
-    if len(flat[0]) <= _CACHED:
-        return tuple(word.reshape(shape) for word in _rounds([word.clone() for word in flat], key))
-    out = tuple(torch.empty_like(word) for word in flat)
-    # In parts that stay in the cache: ten rounds over memory would wait for it.
-    for place in range(0, len(flat[0]), _CACHED):
-        words = _rounds([word[place : place + _CACHED].clone() for word in flat], key)
-        for whole, part in zip(out, words, strict=True):
-            whole[place : place + _CACHED] = part
-    return tuple(word.reshape(shape) for word in out)
+    return tuple(torch.as_tensor(word) for word in _rounds([_quick(word) for word in counter], key))
 
 
-def _rounds(words: list[Tensor], key: tuple[int, int]) -> list[Tensor]:
-    """The ten rounds, in place: p = c·M, its low half one new word, its high half xor another and the key a second."""
+def _quick(words: Tensor) -> Words:
+    """The same numbers as an array, where they are on the CPU."""
+    return words.numpy() if words.device.type == "cpu" else words
+
+
+def _rounds(words: Sequence[Words], key: tuple[int, int]) -> tuple[Words, ...]:
+    """The ten rounds: p = c·M, its low half one new word, its high half xor another and the key a second.
+
+    Arrays or tensors. The first rounds multiply words that differ along rows or along blocks only, and are done on
+    those: a row's word meets a block's in the second round.
+    """
     (c0, c1, c2, c3), (k0, k1) = words, key
-    p0, p1 = torch.empty_like(c0), torch.empty_like(c0)
     for _ in range(10):
-        # int64 products wrap, which leaves both 32-bit halves right once masked.
-        torch.mul(c0, _MULTIPLIERS[0], out=p0)
-        torch.mul(c2, _MULTIPLIERS[1], out=p1)
-        torch.bitwise_right_shift(p1, 32, out=c0)
-        c0.bitwise_and_(_MASK).bitwise_xor_(c1).bitwise_xor_(k0)
-        torch.bitwise_right_shift(p0, 32, out=c2)
-        c2.bitwise_and_(_MASK).bitwise_xor_(c3).bitwise_xor_(k1)
-        torch.bitwise_and(p1, _MASK, out=c1)
-        torch.bitwise_and(p0, _MASK, out=c3)
+        # int64 products wrap, which leaves both 32-bit halves right once masked; a low half is masked when it is used.
+        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c1, c2, c3 = _mixed(p1, c1, k0), p1, _mixed(p0, c3, k1), p0
         k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
-    return [c0, c1, c2, c3]
+    c1 &= _MASK
+    c3 &= _MASK
+    return c0, c1, c2, c3
+
+
+def _mixed(product: Words, word: Words, key: int) -> Words:
+    mixed = (product >> 32) ^ word
+    mixed ^= key
+    mixed &= _MASK
+    return mixed
 
 
 @lru_cache(maxsize=1024)
@@ -97,7 +102,7 @@ class Draws:
 
     def at(self, step: int) -> Draws:
         """The same rows at another step."""
-        return replace(self, step=step)
+        return Draws(self.seed, step, self.rows, self.scope)
 
     def within(self, scope: str) -> Draws:
         """The same rows and step, with every purpose prefixed by `scope`."""
@@ -105,7 +110,7 @@ class Draws:
 
     def bits(self, purpose: str, count: int) -> Tensor:
         """(B, count) int64, uniform on [0, 2³²)."""
-        return self._bits(self.rows, purpose, count)
+        return self._drawn(self.rows, purpose, count, _Kind(_as_drawn, 4, torch.long))
 
     def uniform(self, purpose: str, *shape: int) -> Tensor:
         """(B, *shape), uniform on (0, 1) with 53 bits (23 on MPS), never 0."""
@@ -118,11 +123,8 @@ class Draws:
 
     def normal(self, purpose: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """(B, *shape) standard normal (Box–Muller, computed in float64 where the device has it)."""
-        count = math.prod(shape)
-        u = self._uniform(self.rows, purpose, 2 * ((count + 1) // 2))
-        radius, angle = torch.sqrt(-2 * torch.log(u[:, 0::2])), 2 * math.pi * u[:, 1::2]
-        z = torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1).flatten(1)
-        return z[:, :count].reshape(len(self.rows), *shape).to(dtype)
+        z = self._drawn(self.rows, purpose, math.prod(shape), _Kind(_normals, 2, dtype))
+        return z.reshape(len(self.rows), *shape)
 
     def categorical(self, purpose: str, probs: Tensor) -> Tensor:
         """(B,) long, drawn by inverting the distribution function.
@@ -155,19 +157,62 @@ class Draws:
         return order[_inverted(p, (torch.arange(count, device=device) + self.uniform(purpose, 1)) / count)]
 
     def _uniform(self, rows: Tensor, purpose: str, count: int) -> Tensor:
-        words = self._bits(rows, purpose, 2 * count)
-        high, low = words[:, 0::2], words[:, 1::2]
-        if real_dtype(rows.device) == torch.float32:
-            return ((high >> 9).float() + 0.5) / 2**23
-        return (((high >> 5) << 26 | (low >> 6)).double() + 0.5) / 2**53
+        return self._drawn(rows, purpose, count, _Kind(_uniforms, 2, real_dtype(rows.device)))
 
-    def _bits(self, rows: Tensor, purpose: str, count: int) -> Tensor:
-        blocks = torch.arange((count + 3) // 4, device=rows.device)
-        row, block = torch.broadcast_tensors(rows[:, None], blocks[None, :])
-        step = torch.full_like(block, self.step & _MASK)
-        high = (row >> 32) & _MASK
-        words = philox((block, row & _MASK, step, high), _key(self.seed, self.scope + purpose))
-        return torch.stack(words, dim=-1).flatten(1)[:, :count]
+    def _drawn(self, rows: Tensor, purpose: str, count: int, kind: _Kind) -> Tensor:
+        """(B, count) numbers, a cache's worth of counters at a time on the CPU."""
+        blocks, key = -(-count // kind.per_block), _key(self.seed, self.scope + purpose)
+        row, block = _quick(rows)[:, None], _quick(torch.arange(blocks, device=rows.device))[None]
+        step, low, high = row[:1] * 0 + (self.step & _MASK), row & _MASK, (row >> 32) & _MASK
+        out = torch.empty(len(rows), blocks, kind.per_block, dtype=kind.dtype, device=rows.device)
+        for some, span in _parts(len(rows), blocks, rows.device):
+            words = _rounds((block[:, span], low[some], step, high[some]), key)
+            for place, number in enumerate(kind.made_of(words)):
+                out[some, span, place] = number
+        return out.flatten(1)[:, :count]
+
+
+class _Kind(NamedTuple):
+    """What is drawn: how `per_block` numbers are made of the four words of a block, and their dtype."""
+
+    made_of: Callable[[tuple[Words, ...]], Sequence[Tensor]]
+    per_block: int
+    dtype: torch.dtype
+
+
+def _as_drawn(words: tuple[Words, ...]) -> tuple[Tensor, ...]:
+    return tuple(torch.as_tensor(word) for word in words)
+
+
+def _uniforms(words: tuple[Words, ...]) -> tuple[Tensor, Tensor]:
+    return _uniform_of(words[0], words[1]), _uniform_of(words[2], words[3])
+
+
+def _uniform_of(high: Words, low: Words) -> Tensor:
+    """53 bits of two words (23 of one on MPS) and a half, which is never 0."""
+    if isinstance(high, Tensor) and real_dtype(high.device) == torch.float32:
+        return ((high >> 9).float() + 0.5) / 2**23
+    high >>= 5
+    high <<= 26
+    high |= low >> 6
+    return torch.as_tensor(high).double().add_(0.5).mul_(2.0**-53)
+
+
+def _normals(words: tuple[Words, ...]) -> tuple[Tensor, Tensor]:
+    """Box–Muller: the radius from the first half of a block, the angle from the second."""
+    u, v = _uniforms(words)
+    radius, angle = u.log_().mul_(-2).sqrt_(), v.mul_(2 * math.pi)
+    return radius * torch.cos(angle), radius.mul_(torch.sin(angle))
+
+
+def _parts(rows: int, blocks: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
+    """Rows and blocks that stay in the CPU's cache: ten rounds over memory would wait for it; all at once elsewhere."""
+    most = _CACHED if device.type == "cpu" else rows * blocks
+    width = max(1, min(blocks, most))
+    height = max(1, most // width)
+    for first in range(0, rows, height):
+        for start in range(0, blocks, width):
+            yield slice(first, first + height), slice(start, start + width)
 
 
 def _inverted(probs: Tensor, u: Tensor) -> Tensor:

@@ -143,16 +143,25 @@ class ClassifierFreeGuidance(ScoreNetwork):
         return torch.where((t >= low) & (t <= high), self.omega(t), torch.zeros_like(t))
 
     def forward(self, x_t: Tensor, t: Tensor, c: Condition) -> Tensor:
-        omega = self.strength(t)
-        if not omega.any():
-            return self.network(x_t, t, c)
+        omega = self._constant(x_t)
+        if omega is None:
+            omega = self.strength(t)
+            if not omega.any():
+                return self.network(x_t, t, c)
+            omega = per_row(omega, x_t)
         eps_c, eps_null = self._pair(x_t, t, c)
-        return eps_c + per_row(omega, x_t) * (eps_c - eps_null)
+        return eps_c + omega * (eps_c - eps_null)
+
+    def _constant(self, like: Tensor) -> Tensor | None:
+        """ω in the dtype of `like` where every t has the same, not 0, and so none need be asked."""
+        if isinstance(self.omega, Constant) and self.omega.omega and self.interval == (0.0, 1.0):
+            return like.new_full((), self.omega.omega)
+        return None
 
     def _pair(self, x_t: Tensor, t: Tensor, c: Condition) -> tuple[Tensor, Tensor]:
         """(ε_c, ε_∅)."""
         if self.null is not None:
             return self.network(x_t, t, c), self.null(x_t, t, c.null())
-        both = self.network(torch.cat([x_t, x_t]), torch.cat([t, t]), Condition.cat([c, c.null()]))
+        both = self.network(torch.cat([x_t, x_t]), torch.cat([t, t]), c.beside_null())
         eps_c, eps_null = both.chunk(2)
         return eps_c, eps_null

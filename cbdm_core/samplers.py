@@ -218,7 +218,9 @@ class DDIM(Sampler):
         if self.clip is not None:
             x_0 = _clipped(x_0, self.clip)
             eps = x0_to_eps(x_0, x_t, alpha_t, sigma_t)
-        added = self.eta * math.sqrt(Step.of((alpha_s, sigma_s), (alpha_t, sigma_t)).variance)
+        added = 0.0
+        if self.stochastic:
+            added = self.eta * math.sqrt(Step.of((alpha_s, sigma_s), (alpha_t, sigma_t)).variance)
         x_s = alpha_s * x_0 + math.sqrt(max(sigma_s**2 - added**2, 0.0)) * eps
         if added > 0:
             x_s = x_s + added * draws.normal("noise", *x_t.shape[1:], dtype=x_t.dtype)

@@ -10,20 +10,34 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+
+from cbdm_core.draws import Draws
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
 RESULTS = ROOT / "benchmarks" / "results" / "metrics.json"
 
 
-@pytest.fixture(scope="module")
-def bench():
-    """The benchmark as a module; it is a program, not part of a package."""
-    spec = importlib.util.spec_from_file_location("metrics_benchmark", ROOT / "benchmarks" / "metrics.py")
+def program(name):
+    """A benchmark as a module; it is a program, not part of a package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def bench():
+    return program("metrics")
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """It imports its neighbour, as programs in one folder do."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return program("steps")
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +86,22 @@ def test_memory_is_that_of_a_fresh_process(bench):
     assert (row["n"], row["D"]) == (60, 8)
     assert 0 <= row["bytes"] < 50e6
     assert all(0 < score < 3 for score in row["scores"])
+
+
+def test_the_page_holds_the_table_of_the_steps(steps):
+    """`python benchmarks/steps.py` prints it for the page."""
+    assert steps.page(json.loads(steps.RESULTS.read_text())) in PAGE.read_text(encoding="utf-8")
+
+
+def test_routes_of_normals_agree_to_the_bit(steps):
+    draws = Draws(3, 2, torch.arange(5) + 2**33)
+    assert torch.equal(draws.normal("z", 7), steps.plain_normal(draws, 7))
+
+
+@pytest.mark.parametrize("omega", [0.0, 1.0])
+def test_routes_of_ddim_take_the_same_steps(steps, omega):
+    """Their grid is one point of a thousand apart from ours: to 1e-3 of samples within their clip."""
+    x = 0.1 * torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    ours = steps.our_ddim(omega)(x)
+    torch.testing.assert_close(steps.published_ddim(x, omega), ours, atol=0, rtol=1e-3)
+    assert not torch.allclose(ours, x, rtol=0.1)

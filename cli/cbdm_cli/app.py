@@ -74,6 +74,7 @@ def train(
     set_: Annotated[list[str] | None, typer.Option("--set", help="a.b=v, laid over the file; may be repeated.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue this run folder, bit-identically.")] = None,
     log: Annotated[str | None, typer.Option(help="Also log to tensorboard, wandb or trackio (an extra each).")] = None,
+    threads: Annotated[int | None, typer.Option(help="On the CPU. Default: as quick as a trial finds.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run; write nothing.")] = False,
 ) -> None:
     """Train, then sample with balanced labels and evaluate against the balanced set."""
@@ -87,11 +88,11 @@ def train(
     settings = [*(set_ or []), *([f"training.precision={precision!r}"] if precision else [])]
     if resume is None:
         table = load_config("digits-lt" if preset is None else preset, config, settings)
-        start(resolved(table, named), out, device, dry_run, log=log)
+        start(resolved(table, named), out, device, dry_run, log=log, threads=threads)
         return
     if out is not None or dry_run:
         raise CbdmError("--resume writes into the run it continues: leave out --out and --dry-run")
-    continue_run(resume, preset, config, settings, named, device, log=log)
+    continue_run(resume, preset, config, settings, named, device, log=log, threads=threads)
 
 
 @app.command()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -15,7 +14,8 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cbdm_cli.method import Part, format_parts, method_over, method_parts
-from cbdm_core.errors import CbdmError, closest, unknown_name
+from cbdm_cli.preset_files import preset_names, preset_table
+from cbdm_core.errors import CbdmError, closest
 from cbdm_core.metrics.scores import compared_scores
 from cbdm_core.reading import CONFIG_BYTES, clean_text, regular_file
 
@@ -219,24 +219,6 @@ class Config(_Section):
     def to_toml(self) -> str:
         """The configuration as TOML, which `load_config` reads back; values that are None are left out."""
         return tomli_w.dumps(self.model_dump(exclude_none=True))
-
-
-def preset_names() -> list[str]:
-    """The presets that the package carries."""
-    folder = files("cbdm_cli") / "presets"
-    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
-
-
-def preset_table(name: str) -> dict[str, Any]:
-    """A preset as plain values.
-
-    Raises:
-        CbdmError: an unknown name; the closest match is named.
-    """
-    if name not in preset_names():
-        raise unknown_name("preset", name, preset_names())
-    text = (files("cbdm_cli") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
-    return {"preset": name, **tomllib.loads(text)}
 
 
 def load_config(preset: str, file: Path | None = None, settings: Iterable[str] = ()) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.measure import Measurement
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -20,6 +19,8 @@ from cbdm_core.metrics.scores import SCORES, compared_scores, digits_of, label_o
 
 if TYPE_CHECKING:  # the help page must not pay for torch
     from pathlib import Path
+
+    from rich.progress import Progress
 
     from cbdm_cli.classified import Classified
     from cbdm_cli.study.results import Estimate
@@ -55,6 +56,16 @@ def note(text: str) -> None:
 
 def progress(shown: bool = True) -> Progress:
     """A bar with the time left on standard error; silent where that is no terminal, or not `shown`."""
+    # A command without a bar, such as `cbdm presets`, must not pay for it.
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),

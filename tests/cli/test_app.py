@@ -40,6 +40,15 @@ def test_help_imports_no_torch(tmp_path, arguments):
     assert "HEAVY []" in done.stdout, done.stdout + done.stderr
 
 
+def test_a_list_of_presets_pays_for_no_configuration(tmp_path):
+    """It is read as plain values: neither the models that check one nor bars of progress are loaded."""
+    probe = _PROBE.replace(
+        '{"torch", "scipy", "matplotlib"}', '{"cbdm_cli.config", "cbdm_cli.method", "rich.progress"}'
+    )
+    done = subprocess.run([sys.executable, "-c", probe, "presets"], capture_output=True, text=True, cwd=tmp_path)
+    assert "digits-lt" in done.stdout and "HEAVY []" in done.stdout, done.stdout + done.stderr
+
+
 def test_completion_knows_the_presets_and_imports_no_torch(tmp_path):
     env = {**os.environ, "_CBDM_COMPLETE": "complete_bash", "COMP_WORDS": "cbdm train dig", "COMP_CWORD": "2"}
     probe = _PROBE.replace("main(sys.argv[1:])", "sys.argv[0] = 'cbdm'; main()")

@@ -1,12 +1,14 @@
 """Counter-based randomness: the generator against its published vectors, and rows that stand alone."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 
-from cbdm_core.draws import Draws, philox
+from cbdm_core.draws import Draws, _key, philox
 
 ONES = 0xFFFFFFFF
 
@@ -27,6 +29,37 @@ def test_philox_gives_the_published_vectors(counter, key, words):
     """Known answers of Philox4x32-10 (Random123)."""
     drawn = philox(tuple(torch.tensor([word]) for word in counter), key)
     assert tuple(int(word) for word in drawn) == words
+
+
+def plain_words(counter, key):
+    """Philox4x32-10 in whole numbers, as Salmon et al. write it."""
+    (c0, c1, c2, c3), (k0, k1) = counter, key
+    for _ in range(10):
+        p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57
+        c0, c1, c2, c3 = (p1 >> 32) ^ c1 ^ k0, p1 & ONES, (p0 >> 32) ^ c3 ^ k1, p0 & ONES
+        k0, k1 = (k0 + 0x9E3779B9) & ONES, (k1 + 0xBB67AE85) & ONES
+    return c0, c1, c2, c3
+
+
+def plain_normal(words):
+    """Box–Muller over a whole table of words at once."""
+    u = (((words[:, 0::2] >> 5) << 26 | (words[:, 1::2] >> 6)).double() + 0.5) / 2**53
+    radius, angle = torch.sqrt(-2 * torch.log(u[:, 0::2])), 2 * math.pi * u[:, 1::2]
+    return torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1).flatten(1)
+
+
+@pytest.mark.parametrize(("rows", "count"), [(1, 1), (300, 7), (40, 1026), (2, 40_001)])  # one part, several, long rows
+def test_what_is_drawn_in_parts_has_the_bits_of_the_formulas(rows, count):
+    """Words at 40 places against whole numbers; uniforms and normals against the formulas on all words, to the bit."""
+    draws = Draws(5, 3, torch.arange(rows) + 2**33 - 2)
+    words, key = draws.bits("b", 4 * ((count + 1) // 2)), _key(5, "b")
+    for row, block in zip(torch.arange(40) % rows, torch.arange(40) * 1013 % ((count + 1) // 2), strict=True):
+        number = int(draws.rows[row])
+        plain = plain_words((int(block), number & ONES, 3, number >> 32), key)
+        assert tuple(words[row, 4 * block : 4 * block + 4].tolist()) == plain
+    z = plain_normal(words)[:, :count]
+    assert torch.equal(draws.normal("b", count, dtype=torch.float64), z)
+    assert torch.equal(draws.normal("b", count), z.float())
 
 
 def everything(draws):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cbdm_core.conditions import Condition
 from cbdm_core.errors import CbdmError
-from cbdm_core.guidance import ClassifierFreeGuidance, Constant, Implied, LinearInTime, parse_omega
+from cbdm_core.guidance import ClassifierFreeGuidance, Constant, Implied, LinearInTime, Omega, parse_omega
 from cbdm_core.networks.base import ScoreNetwork
 from cbdm_core.oracle import GaussianMixtureOracle
 from cbdm_core.schedules import Cosine
@@ -129,3 +129,19 @@ def test_the_networks_own_null_as_null_changes_nothing():
     oracle = GaussianMixtureOracle.ring(Cosine())
     one, two = (ClassifierFreeGuidance(oracle, 1.5, null=null)(X, TIMES, C) for null in (None, oracle))
     torch.testing.assert_close(one, two, atol=1e-14, rtol=0)
+
+
+class _Everywhere(Omega):
+    """1.3 as a function of t, which is asked at every step."""
+
+    def __call__(self, t):
+        return torch.full_like(t, 1.3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_constant_omega_has_the_bits_of_a_function_of_t(dtype):
+    """It is not asked of t, and is rounded to the dtype of the samples all the same."""
+    oracle, x = GaussianMixtureOracle.ring(Cosine()), X.to(dtype)
+    constant, function = (ClassifierFreeGuidance(oracle, omega)(x, TIMES, C) for omega in (1.3, _Everywhere()))
+    assert constant.dtype == function.dtype and torch.equal(constant, function)
+    assert not torch.equal(constant, oracle(x, TIMES, C))

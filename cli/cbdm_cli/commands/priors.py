@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from cbdm_cli import render
-from cbdm_cli.config import load_config, preset_names, preset_table, validated
+from cbdm_cli.preset_files import preset_names, preset_table
 from cbdm_core.errors import CbdmError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def list_presets(name: str | None) -> None:
 
 def list_priors(preset: str, laws: Sequence[str], settings: Sequence[str]) -> None:
     """A table of laws over a preset's classes, or over the regions of its conditions."""
+    from cbdm_cli.config import load_config, validated
     from cbdm_cli.data import load_data
     from cbdm_cli.laws import law_of
     from cbdm_core.priors import LabelPrior

@@ -31,6 +31,7 @@ from cbdm_cli.run_folder import (
     write_text,
 )
 from cbdm_cli.signals import asked_to_stop
+from cbdm_cli.threads import set_threads, threads_of
 from cbdm_cli.trackers import check_tracker
 from cbdm_cli.trust import features_setting, quoted, refuse_code, runs_code
 from cbdm_core.checkpoint import checkpoints, load_checkpoint, read_tensors, save_checkpoint
@@ -52,7 +53,14 @@ class Stopped(SystemExit):
 
 
 def start(
-    config: Config, out: Path | None, device: str, dry_run: bool, *, log: str | None = None, holds: bool = False
+    config: Config,
+    out: Path | None,
+    device: str,
+    dry_run: bool,
+    *,
+    log: str | None = None,
+    threads: int | None = None,
+    holds: bool = False,
 ) -> None:
     """Train, sample and evaluate a new run.
 
@@ -62,6 +70,7 @@ def start(
         device: to compute on.
         dry_run: only say what would run.
         log: a tracker that is given the records too.
+        threads: of a training on the CPU; None finds them by trial, where the environment does not say.
         holds: whether the caller holds the folder already.
 
     Raises:
@@ -69,7 +78,7 @@ def start(
     """
     check_tracker(log)
     if out is not None and not dry_run and _started_again() and (out / "config.toml").exists():
-        _resume_the_same(config, out, device)
+        _resume_the_same(config, out, device, threads)
         return
     world = join(device)
     try:
@@ -81,6 +90,7 @@ def start(
         if dry_run:
             _describe(experiment, world)
             return
+        set_threads(experiment, world, threads)
         state = experiment.start(world)  # settings that do not fit are refused before a folder is made
         folder = Path(text_of_the_leader(str(new_folder(out, config.preset)) if world.leads else None, world))
         with nullcontext() if holds else _held(folder, world):
@@ -96,12 +106,20 @@ def _started_again() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
-def _resume_the_same(config: Config, out: Path, device: str) -> None:
+def _resume_the_same(config: Config, out: Path, device: str, threads: int | None) -> None:
     """Go on with what this very command has begun."""
     saved = resolved(read_config(out), {})
     _refuse_difference(out, saved, config)
     features = (features_setting(config.evaluation.features),)
-    resume(out, None, None, features, dict.fromkeys(["method", "prior", "tau", "gamma", "steps", "seed"]), device)
+    resume(
+        out,
+        None,
+        None,
+        features,
+        dict.fromkeys(["method", "prior", "tau", "gamma", "steps", "seed"]),
+        device,
+        threads=threads,
+    )
 
 
 def _held(folder: Path, world: World) -> AbstractContextManager[None]:
@@ -128,6 +146,7 @@ def resume(
     device: str,
     *,
     log: str | None = None,
+    threads: int | None = None,
     holds: bool = False,
 ) -> None:
     """Continue a run bit-identically from its newest whole checkpoint, or from step 0 before the first.
@@ -140,6 +159,7 @@ def resume(
         options: the named options; only `steps` may differ from the run's, to extend it.
         device: to compute on.
         log: a tracker that is given the records too.
+        threads: of a training on the CPU; None takes those that the run began with.
         holds: whether the caller holds the folder already.
 
     Raises:
@@ -164,6 +184,7 @@ def resume(
         _refuse_other_laws(folder, experiment)
         check_judging(experiment.config, experiment.full, experiment.data)
         check_tracker(log)
+        set_threads(experiment, world, threads, before=threads_of(folder))
         with nullcontext() if holds else _held(folder, world):
             _go_on(folder, config != saved, experiment, world, log)
     finally:

@@ -1,0 +1,154 @@
+"""What random numbers and a sampler's step cost beside others' programs: `python benchmarks/steps.py`.
+
+Routes take turns in every round, on one thread, and a ratio is the median over rounds of the other's time over ours.
+Times are CPU microseconds of the process. The network of the steps says x_t and costs nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from metrics import ONE_THREAD, machine, timed
+from torch import Tensor
+
+from cbdm_core.conditions import Condition
+from cbdm_core.draws import Draws, _key
+from cbdm_core.guidance import ClassifierFreeGuidance
+from cbdm_core.networks.base import ScoreNetwork
+from cbdm_core.samplers import DDIM
+from cbdm_core.schedules import Linear
+
+RESULTS = Path(__file__).parent / "results" / "steps.json"
+STEPS = 200
+SHAPES = ((64, 3, 32, 32), (64, 1, 8, 8), (128, 2))
+
+Row = dict[str, Any]
+
+
+def plain_normal(draws: Draws, count: int) -> Tensor:
+    """The formulas over whole tensors, as one would write them down; to the bit what `Draws.normal` says."""
+    low32 = 0xFFFFFFFF
+    blocks = torch.arange((count + 1) // 2)[None]
+    row, high = (draws.rows & low32)[:, None], (draws.rows >> 32)[:, None]
+    c0, c1, c2, c3 = (word.expand(len(row), blocks.shape[1]) for word in (blocks, row, row * 0 + draws.step, high))
+    k0, k1 = _key(draws.seed, draws.scope + "z")
+    for _ in range(10):
+        p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57
+        c0, c1 = ((p1 >> 32) & low32) ^ c1 ^ k0, p1 & low32
+        c2, c3 = ((p0 >> 32) & low32) ^ c3 ^ k1, p0 & low32
+        k0, k1 = (k0 + 0x9E3779B9) & low32, (k1 + 0xBB67AE85) & low32
+    u, v = ((((a >> 5) << 26 | (b >> 6)).double() + 0.5) / 2**53 for a, b in ((c0, c1), (c2, c3)))
+    radius, angle = torch.sqrt(-2 * torch.log(u)), 2 * math.pi * v
+    z = torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1).flatten(1)
+    return z[:, :count].float()
+
+
+def normals(B: int, *shape: int, pairs: int, times: int = 5) -> list[Row]:
+    """Standard normal numbers of B rows: ours, the formulas over whole tensors, and torch's own generator."""
+    draws, count = Draws(0, 0, torch.arange(B)), math.prod(shape)
+    routes: dict[str, Callable[[], Tensor]] = {
+        "ours": lambda: draws.normal("z", count),
+        "the formulas, whole tensors": lambda: plain_normal(draws, count),
+        "torch.randn": lambda: torch.randn(B, count),
+    }
+    assert torch.equal(routes["ours"](), plain_normal(draws, count))
+    name = "normal, " + " × ".join(str(n) for n in (B, *shape))
+    return _rows(name, {key: _repeated(route, times) for key, route in routes.items()}, pairs, times)
+
+
+class _Says(ScoreNetwork):
+    def forward(self, x_t: Tensor, t: Tensor, c: Condition) -> Tensor:
+        return x_t
+
+
+def ddim(omega: float, pairs: int) -> list[Row]:
+    """Steps of DDIM with η = 0 at 8 × 1 × 8 × 8, guided or not, above the network."""
+    x, ours = torch.randn(8, 1, 8, 8), our_ddim(omega)
+    routes: dict[str, Callable[[], Any]] = {"ours": lambda: ours(x), "diffusers": lambda: published_ddim(x, omega)}
+    return _rows("step of DDIM" + ", guided" * (omega != 0), routes, pairs, STEPS)
+
+
+def our_ddim(omega: float) -> Callable[[Tensor], Tensor]:
+    """From x_T to samples."""
+    network = _Says() if omega == 0 else ClassifierFreeGuidance(_Says(), omega)
+    sampler, c, draws = DDIM(Linear()), Condition.of(torch.arange(8)), Draws(0, 0, torch.arange(8))
+    return lambda x: sampler.sample(network, c, (1, 8, 8), steps=STEPS, draws=draws, x_T=x)
+
+
+@torch.inference_mode()
+def published_ddim(x: Tensor, omega: float) -> Tensor:
+    """The loop of diffusers' pipelines around its scheduler."""
+    scheduler = DDIMScheduler(1000)  # pyright: ignore[reportCallIssue]
+    scheduler.set_timesteps(STEPS)
+    for t in scheduler.timesteps:
+        eps = x
+        if omega:
+            eps_c, eps_null = torch.cat([x] * 2).chunk(2)
+            eps = eps_null + (1 + omega) * (eps_c - eps_null)
+        x = scheduler.step(eps, t, x).prev_sample  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    return x
+
+
+def _repeated(route: Callable[[], Tensor], times: int) -> Callable[[], None]:
+    def repeated() -> None:
+        for _ in range(times):
+            route()
+
+    return repeated
+
+
+def _rows(name: str, routes: dict[str, Callable[[], Any]], pairs: int, times: int) -> list[Row]:
+    timed(routes, 1)  # what is done once is not what is timed
+    seconds, _ = timed(routes, pairs)
+    each = {key: [1e6 * s / times for s in of_route] for key, of_route in seconds.items()}
+    ours = each.pop("ours")
+    return [
+        {
+            "what": name,
+            "route": key,
+            "ours": round(statistics.median(ours), 1),
+            "theirs": round(statistics.median(theirs), 1),
+            "ratio": round(statistics.median(b / a for a, b in zip(ours, theirs, strict=True)), 2),
+        }
+        for key, theirs in each.items()
+    ]
+
+
+def measured(pairs: int) -> Row:
+    rows = [row for shape in SHAPES for row in normals(*shape, pairs=pairs)]
+    return {"machine": machine(), "pairs": pairs, "rows": rows + ddim(0.0, pairs) + ddim(1.0, pairs)}
+
+
+def page(results: Row) -> str:
+    """The table of the page, in Markdown."""
+    lines = ["| what | other route | theirs, µs | ours, µs | ratio |", "|---|---|---|---|---|"]
+    for row in results["rows"]:
+        lines.append(
+            f"| {row['what']} | {row['route']} | {row['theirs']:,.0f} | {row['ours']:,.0f} | {row['ratio']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--pairs", type=int, default=9, help="rounds")
+    torch.set_num_threads(1)
+    results = measured(parser.parse_args().pairs)
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    print(page(results))
+
+
+if __name__ == "__main__":
+    if any(os.environ.get(name) != value for name, value in ONE_THREAD.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ONE_THREAD)
+    main()
