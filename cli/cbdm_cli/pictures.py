@@ -17,6 +17,7 @@ from cbdm_core.writing import replacing
 __all__ = ["as_image", "law_curves", "loss_curve", "pairs", "sample_grid", "samples", "scatter"]
 
 _COLUMNS = 4  # of a vector that are drawn against one another
+_LEGEND = 20  # the most classes that there is room to name
 
 
 def as_image(x: Tensor) -> Any:
@@ -101,18 +102,21 @@ def pairs(path: Path, x: Tensor, labels: Tensor, names: Sequence[str], counts: S
         counts: K training counts.
     """
     count = min(_COLUMNS, x.shape[1]) - 1
-    figure = _figure(2.2 * count + 1.4, 2.0 * count + 0.3)
+    figure = _figure(2.4 * count + (1.4 if count < 3 else 0), 2.0 * count + 0.3)
     panels = figure.subplots(count, count, squeeze=False)
     for row, column in itertools.product(range(count), repeat=2):
         axes = panels[row, column]
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_visible(column <= row)
+        axes.tick_params(labelsize=7)
+        axes.locator_params(nbins=3)
         for y in by_count(labels, counts):
             points = x[labels == y].cpu().numpy()
             axes.scatter(points[:, column], points[:, row + 1], s=4, label=named(str(names[y]), counts[y]))
         axes.set(xlabel=f"column {column}" * (row == count - 1), ylabel=f"column {row + 1}" * (column == 0))
     handles, texts = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside right upper", frameon=False, fontsize=8)
+    if len(texts) <= _LEGEND:
+        figure.legend(handles, texts, loc="upper right", frameon=False, fontsize=8)
     figure.supxlabel(f"columns 0 to {count} of {x.shape[1]}", fontsize=8)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
