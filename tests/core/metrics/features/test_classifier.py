@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -274,3 +275,14 @@ def test_where_the_cache_is(small, tmp_path, monkeypatch, count_trainings):
         assert len(list((tmp_path / expected).iterdir())) == 1
         monkeypatch.delenv("CBDM_CACHE" if expected == "named" else "XDG_CACHE_HOME", raising=False)
     assert len(count_trainings) == 3
+
+
+def test_a_column_of_one_value_is_not_magnified():
+    """A sample a little off in it has nearly the features of one that is not."""
+    data = blobs((6,), vectors=True)
+    x = data.x.clone()
+    x[:, 2] = 7
+    classifier = train_classifier(replace(data, x=x))
+    off = x + 0.01 * (torch.arange(6) == 2)
+    moved = (classifier.features(off) - classifier.features(x)).norm() / classifier.features(x).norm()
+    assert moved < 0.02
