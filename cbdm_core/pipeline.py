@@ -18,6 +18,7 @@ from diffusers.utils.outputs import BaseOutput
 from torch import Tensor
 
 from cbdm_core.conditions import Condition, space_from_dict
+from cbdm_core.data.units import Units
 from cbdm_core.draws import Draws
 from cbdm_core.guidance import ClassifierFreeGuidance
 from cbdm_core.networks.outward import VarianceKept, alphas_bar, table_length
@@ -35,6 +36,7 @@ class CbdmModel(ModelMixin, ConfigMixin):
         shape: of one example.
         condition: the space of the conditions.
         class_names: names of the classes or regions.
+        units: of floats, `Units.to_dict()`; None for images.
     """
 
     @register_to_config
@@ -45,8 +47,10 @@ class CbdmModel(ModelMixin, ConfigMixin):
         shape: Sequence[int],
         condition: dict[str, Any],
         class_names: Sequence[str],
+        units: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        self.units = None if units is None else Units.of_dict(units)
         self.noise = build_schedule(schedule)
         self.denoiser = build_network(network, tuple(shape), space_from_dict(condition), self.noise)
 
@@ -58,7 +62,7 @@ class CbdmModel(ModelMixin, ConfigMixin):
 
 @dataclass
 class CbdmOutput(BaseOutput):
-    """What the pipeline returns: `images`, (B, …) samples, of images in [−1, 1]."""
+    """What the pipeline returns: `images`, (B, …) samples, images in [−1, 1] and floats in their own units."""
 
     images: Tensor
 
@@ -109,14 +113,15 @@ class CbdmPipeline(DiffusionPipeline):
         for i in bar(scheduler.timesteps):
             eps_hat = model(scheduler.scale_model_input(x, i), i, c, omega)
             x = scheduler.step(eps_hat, i, x, **options).prev_sample
-        return CbdmOutput(images=x)
+        return CbdmOutput(images=x if model.units is None else model.units.from_model(x))
 
 
 def as_pipeline(run: Run) -> CbdmPipeline:
     """The pipeline of a run, its averaged network with a DDIM scheduler, which `save_pretrained` writes."""
     config, facts = run.config, run.config["facts"]
     condition = facts.get("condition") or {"kind": "classes", "size": len(run.counts)}
-    model = CbdmModel(config["network"], config["schedule"], list(run.shape), condition, list(run.class_names))
+    names, units = list(run.class_names), run.units and run.units.to_dict()
+    model = CbdmModel(config["network"], config["schedule"], list(run.shape), condition, names, units)
     model.denoiser.load_state_dict(run.network.state_dict())
     table = alphas_bar(run.schedule, table_length(run.schedule))
     betas = 1 - table / torch.cat([table.new_ones(1), table[:-1]])

@@ -13,6 +13,7 @@ import torch
 from cbdm_core.adjustment import ADJUSTMENTS
 from cbdm_core.checkpoint import latest_checkpoint, load_weights, read_tensors
 from cbdm_core.conditions import Classes, ConditionSpace, space_from_dict
+from cbdm_core.data.units import Units
 from cbdm_core.distributed import pick_device
 from cbdm_core.errors import CbdmError
 from cbdm_core.memory import check_memory
@@ -47,6 +48,7 @@ class Run:
             "similarity.PART" (K, K) where the law of a part is made from it.
         step: training steps done.
         config: the run's configuration as plain values.
+        units: of the data, where they are floats; None for images, and for vectors that a network saw as they are.
     """
 
     path: Path
@@ -61,6 +63,16 @@ class Run:
     law_data: dict[str, torch.Tensor]
     step: int
     config: dict[str, Any]
+    units: Units | None = None
+
+    @property
+    def is_images(self) -> bool:
+        """Whether the examples are images in [−1, 1], or else floats."""
+        return len(self.shape) > 1 and self.units is None
+
+    def own_units(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, …) float32 of what the network draws: floats in the data's units, images in [−1, 1] as they are."""
+        return x if self.units is None else self.units.from_model(x)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -162,6 +174,7 @@ def load_run(path: str | Path, *, device: str = "cpu", checkpoint: Path | None =
         schedule = build_schedule(config["schedule"])
         space = space_from_dict(facts["condition"]) if "condition" in facts else Classes(len(counts))
         network = build_network(config["network"], shape, space, schedule)
+        units = _units_of(facts, shape)
         data = read_tensors(path / LAW_DATA) if (path / LAW_DATA).exists() else {}
         texts = {"training": "training", **facts["laws"]}
         parts = part_names(config)
@@ -175,7 +188,16 @@ def load_run(path: str | Path, *, device: str = "cpu", checkpoint: Path | None =
     _restore_learned(laws, parts, checkpoint)
     network = network.to(pick_device(device)).eval().requires_grad_(False)
     step = int(checkpoint.name.removeprefix("step-"))
-    return Run(path, checkpoint, network, schedule, laws, counts, names, shape, space, data, step, config)
+    return Run(path, checkpoint, network, schedule, laws, counts, names, shape, space, data, step, config, units)
+
+
+def _units_of(facts: Mapping[str, Any], shape: tuple[int, ...]) -> Units | None:
+    if facts.get("units") is None:
+        return None
+    units = Units.of_dict(facts["units"])
+    if len(units.mean) != shape[0]:
+        raise ValueError(f"{len(units.mean)} means and scales for {shape[0]} channels")
+    return units
 
 
 def _known(facts: Mapping[str, Any]) -> tuple[torch.Tensor, tuple[int, ...], tuple[str, ...]]:

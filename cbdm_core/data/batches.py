@@ -85,7 +85,7 @@ class Batches:
         transplant: mixes rows of rare classes with residuals of common ones, of the same data set.
 
     Raises:
-        CbdmError: a batch size below 1, weights that are none, a law with empty classes, a flip of vectors, levels
+        CbdmError: a batch size below 1, weights that are none, a law with empty classes, a flip of floats, levels
             without weights, or levels or a transplant without a schedule.
     """
 
@@ -104,7 +104,7 @@ class Batches:
         if self.batch_size < 1:
             raise CbdmError(f"batch_size is {self.batch_size}, it must be 1 or more")
         if self.flip and not self.dataset.is_images:
-            raise CbdmError("flip=true is for images, and these data are vectors: set flip=false")
+            raise CbdmError("flip=true is for images, and these data are floats: set flip=false")
         if self.schedule is None and not (self.levels is None and self.transplant is None):
             raise CbdmError("batches that know the noise level draw t first: give them the schedule of the process")
         if self.levels is not None and self.weights is None:

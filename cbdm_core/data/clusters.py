@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -49,7 +51,7 @@ def split_classes(dataset: Dataset, clusters: int, *, features: Tensor | None = 
             )
         y[rows] = balanced_clusters(z[rows], clusters) * K + label
     names = tuple(f"{name}.{j}" for j in range(clusters) for name in dataset.class_names)
-    return Dataset(dataset.x, y, names)
+    return replace(dataset, y=y, class_names=names)
 
 
 def _components(x: Tensor) -> Tensor:

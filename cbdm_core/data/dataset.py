@@ -1,8 +1,9 @@
-"""A labelled data set in memory: images as bytes, or vectors."""
+"""A labelled data set in memory: images as bytes, or floats of any shape, such as vectors, signals and latents."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cbdm_core.conditions import Classes, ConditionSpace, MultiLabel, Vectors
+from cbdm_core.data.units import Units
 from cbdm_core.errors import CbdmError
 from cbdm_core.reading import clean_text
 
@@ -36,27 +38,31 @@ class Dataset:
     """Examples with labels, checked once when it is made; a class may have no example.
 
     Args:
-        x: (N, C, *spatial) uint8 images, or (N, D) float32 vectors.
+        x: (N, C, *spatial) uint8 images, or float32 in units of its own: vectors (N, D), or (N, C, *spatial).
         y: (N,) int64 labels in [0, K).
         class_names: K different names.
         condition: what the network is told of each example where that is no label, (N, D) float32 vectors or (N, A)
             int64 attributes of 0 and 1; None tells it the label. Labels then only say what to count and judge by, such
             as regions of high and low density of the condition.
+        units: of floats, such as `Units.standardising(x)`; None shows a network the floats as they are. Images have
+            none.
 
     Raises:
-        CbdmError: no example, another dtype or shape, NaN or infinite values, labels out of range, lengths that
-            disagree, or a class name twice.
+        CbdmError: no example, another dtype or shape, NaN or infinite values, units of another number of channels,
+            labels out of range, lengths that disagree, or a class name twice.
     """
 
     x: Tensor
     y: Tensor
     class_names: tuple[str, ...]
     condition: Tensor | None = None
+    units: Units | None = None
 
     def __post_init__(self) -> None:
         # Names come from files and folders of anybody's, and go to terminals and pages.
         object.__setattr__(self, "class_names", tuple(map(clean_text, self.class_names)))
         self._check_examples()
+        self._check_units()
         self._check_labels()
         self._check_condition()
         twice = [name for i, name in enumerate(self.class_names) if name in self.class_names[:i]]
@@ -65,9 +71,10 @@ class Dataset:
 
     def _check_examples(self) -> None:
         kind, shape = str(self.x.dtype).removeprefix("torch."), tuple(self.x.shape)
-        if (kind, len(shape)) != ("float32", 2) and not (kind == "uint8" and len(shape) >= 3):
+        if len(shape) < {"float32": 2, "uint8": 3}.get(kind, math.inf):
             raise CbdmError(
-                f"examples are {kind} of shape {shape}: convert images to uint8 (N, C, …), vectors to float32 (N, D)"
+                f"examples are {kind} of shape {shape}: convert images to uint8 (N, C, …), vectors to float32 (N, D), "
+                "and other values to float32 (N, C, …)"
             )
         if self.x.numel() == 0:
             raise CbdmError(f"the data set is empty, its examples have shape {shape}: give it one example or more")
@@ -75,12 +82,24 @@ class Dataset:
             self._refuse_unfinite()
 
     def _refuse_unfinite(self) -> None:
-        bad = ~torch.isfinite(self.x)
+        bad = ~torch.isfinite(self.x.flatten(1))
         rows = bad.any(1).nonzero()[:, 0]
         if len(rows):
             raise CbdmError(
                 f"{int(bad.sum())} values in {len(rows)} examples are NaN or infinite, the first in row "
                 f"{int(rows[0])}: remove or mend those examples"
+            )
+
+    def _check_units(self) -> None:
+        if self.units is None:
+            if not self.is_images and len(self.shape) > 1:  # so that it is known that they are no images
+                object.__setattr__(self, "units", Units.identity(self.shape[0]))
+        elif self.is_images:
+            raise CbdmError("images are bytes and have no units: leave units out, or give the images as float32")
+        elif len(self.units.mean) != self.shape[0]:
+            raise CbdmError(
+                f"examples of shape {self.shape} have {self.shape[0]} channels, the units {len(self.units.mean)}: give "
+                "a mean and a scale for each"
             )
 
     def _check_labels(self) -> None:
@@ -139,7 +158,7 @@ class Dataset:
 
     @property
     def is_images(self) -> bool:
-        """Whether the examples are images (bytes), or else vectors."""
+        """Whether the examples are images (bytes), or else floats."""
         return self.x.dtype == torch.uint8
 
     def counts(self) -> Tensor:
@@ -147,13 +166,20 @@ class Dataset:
         return torch.bincount(self.y, minlength=self.num_classes)
 
     def model_input(self, rows: Tensor | slice = slice(None)) -> Tensor:
-        """(B, …) float32: images as x/127.5 − 1 in [−1, 1], vectors as they are."""
+        """(B, …) float32: images as x/127.5 − 1 in [−1, 1], floats as they are or, with units, (x − mean)/scale."""
         x = self.x[rows]
-        return from_uint8(x) if self.is_images else x
+        if self.is_images:
+            return from_uint8(x)
+        return x if self.units is None else self.units.to_model(x)
+
+    def own_units(self, x: Tensor) -> Tensor:
+        """(B, …) float32 of what a model draws: floats in the data's units, images in [−1, 1] as they are."""
+        return x if self.units is None else self.units.from_model(x)
 
     def content_hash(self) -> str:
-        """SHA-256 in hex of examples, labels and names."""
-        digest = hashlib.sha256(repr((self.shape, str(self.x.dtype), self.class_names)).encode())
+        """SHA-256 in hex of examples, labels, names and units."""
+        facts = (self.shape, str(self.x.dtype), self.class_names, *([] if self.units is None else [self.units]))
+        digest = hashlib.sha256(repr(facts).encode())
         for array in (self.x, self.y, *([] if self.condition is None else [self.condition])):
             digest.update(array.contiguous().numpy().data)
         return digest.hexdigest()

@@ -9,6 +9,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, cast
 
@@ -16,12 +17,14 @@ import numpy as np
 import torch
 
 from cbdm_core.data.dataset import Dataset
+from cbdm_core.data.units import Units
 from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.memory import check_memory
 from cbdm_core.reading import clean_text
 
 __all__ = ["npz", "read_arrays", "whole"]
 
+Kind = Literal["images", "values"]
 Layout = Literal["first", "last", "none"]
 
 _DEFAULT = ("images", "labels")
@@ -44,6 +47,8 @@ def npz(
     split: str | None = None,
     layout: Layout | None = None,
     value_range: tuple[float, float] | None = None,
+    kind: Kind | None = None,
+    standardise: bool | None = None,
 ) -> Dataset:
     """A data set from two arrays of an npz file, and the names in a third, `class_names`, where there is one.
 
@@ -53,7 +58,11 @@ def npz(
     Images are uint8, or floats that become bytes. Without `layout`, (N, H, W) has one channel, and of (N, H, W, C) and
     (N, C, H, W), or the same with a depth, that one is meant whose C is 1 or 3; if both or neither, say it. Without
     `value_range`, floats of which none is below 0 or above 1 are in [0, 1], and floats in [−1, 1] of which some are
-    ≤ −1/2 are in [−1, 1]; anything else, say it. Float (N, D) are vectors, kept as they are.
+    ≤ −1/2 are in [−1, 1]; anything else, say it, or say that they are values.
+
+    Values are floats that are kept: (N, D) vectors, and with kind "values" (N, C, *spatial), such as signals (N, 1, L)
+    and latents (N, 4, 8, 8); a layout, if said, puts their channels first. A network sees them standardised, each
+    channel or column to mean 0 and variance 1, and what it draws is written in their own units.
 
     An array that is not used, and is not of another split, warns.
 
@@ -64,6 +73,8 @@ def npz(
         split: a prefix such as "train", "val" or "test".
         layout: where the channels of images stand: "first", "last", or "none" for one channel without an axis.
         value_range: (low, high), the float values that become 0 and 255, rounding what lies between.
+        kind: what floats are, "images" or "values".
+        standardise: values; None and True do, False shows them as they are.
 
     Raises:
         CbdmError: the file is missing, damaged or holds pickled objects, an array is missing or of another kind, or
@@ -72,10 +83,46 @@ def npz(
     if layout not in (None, "first", "last", "none"):
         raise unknown_name("layout", str(layout), ("first", "last", "none"))
     arrays = _read(Path(path), images, labels, split)
+    if kind not in (None, "images", "values"):
+        raise unknown_name("kind", str(kind), ("images", "values"))
     y = _labels(arrays["labels"])
     names = _names(arrays["class_names"], y) if "class_names" in arrays else _numbers(y)
+    if _are_values(arrays["images"], layout, value_range, kind):
+        return _of_values(arrays["images"], layout, y, names, standardise)
+    if standardise is not None:
+        raise CbdmError("standardise is for values, and these are images: leave it out, or give kind=values")
     x = _examples(arrays["images"], layout, value_range)
     return Dataset(torch.from_numpy(x), torch.from_numpy(y), names)
+
+
+def _are_values(
+    x: np.ndarray, layout: Layout | None, value_range: tuple[float, float] | None, kind: Kind | None
+) -> bool:
+    """Whether these are floats to keep, and not images."""
+    floats = x.dtype.kind == "f"
+    if kind == "values" and not floats:
+        raise CbdmError(f"kind=values is for floats, and these are {x.dtype}: convert them with astype('float32')")
+    unsaid = floats and kind is None and layout is None
+    values = kind == "values" or (unsaid and x.ndim == 2)
+    if values and value_range is not None:
+        what = "vectors" if x.ndim == 2 else "values"
+        raise CbdmError(f"value_range is for images, and examples of shape {x.shape} are {what}: leave it out")
+    if unsaid and value_range is None and x.ndim == 3 and x.shape[1] == 1:
+        raise CbdmError(
+            f"floats of shape {x.shape} may be signals or images of height 1: give kind=values or kind=images"
+        )
+    return values
+
+
+def _of_values(
+    x: np.ndarray, layout: Layout | None, y: np.ndarray, names: tuple[str, ...], standardise: bool | None
+) -> Dataset:
+    if x.ndim < 2:
+        raise CbdmError(f"values of shape {x.shape}: save one row for each example, (N, D) or (N, C, …)")
+    with np.errstate(over="ignore"):  # what becomes infinite is refused
+        x = np.ascontiguousarray(x if layout is None else _channels_first(x, layout)).astype(np.float32)
+    data = Dataset(torch.from_numpy(x), torch.from_numpy(y), names)
+    return data if standardise is False else replace(data, units=Units.standardising(data.x))
 
 
 def _read(path: Path, images: str, labels: str, split: str | None) -> dict[str, np.ndarray]:
@@ -204,10 +251,6 @@ def _numbers(y: np.ndarray) -> tuple[str, ...]:
 def _examples(x: np.ndarray, layout: Layout | None, value_range: tuple[float, float] | None) -> np.ndarray:
     if x.ndim == 0:
         raise CbdmError("examples are a single number: save an array with one row for each")
-    if x.dtype.kind == "f" and x.ndim == 2 and layout is None:
-        if value_range is not None:
-            raise CbdmError(f"value_range is for images, and examples of shape {x.shape} are vectors: leave it out")
-        return x.astype(np.float32)
     if x.dtype.kind == "f":
         return _channels_first(_to_bytes(x, value_range), layout)
     if x.dtype != np.uint8:
@@ -245,7 +288,7 @@ def _implied_range(least: float, most: float) -> tuple[float, float]:
         return -1.0, 1.0
     raise CbdmError(
         f"float pixels go from {least:g} to {most:g}, clearly in neither [0, 1] nor [-1, 1]: give "
-        "value_range=(low, high), or save them as uint8"
+        "value_range=(low, high) for images, or kind=values for values that are to be kept, such as latents"
     )
 
 
@@ -264,6 +307,6 @@ def _implied_layout(shape: tuple[int, ...]) -> Layout:
     if len(fits) != 1:
         raise CbdmError(
             f"images of shape {shape} do not say where their channels are (an axis of 1 or 3, second or last): give "
-            "layout=first, last or none"
+            "layout=first, last or none, or kind=values for floats that are to be kept"
         )
     return cast(Layout, fits[0])

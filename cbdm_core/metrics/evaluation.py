@@ -36,9 +36,9 @@ class Copies:
         held_out: (H, D) float64 features of rows that differ from all of the training set's; H may be 0, which leaves
             `Scores.memorised` unknown.
         held_out_labels: (H,) long.
-        trained_pixels: (N, …) the training set as it is, bytes of images; None leaves `Scores.memorised_pixels`
-            unknown.
-        held_out_pixels: (H, …) the held-out rows as they are.
+        trained_pixels: (N, …) the training set, bytes of images or floats as the model sees them; None leaves
+            `Scores.memorised_pixels` unknown.
+        held_out_pixels: (H, …) the held-out rows, alike.
     """
 
     trained: Tensor
@@ -72,7 +72,8 @@ class Copies:
         rows = torch.tensor([row not in seen for row in _bytes_of_rows(pool)])
         features, _ = _of_rows(known or extractor(pool.model_input()), len(pool))
         trained, _ = extractor(training.model_input())
-        return cls(trained.cpu(), training.y, features[rows], pool.y[rows], training.x, pool.x[rows])
+        pixels = _pixels(training), _pixels(pool, rows)
+        return cls(trained.cpu(), training.y, features[rows], pool.y[rows], *pixels)
 
 
 def evaluate(
@@ -90,9 +91,10 @@ def evaluate(
 ) -> Report:
     """Samples against a reference set: Fréchet and kernel distance, the scores of neighbourhoods, and label accuracy.
 
-    Images are judged as a viewer sees them, clipped to [−1, 1] and rounded to 8 bits; `Report.features` says so. The
-    samples of a group or a class are those that were asked for its labels, and are held against the reference examples
-    of these labels, so that a sample of the wrong class counts against the class it was asked for.
+    Images are judged as a viewer sees them, clipped to [−1, 1] and rounded to 8 bits; `Report.features` says so. Other
+    data are judged as floats, in the model's units. The samples of a group or a class are those that were asked for its
+    labels, and are held against the reference examples of these labels, so that a sample of the wrong class counts
+    against the class it was asked for.
 
     Args:
         samples: (M, *shape) float in the model's range.
@@ -267,6 +269,11 @@ def _with_copies(fake: _Evaluated, copies: Copies, pixels: Tensor) -> _Evaluated
             of = (part.flatten(1).double() for part in (pixels[rows], trained[ours], held_out[theirs]))
             nearer_pixels[rows] = memorisation(*of).nearer
     return replace(fake, nearer=nearer, expected=expected, nearer_pixels=nearer_pixels, authentic=own)
+
+
+def _pixels(data: Dataset, rows: Tensor | slice = slice(None)) -> Tensor:
+    """Images as bytes, which take a quarter of the room; floats as the model sees them."""
+    return data.x[rows] if data.is_images else data.model_input(rows)
 
 
 def _bytes_of_rows(data: Dataset) -> Iterator[bytes]:

@@ -71,7 +71,9 @@ class MLP(ScoreNetwork):
     ) -> None:
         super().__init__()
         if len(shape) != 1:
-            raise CbdmError(f"an mlp needs vectors of shape (D,), got {tuple(shape)}: use unet for images")
+            raise CbdmError(
+                f"an mlp needs vectors of shape (D,), got {tuple(shape)}: use unet or dit for images and signals"
+            )
         check_positive(shape=shape[0], width=width, depth=depth)
         check_at_most(1000, depth=depth)
         if not 0 <= dropout < 1:

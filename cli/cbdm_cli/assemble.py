@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cbdm_cli.affordable import check_affordable
 from cbdm_cli.batches import build_batches, exposure_of, refuse_strays
-from cbdm_cli.config import Config, Facts, Training
+from cbdm_cli.config import Config, Facts, Training, UnitsFact
 from cbdm_cli.data import load_data
 from cbdm_cli.laws import ChosenLaws, choose_laws, counts_classes, sampled_from, table_law
 from cbdm_cli.method import BATCH_PARTS, Part, completed, part_class, part_options
@@ -166,6 +166,7 @@ def assemble(config: Config) -> Experiment:
         laws={name: text for name, (text, _) in laws.of.items()},
         condition=None if data.condition is None else space_to_dict(data.space),
         budget=exposure_of(batches),
+        units=None if data.units is None else UnitsFact(mean=data.units.mean, scale=data.units.scale),
     )
     config = config.model_copy(update={"facts": facts})
     return Experiment(config, full, data, schedule, objective, batches, laws.made_from)

@@ -170,6 +170,13 @@ class Budget(_Section):
     showings: tuple[tuple[float, ...], ...]
 
 
+class UnitsFact(_Section):
+    """The mean and scale of each channel or column of floats: x = mean + scale z, and the network sees z."""
+
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+
+
 class Facts(_Section):
     """What the data turned out to be; written by the program, checked on resume."""
 
@@ -181,6 +188,7 @@ class Facts(_Section):
     laws: dict[str, str]
     condition: dict[str, Any] | None = None
     budget: Budget | None = None
+    units: UnitsFact | None = None
 
     @field_validator("class_names")
     @classmethod

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 
-from cbdm_cli.config import Config
+from cbdm_cli.config import Config, Facts
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.data.longtail import make_long_tail
 from cbdm_core.data.sources import DATASETS
+from cbdm_core.data.units import Units
 from cbdm_core.errors import CbdmError
 from cbdm_core.metrics.recognition import held_out_rows
 
@@ -18,15 +20,21 @@ IMPORTED = "none"  # the data source of a run that came from a checkpoint
 
 
 def load_data(config: Config) -> tuple[Dataset, Dataset, str]:
-    """(the balanced set, its long-tailed part, the split's hash)."""
+    """(the balanced set, its long-tailed part, the split's hash); a run's own units go before those of its data."""
     data = config.data
     if data.source == IMPORTED:
         raise CbdmError("an imported run carries no data: cbdm sample works on it, training and evaluation do not")
     full: Dataset = DATASETS.build(data.source, data.options)
+    if config.facts is not None and not full.is_images:
+        full = replace(full, units=_units_of(config.facts))
     tail, _, split = make_long_tail(
         full, profile=data.profile, imbalance=data.imbalance, n_max=data.n_max, counts=data.counts, seed=config.seed
     )
     return full, tail, split
+
+
+def _units_of(facts: Facts) -> Units | None:
+    return None if facts.units is None else Units(facts.units.mean, facts.units.scale)
 
 
 def load_own_data(path: Path, saved: Config) -> tuple[Dataset, Dataset]:
@@ -85,4 +93,4 @@ def _test_part(config: Config, full: Dataset) -> Dataset:
             f"the test part of {data.source} has examples {test.shape} in {test.num_classes} classes, the full set "
             f"{full.shape} in {full.num_classes}: take evaluation.reference = 'balanced'"
         )
-    return test
+    return replace(test, units=full.units)

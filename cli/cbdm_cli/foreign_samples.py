@@ -30,7 +30,7 @@ class Samples:
     """What is to be judged.
 
     Args:
-        x: (N, *shape) float32 in the model's range, images in [−1, 1].
+        x: (N, *shape) float32 in the model's range: images in [−1, 1], floats in the model's units.
         labels: (N,) long, the class each was asked for.
         num_classes: K.
     """
@@ -61,8 +61,9 @@ def read_samples(path: Path, data: Dataset) -> Samples:
 
     An npz file holds images under x, samples, images or arr_0, and labels under y, labels or arr_1: numbers 0 … K − 1
     in the order of the data's classes, or, with an array `class_names`, in the order of these names. Images are uint8
-    from 0 to 255 or floats in [−1, 1], with channels first or last, and one channel may go without an axis; vectors are
-    floats (N, D). In a folder each class has a folder of its name with images, as the data source `folder` reads them.
+    from 0 to 255 or floats in [−1, 1], with channels first or last, and one channel may go without an axis; vectors and
+    other floats have the shape and the units of the data. In a folder each class has a folder of its name with images,
+    as the data source `folder` reads them.
 
     Args:
         path: of the file or folder.
@@ -84,7 +85,7 @@ def read_samples(path: Path, data: Dataset) -> Samples:
 
 def _of_folder(path: Path, data: Dataset) -> Samples:
     if not data.is_images:
-        raise CbdmError(f"{path} is a folder, and the data are vectors: save the samples as npz")
+        raise CbdmError(f"{path} is a folder, and the data are no images: save the samples as npz")
     found = folder(path=path)
     x = found.x
     if x.shape[1] == 1 and data.shape[0] == 3:  # files of a colour model that all came out gray
@@ -170,7 +171,7 @@ def _examples(path: Path, x: np.ndarray, data: Dataset) -> Tensor:
     if len(x) == 0 if x.ndim else True:
         raise CbdmError(f"{path} has 0 samples: give one or more of each class")
     if not data.is_images:
-        return _vectors(path, x, data)
+        return _values(path, x, data)
     if x.dtype == np.uint8:
         return from_uint8(_channels_first(path, torch.from_numpy(x), data))
     if x.dtype.kind != "f":
@@ -190,19 +191,22 @@ def _examples(path: Path, x: np.ndarray, data: Dataset) -> Tensor:
     return _channels_first(path, torch.from_numpy(x.astype(np.float32)), data)
 
 
-def _vectors(path: Path, x: np.ndarray, data: Dataset) -> Tensor:
+def _values(path: Path, x: np.ndarray, data: Dataset) -> Tensor:
     if x.dtype.kind != "f" or x.shape[1:] != data.shape:
-        raise CbdmError(f"{path}: samples are {x.dtype} of shape {x.shape}: the data are float vectors {data.shape}")
+        what = "vectors" if len(data.shape) == 1 else "values"
+        raise CbdmError(f"{path}: samples are {x.dtype} of shape {x.shape}: the data are float {what} {data.shape}")
     _refuse_unfinite(path, x)
     with np.errstate(over="ignore"):
-        found = x.astype(np.float32)
-    size = np.abs(found).reshape(-1)
+        found = torch.from_numpy(x.astype(np.float32))
+    if data.units is not None:
+        found = data.units.to_model(found)
+    size = found.abs().flatten().numpy()
     if size.max() > _LARGEST:
         raise CbdmError(
             f"{path}: a sample holds {x.reshape(-1)[size.argmax()]:g}, whose square overflows float32: numbers must be "
             f"within ±{_LARGEST:.1e}; draw them again"
         )
-    return torch.from_numpy(found)
+    return found
 
 
 def _refuse_unfinite(path: Path, x: np.ndarray) -> None:

@@ -74,7 +74,8 @@ class Observer:
         path = self.folder / GRIDS / f"step-{step:08d}.png"
         with plain_write_errors(path):
             path.parent.mkdir(exist_ok=True)
-        pictures.samples(path, full.is_images, x, labels, data.class_names, counts.tolist())
+        shown = data.own_units(x)
+        pictures.samples(path, data.is_images, shown, labels, data.class_names, counts.tolist())
         if self.tracker:
             self.tracker.picture(path, step)
 

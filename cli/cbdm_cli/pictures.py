@@ -1,7 +1,8 @@
-"""The pictures of a run: a grid of samples with a row per class, and the loss curve."""
+"""The pictures of a run: its samples as what they are, and the curves of its loss and laws."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from cbdm_cli.tiles import by_count, map_grid, named, signal_grid, tile_grid
 from cbdm_core.data.dataset import to_uint8
 from cbdm_core.writing import replacing
 
-__all__ = ["as_image", "law_curves", "loss_curve", "sample_grid", "samples", "scatter"]
+__all__ = ["as_image", "law_curves", "loss_curve", "pairs", "sample_grid", "samples", "scatter"]
 
-_INK = (20, 20, 20)
+_COLUMNS = 4  # of a vector that are drawn against one another
+_LEGEND = 20  # the most classes that there is room to name
 
 
 def as_image(x: Tensor) -> Any:
@@ -38,33 +41,19 @@ def sample_grid(
         counts: K training counts, None where a row is no class of the training set.
         columns: at most so many samples a row.
     """
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image
 
-    order = sorted(set(labels.tolist()), key=lambda y: (-(counts[y] or 0), y))
     height, width = x.shape[-2:]
     scale = max(1, round(40 / max(height, width)))
-    cell_w, cell_h, gap = width * scale, height * scale, 4
-    font = ImageFont.load_default(size=13)
-    texts = {y: _named(str(names[y]), counts[y]) for y in order}
-    margin = 16 + int(max(font.getlength(text) for text in texts.values()))
-    shown = max(min(columns, int((labels == y).sum())) for y in order)
-    canvas = Image.new("RGB", (margin + shown * (cell_w + gap) + gap, len(order) * (cell_h + gap) + gap), "white")
-    draw = ImageDraw.Draw(canvas)
-    for row, y in enumerate(order):
-        top = gap + row * (cell_h + gap)
-        draw.text((8, top + cell_h / 2), texts[y], fill=_INK, font=font, anchor="lm")
-        for column, sample in enumerate(x[labels == y][:shown]):
-            tile = as_image(sample).convert("RGB").resize((cell_w, cell_h), Image.Resampling.NEAREST)
-            canvas.paste(tile, (margin + gap + column * (cell_w + gap), top))
-    with replacing(path) as temporary:
-        canvas.save(temporary, format="PNG")
+    size = (width * scale, height * scale)
+
+    def tile(sample: int) -> Any:
+        return as_image(x[sample]).convert("RGB").resize(size, Image.Resampling.NEAREST)
+
+    tile_grid(path, tile, size, labels, names, counts, columns)
 
 
-def _named(name: str, count: int | None) -> str:
-    return name if count is None else f"{name}  n={count}"
-
-
-def _axes(width: float, height: float) -> tuple[Any, Any]:
+def _figure(width: float, height: float) -> Any:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -72,7 +61,11 @@ def _axes(width: float, height: float) -> tuple[Any, Any]:
     matplotlib.rcParams["svg.fonttype"] = "none"
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _axes(width: float, height: float) -> tuple[Any, Any]:
+    figure = _figure(width, height)
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
@@ -89,12 +82,42 @@ def scatter(path: Path, x: Tensor, labels: Tensor, names: Sequence[str], counts:
         counts: K training counts.
     """
     figure, axes = _axes(6, 5)
-    order = sorted(set(labels.tolist()), key=lambda y: (-(counts[y] or 0), y))
-    for y in order:
+    for y in by_count(labels, counts):
         points = x[labels == y].cpu().numpy()
         second = points[:, 1] if points.shape[1] > 1 else np.zeros(len(points))
-        axes.scatter(points[:, 0], second, s=4, label=_named(str(names[y]), counts[y]))
+        axes.scatter(points[:, 0], second, s=4, label=named(str(names[y]), counts[y]))
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def pairs(path: Path, x: Tensor, labels: Tensor, names: Sequence[str], counts: Sequence[int | None]) -> None:
+    """Vector samples in every two of their first four columns, one colour a class, the rarest drawn on top.
+
+    Args:
+        path: the PNG to write.
+        x: (M, D) samples, D ≥ 3.
+        labels: (M,) the label each was asked for.
+        names: K class names.
+        counts: K training counts.
+    """
+    count = min(_COLUMNS, x.shape[1]) - 1
+    figure = _figure(2.4 * count + (1.4 if count < 3 else 0), 2.0 * count + 0.3)
+    panels = figure.subplots(count, count, squeeze=False)
+    for row, column in itertools.product(range(count), repeat=2):
+        axes = panels[row, column]
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_visible(column <= row)
+        axes.tick_params(labelsize=7)
+        axes.locator_params(nbins=3)
+        for y in by_count(labels, counts):
+            points = x[labels == y].cpu().numpy()
+            axes.scatter(points[:, column], points[:, row + 1], s=4, label=named(str(names[y]), counts[y]))
+        axes.set(xlabel=f"column {column}" * (row == count - 1), ylabel=f"column {row + 1}" * (column == 0))
+    handles, texts = panels[0, 0].get_legend_handles_labels()
+    if len(texts) <= _LEGEND:
+        figure.legend(handles, texts, loc="upper right", frameon=False, fontsize=8)
+    figure.supxlabel(f"columns 0 to {count} of {x.shape[1]}", fontsize=8)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 
@@ -157,8 +180,18 @@ def _colours(count: int) -> Any:
 def samples(
     path: Path, images: bool, x: Tensor, labels: Tensor, names: Sequence[str], counts: Sequence[int | None]
 ) -> None:
-    """The samples as a grid (2-D images of 1 or 3 channels), else as a scatter plot of two coordinates."""
+    """The samples as what they are: a grid of images, signals as lines, maps of floats, or vectors by their columns.
+
+    Args:
+        path: the PNG to write.
+        images: whether they are images.
+        x: (M, …) samples, images in [−1, 1], floats in units of any kind.
+        labels: (M,) the label each was asked for.
+        names: K class names.
+        counts: K training counts, None where a row is no class of the training set.
+    """
     if images and x.ndim == 4 and x.shape[1] in (1, 3):
         sample_grid(path, x, labels, names, counts)
-    else:
-        scatter(path, x.flatten(1), labels, names, counts)
+        return
+    draw = {2: scatter if x.shape[1] < 3 else pairs, 3: signal_grid}.get(x.ndim, map_grid)
+    draw(path, x, labels, names, counts)

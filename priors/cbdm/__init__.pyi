@@ -22,6 +22,7 @@ from cbdm_core.data.npz import npz as npz
 from cbdm_core.data.sources import DATASETS as DATASETS
 from cbdm_core.data.sources import digits as digits
 from cbdm_core.data.sources import mixture as mixture
+from cbdm_core.data.units import Units as Units
 from cbdm_core.draws import Draws as Draws
 from cbdm_core.errors import CbdmError as CbdmError
 from cbdm_core.generation import generate as generate

@@ -123,7 +123,7 @@ class _Network(nn.Module):
 
 
 class _Standardise(nn.Module):
-    """Each coordinate to mean 0 and variance 1 over the training rows."""
+    """Each coordinate to mean 0 and variance 1 over the training rows; one that does not vary keeps its scale."""
 
     def __init__(self, dimension: int) -> None:
         super().__init__()
@@ -131,7 +131,9 @@ class _Standardise(nn.Module):
         self.register_buffer("scale", torch.ones(dimension))
 
     def fit(self, x: Tensor) -> None:
-        self.mean, self.scale = x.mean(0), x.std(0, correction=0).clamp(min=1e-6)
+        varies = x.amin(0) < x.amax(0)  # or a sample a little off in a column of one value would be all that is seen
+        self.mean = x.mean(0)
+        self.scale = torch.where(varies, x.std(0, correction=0), 1.0).clamp(min=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.scale

@@ -113,7 +113,8 @@ def feature_extractor(
     if (kind, rest) == ("classifier", ""):
         return cached_classifier(dataset, cache_dir=cache_dir)
     if (kind, rest) == ("pixels", ""):
-        return Mapped(lambda x: x.flatten(1), dataset.shape, "pixels", "raw pixels, not comparable with papers")
+        what = "raw pixels" if dataset.units is None else "the model's input, flattened"
+        return Mapped(lambda x: x.flatten(1), dataset.shape, "pixels", f"{what}, not comparable with papers")
     if kind == "inception":
         return _inception(Path(rest), dataset, device)
     if kind == "torchscript":

@@ -49,7 +49,7 @@ def reference_features(
     Raises:
         CbdmError: a kept file that is damaged, or the extractor's own errors.
     """
-    pixels = "uint8 / 127.5 - 1" if dataset.is_images else "vectors as they are"
+    pixels = "uint8 / 127.5 - 1" if dataset.is_images else "vectors as they are"  # units are in the hash
     facts = _Facts(VERSION, dataset.content_hash(), extractor.convention, pixels)
     path = cache_path(cache_dir, "reference", facts)
     kept = path and _read(path, facts, len(dataset))

@@ -217,7 +217,8 @@ class _Drawing:
     def drawn(self, x: Tensor, first: int = 0) -> _Drawn:
         """Samples from number `first` on, with what belongs to them."""
         here = slice(first, first + len(x))
-        return _Drawn(x, self.labels[here], self.conditions[here], self.names, self.counts, first)
+        own = self.run.own_units(x)
+        return _Drawn(own, self.run.is_images, self.labels[here], self.conditions[here], self.names, self.counts, first)
 
     def under(self) -> str:
         """How, in a phrase."""
@@ -242,10 +243,9 @@ def _drawing(path: Path, asked: Asked, options: dict[str, Any], world: World) ->
 
 def _refuse_format(format_: str, drawing: _Drawing) -> None:
     if format_ == "folder":
-        if not _drawable(drawing.run.shape):
+        if not (drawing.run.is_images and _drawable(drawing.run.shape)):
             raise CbdmError(
-                f"--format folder needs images of 1 or 3 channels, the run has shape {drawing.run.shape}: try --format "
-                "npz"
+                f"--format folder needs images of 1 or 3 channels, the run has {_what(drawing.run)}: try --format npz"
             )
         for name in drawing.names:  # of classes; they may come from a file of somebody else's
             path_name(name, "class name", "use --format npz")
@@ -318,6 +318,10 @@ def _drawable(shape: tuple[int, ...]) -> bool:
     return len(shape) == 3 and shape[0] in (1, 3)
 
 
+def _what(run: Run) -> str:
+    return f"shape {run.shape}" if run.is_images else f"floats of shape {run.shape}"
+
+
 def _refuse_place(out: Path | None) -> None:
     """A mistake in --out should show before anything is drawn."""
     if out is not None and out.exists():
@@ -360,9 +364,20 @@ def _next_free(path: Path, format_: str) -> Path:
 
 @dataclass(frozen=True, eq=False)
 class _Drawn:
-    """Samples, their labels and conditions, the classes' names and training counts, and the first sample's number."""
+    """Samples and what belongs to them.
+
+    Args:
+        x: (M, …) images in [−1, 1], or floats in their own units.
+        images: which of the two.
+        labels: (M,) long.
+        conditions: what the network was told.
+        names: of the classes.
+        counts: training examples of each class.
+        first: the number of the first sample.
+    """
 
     x: Tensor
+    images: bool
     labels: Tensor
     conditions: Tensor
     names: Sequence[str]
@@ -371,14 +386,13 @@ class _Drawn:
 
 
 def _write_grid(target: Path, drawn: _Drawn) -> None:
-    pictures.samples(target, _drawable(tuple(drawn.x.shape[1:])), drawn.x, drawn.labels, drawn.names, drawn.counts)
+    pictures.samples(target, drawn.images, drawn.x, drawn.labels, drawn.names, drawn.counts)
 
 
 def _write_npz(target: Path, drawn: _Drawn) -> None:
     """Arrays that the npz data source reads back; what was told, where that is no label, as `conditions`."""
-    images = drawn.x.ndim > 2
-    values = to_uint8(drawn.x).movedim(1, -1).numpy() if images else drawn.x.numpy()
-    if images and values.shape[-1] == 1:
+    values = to_uint8(drawn.x).movedim(1, -1).numpy() if drawn.images else drawn.x.numpy()
+    if drawn.images and values.shape[-1] == 1:
         values = values[..., 0]
     arrays: dict[str, Any] = {"images": values, "labels": drawn.labels.numpy(), "class_names": np.array(drawn.names)}
     arrays |= {"conditions": drawn.conditions.numpy()} if drawn.conditions.ndim > 1 else {}

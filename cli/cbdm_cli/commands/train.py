@@ -179,7 +179,7 @@ def resume(
         config = validated(merged(saved.model_dump(), {"training": {"steps": options["steps"]}}))
     world = join(device)
     try:
-        experiment = assemble(config.model_copy(update={"facts": None}))
+        experiment = assemble(config)
         _refuse_difference(folder, config, experiment.config)
         _refuse_other_laws(folder, experiment)
         check_judging(experiment.config, experiment.full, experiment.data)
@@ -339,7 +339,8 @@ def _finish(experiment: Experiment, state: TrainState, folder: Path) -> None:
     pictures.loss_curve(folder / "loss.svg", records)
     pictures.law_curves(folder, records, data.class_names)
     counts = data.counts()
-    pictures.samples(folder / "samples.png", experiment.full.is_images, x, labels, data.class_names, counts.tolist())
+    shown = data.own_units(x)
+    pictures.samples(folder / "samples.png", data.is_images, shown, labels, data.class_names, counts.tolist())
     evaluator = Evaluator.of(config, experiment.full, data)
     report = evaluator(config, x, labels)
     measured = {"nfe": rows.per(len(x)), **evaluator.facts(report)}

@@ -1,5 +1,7 @@
 """A data set says what it holds, and refuses what it cannot hold."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 
 from cbdm_core.conditions import Classes, MultiLabel, Vectors
 from cbdm_core.data.dataset import Dataset, to_uint8
+from cbdm_core.data.units import Units
 from cbdm_core.errors import CbdmError
 
 
@@ -96,7 +99,10 @@ def vector_set(x, y=(0,), names=("a",)):
         (vector_set(torch.zeros(0, 2)), r"the data set is empty, its examples have shape \(0, 2\)"),
         (vector_set(torch.zeros(1, 0)), r"the data set is empty, its examples have shape \(1, 0\)"),
         (vector_set(torch.zeros(1, 2, dtype=torch.float64)), r"examples are float64 of shape \(1, 2\)"),
-        (vector_set(torch.zeros(1, 1, 2, 2)), r"examples are float32 of shape \(1, 1, 2, 2\)"),
+        (vector_set(torch.zeros(1)), r"examples are float32 of shape \(1,\): convert .* other values to float32"),
+        (vector_set(torch.zeros(1, 1, 2, 2, dtype=torch.float16)), r"examples are float16 of shape \(1, 1, 2, 2\)"),
+        (lambda: replace(images(), units=Units.identity(3)), "images are bytes and have no units"),
+        (lambda: replace(vector_set(torch.zeros(1, 2))(), units=Units.identity(3)), "have 2 channels, the units 3"),
         (vector_set(torch.zeros(1, 2, dtype=torch.uint8)), r"examples are uint8 of shape \(1, 2\)"),
         (vector_set(torch.zeros(1, 2), names=("a", "b", "a")), "two classes are called 'a'"),
         (lambda: images()[torch.tensor(2)], "rows have 0 dimensions"),

@@ -86,6 +86,36 @@ def test_vectors_stay_what_they_are(load):
     x = np.random.default_rng(0).normal(size=(5, 7)) * 100
     data = load(images=x, labels=Y)
     assert not data.is_images and np.array_equal(data.x, x.astype(np.float32))
+    z = (x - x.mean(0)) / x.std(0)
+    np.testing.assert_allclose(data.model_input(), z, atol=1e-5)
+    assert np.array_equal(load({"standardise": False}, images=x, labels=Y).model_input(), x.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(5, 7), (5, 1, 9), (5, 4, 3, 3), (5, 2, 2, 3, 4)])
+def test_values_of_any_shape_are_kept(load, shape, dtype):
+    x = np.random.default_rng(0).normal(3, 40, size=shape).astype(dtype)
+    data, plain = (load({"kind": "values", "standardise": s}, images=x, labels=Y) for s in (None, False))
+    axes = (0, *range(2, x.ndim))
+    z = (x - x.mean(axes, float, keepdims=True)) / x.std(axes, float, keepdims=True)
+    for found, shown in ((data, z), (plain, x)):
+        assert not found.is_images and np.array_equal(found.x, x.astype(np.float32))
+        np.testing.assert_allclose(found.model_input(), shown.astype(np.float32), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(data.own_units(data.model_input()), x.astype(np.float32), rtol=1e-5, atol=1e-5)
+
+
+def test_values_may_have_their_channels_elsewhere(load):
+    x = np.random.default_rng(0).normal(size=(5, 6, 3)).astype(np.float32)
+    last = load({"kind": "values", "layout": "last"}, images=x, labels=Y)
+    assert np.array_equal(last.x, x.transpose(0, 2, 1))
+    none = load({"kind": "values", "layout": "none"}, images=x[..., 0], labels=Y)
+    assert np.array_equal(none.x, x[:, None, :, 0])
+
+
+def test_floats_with_a_range_or_called_so_are_images(load):
+    x = pixels(5, 1, 6)
+    for options in ({"kind": "images"}, {"value_range": (0, 1)}, {"layout": "first"}):
+        assert load(options, images=x / 255, labels=Y).is_images
 
 
 def test_the_arrays_found_without_names(load):
@@ -218,6 +248,16 @@ IMAGES = pixels(5, 2, 2)
         ({"value_range": (0, 1)}, {"images": IMAGES, "labels": Y}, "value_range is for float images"),
         ({"value_range": (0, 1)}, {"images": np.eye(5), "labels": Y}, "value_range is for images, and .* are vectors"),
         ({"value_range": (0, 0.5)}, {"images": IMAGES / 255, "labels": Y}, r"beyond value_range \[0, 0.5\]"),
+        ({"kind": "value"}, {"images": IMAGES, "labels": Y}, "unknown kind 'value': did you mean 'values'"),
+        ({"kind": "values"}, {"images": IMAGES, "labels": Y}, "kind=values is for floats, and these are uint8"),
+        ({"kind": "values", "value_range": (0, 1)}, {"images": IMAGES / 255, "labels": Y}, "value_range is for images"),
+        ({"kind": "values"}, {"images": Y / 2, "labels": Y}, r"values of shape \(5,\): save one row for each"),
+        ({"kind": "values"}, {"images": np.where(IMAGES < 128, np.nan, 0), "labels": Y}, "are NaN or infinite"),
+        ({"kind": "values"}, {"images": np.full((5, 1, 2), 1e300), "labels": Y}, "10 values in 5 examples are NaN or"),
+        ({"standardise": True}, {"images": IMAGES / 255, "labels": Y}, "standardise is for values, and these are im"),
+        ({}, {"images": IMAGES[:, None] - 300.0, "labels": Y}, r"value_range=\(low, high\) for images, or kind=values"),
+        ({}, {"images": IMAGES[:, :1] / 255, "labels": Y}, "signals or images of height 1: give kind=values or kind"),
+        ({"kind": "images"}, {"images": np.eye(5), "labels": Y}, "do not say where their channels are"),
         ({"value_range": (1, 0)}, {"images": IMAGES / 255, "labels": Y}, r"must be \(low, high\) with low < high"),
         ({}, {"images": np.where(np.eye(5), np.nan, 0), "labels": Y}, "5 values in 5 examples are NaN .* row 0"),
         ({}, {"images": np.where(IMAGES[3, 1, 1] == IMAGES, np.inf, 0), "labels": Y}, "NaN or infinite, .* row 3"),

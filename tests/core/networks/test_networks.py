@@ -359,7 +359,7 @@ def test_published_sizes():
         (lambda: _unet(1, 8, 8, augmentations=-1), "augmentations must be 0 or more, got -1"),
         (lambda: _unet(1, 8, 8, time_steps=0), "time_steps must be a whole number of 1 or more, got 0"),
         (lambda: UNet((1, 8, 8), 0), "num_classes must be a whole number of 1 or more, got 0"),
-        (lambda: MLP((1, 8, 8), K), "use unet for images"),
+        (lambda: MLP((1, 8, 8), K), "use unet or dit for images and signals"),
         (lambda: MLP((2,), K, width=7), "width must be even"),
         (lambda: MLP((2,), K, depth=0), "depth must be"),
         (lambda: MLP((2,), K, depth=True), "depth must be"),

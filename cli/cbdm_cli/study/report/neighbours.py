@@ -68,7 +68,7 @@ def nearest_training(story: Story, device: str) -> tuple[Neighbours, ...]:
         CbdmError: the data are not those of the run, or the device is not there.
     """
     shape = story.facts.get("shape", ())
-    if len(shape) != 3 or shape[0] not in (1, 3):
+    if len(shape) != 3 or shape[0] not in (1, 3) or "units" in story.facts:
         return ()
     best = {j.method: j.row.omega for j in reversed(story.method_scores) if not j.row.kind}
     found = []

@@ -274,3 +274,11 @@ def test_where_the_cache_is(small, tmp_path, monkeypatch, count_trainings):
         assert len(list((tmp_path / expected).iterdir())) == 1
         monkeypatch.delenv("CBDM_CACHE" if expected == "named" else "XDG_CACHE_HOME", raising=False)
     assert len(count_trainings) == 3
+
+
+def test_a_column_of_one_value_is_not_magnified():
+    """Shown as it is, less its value; the others by their mean and standard deviation."""
+    x = torch.tensor([[1.0, 7.0], [3.0, 7.0]])
+    layer = features._Standardise(2)
+    layer.fit(x)
+    torch.testing.assert_close(layer(torch.tensor([[4.0, 7.01]])), torch.tensor([[2.0, 0.01]]), rtol=1e-4, atol=0)
