@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -82,36 +83,34 @@ class UNet(ScoreNetwork):
         }
         _check_channels(width, multipliers, attention, blocks, dropout, groups, heads)
         _check_shape(self.shape, len(multipliers))
-        dims, size, channels = len(self.shape) - 1, 4 * width, [width * m for m in multipliers]
+        self._build(**self.options)
 
-        def block(inputs: int, outputs: int, attends: bool) -> ResidualBlock:
-            chosen = heads if attends else 0
-            return ResidualBlock(dims, inputs, outputs, size, groups=groups, dropout=dropout, heads=chosen)
-
+    def _build(
+        self,
+        width: int,
+        multipliers: tuple[int, ...],
+        attention: tuple[int, ...],
+        blocks: int,
+        dropout: float,
+        groups: int,
+        heads: int,
+        augmentations: int,
+        time_steps: int | None,
+    ) -> None:
+        """The layers, of the options in `options`."""
+        dims, size = len(self.shape) - 1, 4 * width
         self.time = TimeEmbedding(width, size, time_steps)
         self.label = condition_encoder(self.condition, size)
         self.augment = AugmentEmbedding(augmentations, size)
         self.stem = conv(dims, self.shape[0], width)
-        self.down, self.middle, self.up = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        now, skips = width, [width]
-        for level, outputs in enumerate(channels):
-            for _ in range(blocks):
-                self.down.append(block(now, outputs, level in attention))
-                now = outputs
-                skips.append(now)
-            if level + 1 < len(channels):
-                self.down.append(Downsample(dims, now))
-                skips.append(now)
-        self.middle.extend([block(now, now, True), block(now, now, False)])
-        self.num_features = now
-        for level, outputs in reversed(list(enumerate(channels))):
-            for _ in range(blocks + 1):
-                self.up.append(block(now + skips.pop(), outputs, level in attention))
-                now = outputs
-            if level > 0:
-                self.up.append(Upsample(dims, now))
-        self.norm = nn.GroupNorm(groups, now)
-        self.out = conv(dims, now, self.shape[0], gain=TINY)
+        block = partial(_block, dims, size, heads, groups=groups, dropout=dropout)
+        channels, attends = [width * m for m in multipliers], [n in attention for n in range(len(multipliers))]
+        self.down, skips = _way_down(dims, block, channels, attends, blocks, width)
+        self.num_features = channels[-1]
+        self.middle = nn.ModuleList([block(self.num_features, self.num_features, attend) for attend in (True, False)])
+        self.up = _way_up(dims, block, channels, attends, blocks, skips)
+        self.norm = nn.GroupNorm(groups, channels[0])
+        self.out = conv(dims, channels[0], self.shape[0], gain=TINY)
 
     def forward(self, x_t: Tensor, t: Tensor, c: Condition) -> Tensor:
         """ε̂ of the shape of `x_t`.
@@ -149,6 +148,45 @@ class UNet(ScoreNetwork):
         for layer in self.up:
             h = layer(torch.cat([h, skips.pop()], dim=1) if isinstance(layer, ResidualBlock) else h, e)
         return self.out(F.silu(self.norm(h)))
+
+
+_MakeBlock = Callable[[int, int, bool], ResidualBlock]
+
+
+def _block(
+    dims: int, size: int, heads: int, inputs: int, outputs: int, attends: bool, *, groups: int, dropout: float
+) -> ResidualBlock:
+    chosen = heads if attends else 0
+    return ResidualBlock(dims, inputs, outputs, size, groups=groups, dropout=dropout, heads=chosen)
+
+
+def _way_down(
+    dims: int, block: _MakeBlock, channels: list[int], attends: list[bool], blocks: int, width: int
+) -> tuple[nn.ModuleList, list[int]]:
+    """(layers, the channels of the skips): of the stem with `width` channels and of each layer."""
+    layers, skips = nn.ModuleList(), [width]
+    for level, outputs in enumerate(channels):
+        for _ in range(blocks):
+            layers.append(block(skips[-1], outputs, attends[level]))
+            skips.append(outputs)
+        if level + 1 < len(channels):
+            layers.append(Downsample(dims, outputs))
+            skips.append(outputs)
+    return layers, skips
+
+
+def _way_up(
+    dims: int, block: _MakeBlock, channels: list[int], attends: list[bool], blocks: int, skips: list[int]
+) -> nn.ModuleList:
+    """The layers from the last level to the first; each block takes a skip off the end."""
+    layers, now = nn.ModuleList(), channels[-1]
+    for level, outputs in reversed(list(enumerate(channels))):
+        for _ in range(blocks + 1):
+            layers.append(block(now + skips.pop(), outputs, attends[level]))
+            now = outputs
+        if level > 0:
+            layers.append(Upsample(dims, now))
+    return layers
 
 
 def _check_channels(
