@@ -40,7 +40,7 @@ class _Section(BaseModel):
 
 
 class Data(_Section):
-    """Where the examples come from and how their long tail is made."""
+    """Where the examples come from and how their long tail is made; augment is the probability of each part."""
 
     source: str = "digits"
     options: dict[str, Any] = {}
@@ -49,6 +49,8 @@ class Data(_Section):
     n_max: Annotated[int | None, Field(ge=1, le=_MOST)] = None
     counts: tuple[int, ...] | None = None
     flip: bool = False
+    augment: Annotated[float, Field(ge=0, le=1)] = 0.0
+    augment_parts: tuple[str, ...] = ("flip_x", "flip_y", "scale", "rotate", "stretch", "translate")
 
 
 class Schedule(_Section):

@@ -253,3 +253,26 @@ def test_a_wheel_in_an_empty_environment_runs_the_command(tmp_path):
 def test_the_main_job_runs_on_a_gpu(run, tmp_path):
     assert run("train", "--steps", 4, "--device", "cuda", "--precision", "bf16", *TINY, "--out", "gpu")[0] == 0
     assert json.loads((tmp_path / "gpu" / "environment.json").read_text())["device"].startswith("cuda")
+
+
+def test_an_augmented_run_resumes_bit_identically_and_samples(run, tmp_path):
+    augmented = ("--set", "data.augment=0.5", "--set", "data.augment_parts=['flip_x', 'scale', 'rotate']")
+    for out, steps in (("whole", 4), ("parts", 2)):
+        assert run("train", "--steps", steps, *TINY, *augmented, "--out", out)[0] == 0
+    assert run("train", "digits-lt", "--resume", "parts", "--steps", 4, *TINY, *augmented)[0] == 0
+    assert fingerprint(tmp_path / "whole") == fingerprint(tmp_path / "parts")
+    assert read_config(tmp_path / "whole")["network"]["options"]["augmentations"] == 4
+    assert load_run(tmp_path / "whole").network.augment.project.weight.abs().max() > 0
+    assert run("sample", "whole", "--n", 2, "--steps", 2)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("mixture-lt",), "takes no augmentation vector"),
+        (("digits-lt", "--set", "network.options.augmentations=3"), "told in 9 numbers"),
+        (("digits-lt", "--set", "data.augment_parts=['hue']"), "needs 3 channels"),
+    ],
+)
+def test_an_augmentation_that_does_not_fit_is_refused(refused, arguments, words):
+    assert words in refused("train", *arguments, "--set", "data.augment=0.1")
