@@ -8,6 +8,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -27,12 +28,14 @@ __all__ = [
     "overlaid",
     "preset_names",
     "preset_table",
+    "preset_texts",
     "setting",
     "validated",
 ]
 
 
 _MOST = 2**53  # whole numbers up to here are exact wherever they are computed with
+_EXTENDS = "extends"  # in a preset, the name of the one that it is laid over
 
 
 class _Section(BaseModel):
@@ -213,20 +216,42 @@ class Config(_Section):
 
 def preset_names() -> list[str]:
     """The presets that the package carries."""
-    folder = files("cbdm_cli") / "presets"
-    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+    return sorted(f.name.removesuffix(".toml") for f in _presets().iterdir() if f.name.endswith(".toml"))
+
+
+def _presets() -> Traversable:
+    return files("cbdm_cli") / "presets"
+
+
+def preset_texts(name: str) -> dict[str, str]:
+    """The TOML of a preset and, before it, of those that it extends, by name.
+
+    Raises:
+        CbdmError: an unknown name, the closest match is named; or presets that extend one another in a circle.
+    """
+    texts: dict[str, str] = {}
+    wanted: str | None = name
+    while wanted is not None:
+        if wanted in texts:
+            raise CbdmError(f"preset {wanted!r} extends itself by way of {', '.join(texts)}: break the circle")
+        if wanted not in preset_names():
+            raise unknown_name("preset", wanted, preset_names())
+        texts[wanted] = (_presets() / f"{wanted}.toml").read_text(encoding="utf-8")
+        wanted = tomllib.loads(texts[wanted]).get(_EXTENDS)
+    return dict(reversed(texts.items()))
 
 
 def preset_table(name: str) -> dict[str, Any]:
-    """A preset as plain values.
+    """A preset as plain values, laid over those that it extends; `extends` itself is none of them.
 
     Raises:
-        CbdmError: an unknown name; the closest match is named.
+        CbdmError: as `preset_texts`.
     """
-    if name not in preset_names():
-        raise unknown_name("preset", name, preset_names())
-    text = (files("cbdm_cli") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
-    return {"preset": name, **tomllib.loads(text)}
+    table: dict[str, Any] = {}
+    for text in preset_texts(name).values():
+        table = merged(table, tomllib.loads(text))
+    table.pop(_EXTENDS, None)
+    return {"preset": name, **table}
 
 
 def load_config(preset: str, file: Path | None = None, settings: Iterable[str] = ()) -> dict[str, Any]:
