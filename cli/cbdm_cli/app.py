@@ -73,8 +73,12 @@ def train(
     config: Annotated[Path | None, typer.Option(help="A TOML file laid over the preset.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="a.b=v, laid over the file; may be repeated.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue this run folder, bit-identically.")] = None,
+    from_: Annotated[
+        Path | None,
+        typer.Option("--from", help="Start from the weights of this run folder or checkpoint file (fine-tuning)."),
+    ] = None,
     log: Annotated[str | None, typer.Option(help="Also log to tensorboard, wandb or trackio (an extra each).")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run; write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run and take; write nothing.")] = False,
 ) -> None:
     """Train, then sample with balanced labels and evaluate against the balanced set."""
     from cbdm_cli.commands.train import resume as continue_run
@@ -87,10 +91,10 @@ def train(
     settings = [*(set_ or []), *([f"training.precision={precision!r}"] if precision else [])]
     if resume is None:
         table = load_config("digits-lt" if preset is None else preset, config, settings)
-        start(resolved(table, named), out, device, dry_run, log=log)
+        start(resolved(table, named), out, device, dry_run, log=log, origin=from_)
         return
-    if out is not None or dry_run:
-        raise CbdmError("--resume writes into the run it continues: leave out --out and --dry-run")
+    if out is not None or dry_run or from_ is not None:
+        raise CbdmError("--resume goes on in the run with its own weights: leave out --out, --dry-run and --from")
     continue_run(resume, preset, config, settings, named, device, log=log)
 
 

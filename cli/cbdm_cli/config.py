@@ -22,6 +22,7 @@ from cbdm_core.reading import CONFIG_BYTES, clean_text, regular_file
 __all__ = [
     "Config",
     "Facts",
+    "Origin",
     "flat",
     "load_config",
     "merged",
@@ -163,6 +164,14 @@ class Budget(_Section):
     showings: tuple[tuple[float, ...], ...]
 
 
+class Origin(_Section):
+    """The weights that a training started from: where they lay, after how many steps, and the hash of their file."""
+
+    path: str
+    step: int
+    sha256: str
+
+
 class Facts(_Section):
     """What the data turned out to be; written by the program, checked on resume."""
 
@@ -174,6 +183,7 @@ class Facts(_Section):
     laws: dict[str, str]
     condition: dict[str, Any] | None = None
     budget: Budget | None = None
+    origin: Origin | None = None
 
     @field_validator("class_names")
     @classmethod

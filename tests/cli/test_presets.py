@@ -1,5 +1,7 @@
 """Presets: each resolves, those of the papers have their sizes, and one may extend another."""
 
+import tomllib
+
 import pytest
 import torch
 
@@ -27,7 +29,7 @@ def test_every_preset_resolves_and_reads_back(name):
     config = resolved(load_config(name), {})
     table = preset_table(name)
     assert "extends" not in table and table["preset"] == config.preset == name and config.question
-    assert validated(configs.tomllib.loads(config.to_toml())) == config
+    assert validated(tomllib.loads(config.to_toml())) == config
 
 
 @pytest.mark.parametrize("name", OF_PAPERS)
@@ -46,12 +48,7 @@ def test_a_network_of_the_papers_has_their_size(name):
 
 def test_a_preset_is_laid_over_the_one_that_it_extends():
     plain, ada = preset_table("cifar10lt-ddpm"), preset_table("cifar10lt-cbdm-ada")
-    assert ada["data"] == {
-        **plain["data"],
-        "flip": False,
-        "augment": 0.12,
-        "augment_parts": ada["data"]["augment_parts"],
-    }
+    assert ada["data"].items() >= {**plain["data"], "flip": False, "augment": 0.12}.items()
     assert (ada["training"]["batch_size"], ada["training"]["steps"]) == (48, plain["training"]["steps"])
     assert validated(ada).method_text == "cbdm:training" and validated(plain).method_text == "ddpm"
 
