@@ -226,7 +226,8 @@ def _one_step(
     batch = batches.at(step, world.rank, world.size).to(world.device)
     seed_dropout(settings.seed, step, world.rank, world.device)
     state.optimizer.zero_grad(set_to_none=True)
-    arguments = batch.x_0, Condition.of(batch.conditions), Draws(settings.seed, step, batch.rows), batch.t
+    c = Condition.of(batch.conditions, batch.augment)
+    arguments = batch.x_0, c, Draws(settings.seed, step, batch.rows), batch.t
     terms = _backward(state, objective, arguments)
     # One transfer for all of them: each would make the host wait for the device.
     parts = torch.stack([term.mean() for term in terms.values()])

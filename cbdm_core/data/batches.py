@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from cbdm_core.data.augment import Augment
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.data.levels import LevelShare
 from cbdm_core.data.transplant import Transplant
@@ -28,6 +29,7 @@ class Batch(NamedTuple):
         rows: (B,) long, the places in the global batch.
         conditions: what the network takes, the labels or (B, …) conditions.
         t: (B,) the noise levels, where the examples were drawn by them; None leaves them to the process.
+        augment: (B, A) what was done to the images, where the network is told; None tells it nothing.
     """
 
     x_0: Tensor
@@ -35,11 +37,12 @@ class Batch(NamedTuple):
     rows: Tensor
     conditions: Tensor
     t: Tensor | None = None
+    augment: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
         x_0, y, rows, conditions = (part.to(device) for part in self[:4])
-        return Batch(x_0, y, rows, conditions, None if self.t is None else self.t.to(device))
+        return Batch(x_0, y, rows, conditions, *(None if part is None else part.to(device) for part in self[4:]))
 
 
 def resampling_weights(labels: Tensor, probs: Tensor) -> Tensor:
@@ -83,10 +86,11 @@ class Batches:
         schedule: draws t, for `levels` and `transplant`, which need it.
         levels: the share of draws by weight at each noise level; None for all.
         transplant: mixes rows of rare classes with residuals of common ones, of the same data set.
+        augment: changes images, after all else, and says what it did; None leaves them.
 
     Raises:
-        CbdmError: a batch size below 1, weights that are none, a law with empty classes, a flip of floats, levels
-            without weights, or levels or a transplant without a schedule.
+        CbdmError: a batch size below 1, weights that are none, a law with empty classes, a flip or augmentation of
+            floats, levels without weights, or levels or a transplant without a schedule.
     """
 
     dataset: Dataset
@@ -98,6 +102,7 @@ class Batches:
     schedule: NoiseSchedule | None = field(default=None, kw_only=True)
     levels: LevelShare | None = field(default=None, kw_only=True)
     transplant: Transplant | None = field(default=None, kw_only=True)
+    augment: Augment | None = field(default=None, kw_only=True)
     _orders: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -105,6 +110,8 @@ class Batches:
             raise CbdmError(f"batch_size is {self.batch_size}, it must be 1 or more")
         if self.flip and not self.dataset.is_images:
             raise CbdmError("flip=true is for images, and these data are floats: set flip=false")
+        if self.augment is not None:
+            self._check_augment(self.augment)
         if self.schedule is None and not (self.levels is None and self.transplant is None):
             raise CbdmError("batches that know the noise level draw t first: give them the schedule of the process")
         if self.levels is not None and self.weights is None:
@@ -115,6 +122,11 @@ class Batches:
             if self.weights is not None:
                 raise CbdmError("batches of one class are not resampled too: choose one of pure and resample")
             self._check(resampling_weights(self.dataset.y, self.pure))
+
+    def _check_augment(self, augment: Augment) -> None:
+        if not self.dataset.is_images:
+            raise CbdmError("augmentation is for images, and these data are vectors: set augment to 0")
+        augment.check(self.dataset.shape)
 
     def _check(self, weights: Tensor) -> None:
         if weights.shape != (len(self.dataset),):
@@ -155,7 +167,10 @@ class Batches:
         if self.flip:
             coins = draws.uniform("flip") < 0.5
             x_0 = torch.where(coins.reshape(-1, *[1] * (x_0.ndim - 1)), x_0.flip(-1), x_0)
-        return Batch(x_0, y, rows, self.dataset.condition_values(chosen), t)
+        told = None
+        if self.augment is not None:
+            x_0, told = self.augment(x_0, draws)
+        return Batch(x_0, y, rows, self.dataset.condition_values(chosen), t, told)
 
     def _times(self, draws: Draws) -> Tensor | None:
         """(B,) the times that the process would draw for these rows, where the batch must know them."""

@@ -15,6 +15,7 @@ from cbdm_core.conditions import Condition, ConditionSpace, Tokens, as_space, cl
 from cbdm_core.errors import CbdmError, check_at_most, check_positive
 from cbdm_core.networks.base import ScoreNetwork
 from cbdm_core.networks.encoders import (
+    AugmentEmbedding,
     ClassEmbedding,
     MultiLabelEmbedding,
     TimeEmbedding,
@@ -151,6 +152,7 @@ class DiT(ScoreNetwork):
         heads: of the attentions.
         mlp_ratio: hidden width of a block's MLP in units of `width`, > 0.
         dropout: probability in [0, 1), at the end of each branch.
+        augmentations: length of the augmentation vector, 0 for none.
         time_steps: T for a network trained on a T-step table (it embeds i = round(tT) − 1), None embeds 1000·t.
 
     Attributes:
@@ -178,13 +180,15 @@ class DiT(ScoreNetwork):
         heads: int = 4,
         mlp_ratio: float = 4.0,
         dropout: float = 0.0,
+        augmentations: int = 0,
         time_steps: int | None = None,
     ) -> None:
         super().__init__()
         self.shape, self.condition, self.num_features = tuple(shape), as_space(condition), width
         self.num_classes, self.patch = class_count(self.condition), patch
         self.options: dict[str, Any] = {"patch": patch, "width": width, "depth": depth, "heads": heads}
-        self.options |= {"mlp_ratio": mlp_ratio, "dropout": dropout, "time_steps": time_steps}
+        self.options |= {"mlp_ratio": mlp_ratio, "dropout": dropout}
+        self.options |= {"augmentations": augmentations, "time_steps": time_steps}
         _check_sizes(width, depth, heads, mlp_ratio, dropout)
         _check_shape(self.shape, patch, width)
         crosses = isinstance(self.condition, Tokens)
@@ -193,6 +197,7 @@ class DiT(ScoreNetwork):
             self.label = TokenEmbedding(self.condition, width, spread=_SPREAD)
         else:
             self.label = condition_encoder(self.condition, width)
+        self.augment = AugmentEmbedding(augmentations, width)
         volume = self.shape[0] * patch ** (len(self.shape) - 1)
         self.inward = linear(volume, width)
         grid = [size // patch for size in self.shape[1:]]
@@ -214,10 +219,11 @@ class DiT(ScoreNetwork):
         Args:
             x_t: (B, C, *spatial).
             t: (B,) in [0, 1].
-            c: B conditions.
+            c: B conditions; `augment` (B, augmentations) or None, which is the zero vector.
 
         Raises:
-            CbdmError: a shape that is not this network's, a condition outside its space, or an augmentation vector.
+            CbdmError: a shape that is not this network's, a condition outside its space, or an unexpected augmentation
+                vector.
         """
         return self._decode(*self._encode(x_t, t, c))
 
@@ -228,8 +234,6 @@ class DiT(ScoreNetwork):
 
     def _encode(self, x_t: Tensor, t: Tensor, c: Condition) -> tuple[Tensor, Tensor]:
         check_batch(self.shape, x_t, t, c)
-        if c.augment is not None:
-            raise CbdmError("a dit takes no augmentation vector: give conditions without one")
         e, sequence, seen = self._steering(t, c)
         h = self.inward(patchify(x_t, self.patch)) + self.places
         for block in self.blocks:
@@ -239,8 +243,8 @@ class DiT(ScoreNetwork):
     def _steering(self, t: Tensor, c: Condition) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """(SiLU of the embedding, the sequence to attend to, which of it is seen)."""
         if isinstance(self.label, TokenEmbedding):
-            return F.silu(self.time(t)), *self.label(c)
-        return F.silu(self.time(t) + self.label(c)), None, None
+            return F.silu(self.augment(self.time(t), c.augment)), *self.label(c)
+        return F.silu(self.augment(self.time(t) + self.label(c), c.augment)), None, None
 
     def _decode(self, h: Tensor, e: Tensor) -> Tensor:
         shift, scale = rearrange(self.modulate(e), "b (part w) -> part b 1 w", part=2)

@@ -98,6 +98,8 @@ class ClassEmbedding(nn.Module):
 class AugmentEmbedding(nn.Module):
     """(B, A) description of the augmentation → (B, size), linear without bias, so that none is the zero vector.
 
+    It starts at zero and draws no random number: the other weights are those of a network without.
+
     Args:
         augmentations: A ≥ 0; 0 refuses a description.
         size: of the embedding.
@@ -108,7 +110,10 @@ class AugmentEmbedding(nn.Module):
         if augmentations < 0:
             raise CbdmError(f"augmentations must be 0 or more, got {augmentations}")
         self.augmentations = augmentations
-        self.project = linear(augmentations, size, bias=False) if augmentations else None
+        self.project = None
+        if augmentations:
+            self.project = nn.utils.skip_init(nn.Linear, augmentations, size, bias=False)
+            nn.init.zeros_(next(self.project.parameters()))
 
     def forward(self, embedding: Tensor, augment: Tensor | None) -> Tensor:
         """`embedding` plus that of `augment`; both (B, …).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -73,26 +73,21 @@ def train(
     config: Annotated[Path | None, typer.Option(help="A TOML file laid over the preset.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="a.b=v, laid over the file; may be repeated.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue this run folder, bit-identically.")] = None,
+    from_: Annotated[
+        Path | None,
+        typer.Option("--from", help="Start from the weights of this run folder or checkpoint file (fine-tuning)."),
+    ] = None,
     log: Annotated[str | None, typer.Option(help="Also log to tensorboard, wandb or trackio (an extra each).")] = None,
     threads: Annotated[int | None, typer.Option(help="On the CPU. Default: as quick as a trial finds.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run; write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run and take; write nothing.")] = False,
 ) -> None:
     """Train, then sample with balanced labels and evaluate against the balanced set."""
-    from cbdm_cli.commands.train import resume as continue_run
-    from cbdm_cli.commands.train import start
-    from cbdm_cli.config import load_config
-    from cbdm_cli.resolve import resolved
-    from cbdm_core.errors import CbdmError
+    from cbdm_cli.commands.train import begin_or_resume
 
-    named: dict[str, Any] = {"method": method, "prior": prior, "tau": tau, "gamma": gamma, "steps": steps, "seed": seed}
+    named = {"method": method, "prior": prior, "tau": tau, "gamma": gamma, "steps": steps, "seed": seed}
     settings = [*(set_ or []), *([f"training.precision={precision!r}"] if precision else [])]
-    if resume is None:
-        table = load_config("digits-lt" if preset is None else preset, config, settings)
-        start(resolved(table, named), out, device, dry_run, log=log, threads=threads)
-        return
-    if out is not None or dry_run:
-        raise CbdmError("--resume writes into the run it continues: leave out --out and --dry-run")
-    continue_run(resume, preset, config, settings, named, device, log=log, threads=threads)
+    more = {"log": log, "threads": threads}
+    begin_or_resume(preset, config, settings, named, device, out=out, resumed=resume, origin=from_, dry=dry_run, **more)
 
 
 @app.command()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cbdm_cli.affordable import check_affordable
-from cbdm_cli.batches import build_batches, exposure_of, refuse_strays
+from cbdm_cli.batches import build_batches, exposure_of, refuse_strays, told_network
 from cbdm_cli.config import Config, Facts, Training, UnitsFact
 from cbdm_cli.data import load_data
 from cbdm_cli.laws import ChosenLaws, choose_laws, counts_classes, sampled_from, table_law
@@ -145,7 +145,7 @@ def assemble(config: Config) -> Experiment:
     Raises:
         CbdmError: whatever does not fit, in one line.
     """
-    config = config.model_copy(update={"method": completed(config.method)})
+    config = told_network(config.model_copy(update={"method": completed(config.method)}))
     full, data, split = load_data(config)
     check_affordable(config, tuple(data.shape), data.num_classes, len(full))
     counts = data.counts()

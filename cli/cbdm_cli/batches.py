@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 
@@ -11,12 +12,14 @@ from torch import Tensor
 from cbdm_cli.config import Budget, Config
 from cbdm_cli.laws import ChosenLaws, table_law
 from cbdm_cli.method import BATCH_LAWS, BATCH_PARTS, PURE, RESAMPLE, TRANSPLANT, Part, part_options, parted_levels
+from cbdm_core.data.augment import Augment
 from cbdm_core.data.batches import Batches, resampling_weights
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.data.levels import ExposureBudget, LevelShare, Ramp, exposure_budget, law_at
 from cbdm_core.data.transplant import Transplant
 from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.metrics.effective_number import effective_number
+from cbdm_core.networks import NETWORKS
 from cbdm_core.priors import LabelPrior, make_law
 from cbdm_core.schedules import NoiseSchedule
 from cbdm_priors.laws.counts import Fixed
@@ -25,7 +28,15 @@ AUTO = "auto"
 SHOWINGS = 500.0  # N_0: an image may be shown so often where x_t tells which image it is
 _LEVELS = 24  # noise levels at which the budget is computed
 
-__all__ = ["build_batches", "drawn_law", "exposure_of", "level_share", "refuse_strays"]
+__all__ = [
+    "augmentation",
+    "build_batches",
+    "drawn_law",
+    "exposure_of",
+    "level_share",
+    "refuse_strays",
+    "told_network",
+]
 
 
 def build_batches(config: Config, data: Dataset, laws: ChosenLaws, schedule: NoiseSchedule) -> Batches:
@@ -57,7 +68,39 @@ def build_batches(config: Config, data: Dataset, laws: ChosenLaws, schedule: Noi
         schedule=schedule,
         levels=levels,
         transplant=_transplant(config.method, data),
+        augment=augmentation(config),
     )
+
+
+def augmentation(config: Config) -> Augment | None:
+    """The augmentation that a configuration asks for, None where its probability is 0.
+
+    Raises:
+        CbdmError: an unknown part, or one twice.
+    """
+    return Augment(config.data.augment, config.data.augment_parts) if config.data.augment else None
+
+
+def told_network(config: Config) -> Config:
+    """The configuration with a network that is told of the augmentation.
+
+    Raises:
+        CbdmError: a network that takes no augmentation vector, or one of another length.
+    """
+    augment = augmentation(config)
+    if augment is None:
+        return config
+    network = config.network
+    if "augmentations" not in inspect.signature(NETWORKS[network.name]).parameters:
+        raise CbdmError(f"network {network.name!r} takes no augmentation vector: take unet or dit, or data.augment = 0")
+    length = network.options.get("augmentations", augment.size)
+    if length != augment.size:
+        raise CbdmError(
+            f"network.options.augmentations = {length}, and data.augment_parts are told in {augment.size} numbers: "
+            "leave the option out"
+        )
+    options = {**network.options, "augmentations": length}
+    return config.model_copy(update={"network": network.model_copy(update={"options": options})})
 
 
 def refuse_strays(part: Part) -> None:

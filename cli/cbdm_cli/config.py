@@ -14,7 +14,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cbdm_cli.method import Part, format_parts, method_over, method_parts
-from cbdm_cli.preset_files import preset_names, preset_table
+from cbdm_cli.preset_files import EXTENDS, preset_names, preset_texts
 from cbdm_core.errors import CbdmError, closest
 from cbdm_core.metrics.scores import compared_scores
 from cbdm_core.reading import CONFIG_BYTES, clean_text, regular_file
@@ -22,12 +22,14 @@ from cbdm_core.reading import CONFIG_BYTES, clean_text, regular_file
 __all__ = [
     "Config",
     "Facts",
+    "Origin",
     "flat",
     "load_config",
     "merged",
     "overlaid",
     "preset_names",
     "preset_table",
+    "preset_texts",
     "setting",
     "validated",
 ]
@@ -41,7 +43,7 @@ class _Section(BaseModel):
 
 
 class Data(_Section):
-    """Where the examples come from and how their long tail is made."""
+    """Where the examples come from and how their long tail is made; augment is the probability of each part."""
 
     source: str = "digits"
     options: dict[str, Any] = {}
@@ -50,6 +52,8 @@ class Data(_Section):
     n_max: Annotated[int | None, Field(ge=1, le=_MOST)] = None
     counts: tuple[int, ...] | None = None
     flip: bool = False
+    augment: Annotated[float, Field(ge=0, le=1)] = 0.0
+    augment_parts: tuple[str, ...] = ("flip_x", "flip_y", "scale", "rotate", "stretch", "translate")
 
 
 class Schedule(_Section):
@@ -177,6 +181,14 @@ class UnitsFact(_Section):
     scale: tuple[float, ...]
 
 
+class Origin(_Section):
+    """The weights that a training started from: where they lay, after how many steps, and the hash of their file."""
+
+    path: str
+    step: int
+    sha256: str
+
+
 class Facts(_Section):
     """What the data turned out to be; written by the program, checked on resume."""
 
@@ -189,6 +201,7 @@ class Facts(_Section):
     condition: dict[str, Any] | None = None
     budget: Budget | None = None
     units: UnitsFact | None = None
+    origin: Origin | None = None
 
     @field_validator("class_names")
     @classmethod
@@ -227,6 +240,19 @@ class Config(_Section):
     def to_toml(self) -> str:
         """The configuration as TOML, which `load_config` reads back; values that are None are left out."""
         return tomli_w.dumps(self.model_dump(exclude_none=True))
+
+
+def preset_table(name: str) -> dict[str, Any]:
+    """A preset as plain values, laid over those that it extends; `extends` itself is none of them.
+
+    Raises:
+        CbdmError: as `preset_texts`.
+    """
+    table: dict[str, Any] = {}
+    for text in preset_texts(name).values():
+        table = merged(table, tomllib.loads(text))
+    table.pop(EXTENDS, None)
+    return {"preset": name, **table}
 
 
 def load_config(preset: str, file: Path | None = None, settings: Iterable[str] = ()) -> dict[str, Any]:

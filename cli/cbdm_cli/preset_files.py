@@ -1,29 +1,46 @@
-"""The presets that the package carries, as plain values; read without what a configuration needs to be checked."""
+"""The presets that the package carries, as texts; read without what a configuration needs to be checked."""
 
 from __future__ import annotations
 
 import tomllib
 from importlib.resources import files
-from typing import Any
+from importlib.resources.abc import Traversable
 
-from cbdm_core.errors import unknown_name
+from cbdm_core.errors import CbdmError, unknown_name
 
-__all__ = ["preset_names", "preset_table"]
+__all__ = ["EXTENDS", "preset_names", "preset_question", "preset_texts"]
+
+EXTENDS = "extends"  # in a preset, the name of the one that it is laid over
 
 
 def preset_names() -> list[str]:
     """The presets that the package carries."""
-    folder = files("cbdm_cli") / "presets"
-    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+    return sorted(f.name.removesuffix(".toml") for f in _presets().iterdir() if f.name.endswith(".toml"))
 
 
-def preset_table(name: str) -> dict[str, Any]:
-    """A preset as plain values.
+def _presets() -> Traversable:
+    return files("cbdm_cli") / "presets"
+
+
+def preset_texts(name: str) -> dict[str, str]:
+    """The TOML of a preset and, before it, of those that it extends, by name.
 
     Raises:
-        CbdmError: an unknown name; the closest match is named.
+        CbdmError: an unknown name, the closest match is named; or presets that extend one another in a circle.
     """
-    if name not in preset_names():
-        raise unknown_name("preset", name, preset_names())
-    text = (files("cbdm_cli") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
-    return {"preset": name, **tomllib.loads(text)}
+    texts: dict[str, str] = {}
+    wanted: str | None = name
+    while wanted is not None:
+        if wanted in texts:
+            raise CbdmError(f"preset {wanted!r} extends itself by way of {', '.join(texts)}: break the circle")
+        if wanted not in preset_names():
+            raise unknown_name("preset", wanted, preset_names())
+        texts[wanted] = (_presets() / f"{wanted}.toml").read_text(encoding="utf-8")
+        wanted = tomllib.loads(texts[wanted]).get(EXTENDS)
+    return dict(reversed(texts.items()))
+
+
+def preset_question(name: str) -> str:
+    """What a preset is for, in its own words or in those of the one that it extends."""
+    asked = [tomllib.loads(text).get("question") for text in preset_texts(name).values()]
+    return str(next((question for question in reversed(asked) if question is not None), ""))

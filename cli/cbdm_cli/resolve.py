@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from cbdm_cli.batches import told_network
 from cbdm_cli.config import Config, merged, preset_names, preset_table, validated
 from cbdm_cli.laws import law_takers
 from cbdm_cli.method import completed, method_over, only_its_parts, with_law, with_option
@@ -39,7 +40,7 @@ def resolved(table: Mapping[str, Any], options: Mapping[str, Any]) -> Config:
     for name in ("tau", "gamma"):
         if name in given:
             parts = with_option(parts, name, given[name])
-    return config.model_copy(update={"method": completed(parts)})
+    return told_network(config.model_copy(update={"method": completed(parts)}))
 
 
 def _without_stray(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -251,7 +251,7 @@ def imports(material):
 
 
 def read_import(material, content):
-    from cbdm_cli.commands.import_ import read_state_dict
+    from cbdm_cli.starting import read_state_dict
 
     file = material.box / "their.pt"
     file.write_bytes(content)

@@ -13,42 +13,18 @@ from cbdm_cli.config import Config, Data, Facts, Network, Sampling, Schedule, Tr
 from cbdm_cli.data import IMPORTED
 from cbdm_cli.method import Part, completed, parse_parts, part_class, takes_law
 from cbdm_cli.run_folder import claimed_folder, environment, write_json, write_text
+from cbdm_cli.starting import read_state_dict
 from cbdm_core.adjustment import DenoisingLoss
-from cbdm_core.checkpoint import read_torch, save_checkpoint
+from cbdm_core.checkpoint import save_checkpoint
 from cbdm_core.distributed import World
-from cbdm_core.errors import CbdmError, unknown_name
+from cbdm_core.errors import CbdmError
 from cbdm_core.networks.published import load_published
 from cbdm_core.objective import Objective
 from cbdm_core.process import Process
 from cbdm_core.run import build_schedule
 from cbdm_core.training import TrainSettings, TrainState
 
-__all__ = ["import_checkpoint", "published_parts", "read_state_dict"]
-
-
-def read_state_dict(path: Path, weights: str) -> tuple[dict[str, torch.Tensor], int]:
-    """(state dict, step) of a checkpoint; no pickle in it is executed.
-
-    Args:
-        path: a file written by `torch.save`.
-        weights: the entry to take, ema_model or net_model; a bare state dict is taken whole.
-
-    Raises:
-        CbdmError: the file is missing or truncated, would execute code, or has no such entry.
-    """
-    content = read_torch(path)
-    if not isinstance(content, dict):
-        raise CbdmError(f"{path} holds a {type(content).__name__}, not a state dict: save a dict of tensors")
-    step = content.get("step", 0)
-    state = content
-    if "net_model" in content or "ema_model" in content:
-        if weights not in content:
-            raise unknown_name("entry of the checkpoint", weights, [k for k in content if str(k).endswith("_model")])
-        state = content[weights]
-    named = isinstance(state, dict) and bool(state) and all(isinstance(name, str) for name in state)
-    if not named or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise CbdmError(f"{path} holds no state dict of tensors: expected net_model and ema_model, or bare tensors")
-    return state, step if isinstance(step, int) and step >= 0 else 0
+__all__ = ["import_checkpoint", "published_parts"]
 
 
 def published_parts(text: str) -> tuple[Part, ...]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from cbdm_cli import render
-from cbdm_cli.preset_files import preset_names, preset_table
+from cbdm_cli.preset_files import preset_names, preset_question, preset_texts
 from cbdm_core.errors import CbdmError
 
 if TYPE_CHECKING:
@@ -26,12 +25,11 @@ _SHOWN_CONDITIONS = {
 
 
 def list_presets(name: str | None) -> None:
-    """A table of presets, or one preset's TOML."""
+    """A table of presets, or one preset's TOML, after those that it extends."""
     if name is not None:
-        preset_table(name)
-        render.note((files("cbdm_cli") / "presets" / f"{name}.toml").read_text(encoding="utf-8").rstrip())
+        render.note("\n\n".join(f"# {preset}\n{text.rstrip()}" for preset, text in preset_texts(name).items()))
         return
-    rows = [(preset, str(preset_table(preset).get("question", ""))) for preset in preset_names()]
+    rows = [(preset, preset_question(preset)) for preset in preset_names()]
     render.plain_table(rows, "presets: cbdm train PRESET", ("preset", "question"))
 
 

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import torch
 
 from cbdm_cli import pictures, render
 from cbdm_cli.assemble import Experiment, assemble
-from cbdm_cli.config import Config, flat, merged, overlaid, preset_table, validated
+from cbdm_cli.config import Config, Facts, Origin, flat, load_config, merged, overlaid, preset_table, validated
+from cbdm_cli.durations import duration
 from cbdm_cli.evaluator import Evaluator, balanced_samples, check_judging, counted, drawn_with_bar, solver
+from cbdm_cli.foreseen import held_bytes, one_step, probed
 from cbdm_cli.locking import held
 from cbdm_cli.method import method_over, only_its_parts
 from cbdm_cli.observing import Observer
@@ -31,6 +34,7 @@ from cbdm_cli.run_folder import (
     write_text,
 )
 from cbdm_cli.signals import asked_to_stop
+from cbdm_cli.starting import start_from
 from cbdm_cli.threads import set_threads, threads_of
 from cbdm_cli.trackers import check_tracker
 from cbdm_cli.trust import features_setting, quoted, refuse_code, runs_code
@@ -39,17 +43,46 @@ from cbdm_core.conditions import Condition
 from cbdm_core.distributed import World, join, largest_over_ranks, leave, sum_over_ranks, text_of_the_leader
 from cbdm_core.draws import Draws
 from cbdm_core.errors import CbdmError
+from cbdm_core.memory import gigabytes
 from cbdm_core.metrics.report import rank_groups
 from cbdm_core.numerics import numerics
 from cbdm_core.run import LAW_DATA, read_config
 from cbdm_core.training import DivergedError, TrainState, train
 from cbdm_core.writing import clean
 
-__all__ = ["Stopped", "resume", "start"]
+__all__ = ["Stopped", "begin_or_resume", "resume", "start"]
 
 
 class Stopped(SystemExit):
     """A signal ended the training after it was saved; the exit code is the shell's 128 + signal."""
+
+
+def begin_or_resume(
+    preset: str | None,
+    file: Path | None,
+    settings: Sequence[str],
+    named: dict[str, Any],
+    device: str,
+    *,
+    out: Path | None,
+    resumed: Path | None,
+    origin: Path | None,
+    dry: bool,
+    log: str | None,
+    threads: int | None,
+) -> None:
+    """Begin a run, or go on with the one in `resumed`, by the options of `cbdm train`.
+
+    Raises:
+        CbdmError: options that do not go together, or what `start` and `resume` raise.
+    """
+    if resumed is None:
+        config = resolved(load_config("digits-lt" if preset is None else preset, file, settings), named)
+        start(config, out, device, dry, log=log, threads=threads, origin=origin)
+        return
+    if out is not None or dry or origin is not None:
+        raise CbdmError("--resume goes on in the run with its own weights: leave out --out, --dry-run and --from")
+    resume(resumed, preset, file, settings, named, device, log=log, threads=threads)
 
 
 def start(
@@ -61,6 +94,7 @@ def start(
     log: str | None = None,
     threads: int | None = None,
     holds: bool = False,
+    origin: Path | None = None,
 ) -> None:
     """Train, sample and evaluate a new run.
 
@@ -68,10 +102,11 @@ def start(
         config: of the run.
         out: its folder, None for the next free one.
         device: to compute on.
-        dry_run: only say what would run.
+        dry_run: only say what would run, and what it takes.
         log: a tracker that is given the records too.
         threads: of a training on the CPU; None finds them by trial, where the environment does not say.
         holds: whether the caller holds the folder already.
+        origin: a run folder or file whose weights the training starts from.
 
     Raises:
         CbdmError: what does not fit, before training; a folder that is not empty or that another process holds.
@@ -82,7 +117,7 @@ def start(
         return
     world = join(device)
     try:
-        experiment = assemble(config)
+        experiment = _from(origin, assemble(config))
         # A mistake in the sampling or the judging should show before training, not after.
         solver(experiment.config, experiment.objective.network, experiment.schedule)
         check_judging(experiment.config, experiment.full, experiment.data)
@@ -95,7 +130,7 @@ def start(
         folder = Path(text_of_the_leader(str(new_folder(out, config.preset)) if world.leads else None, world))
         with nullcontext() if holds else _held(folder, world):
             if world.leads:
-                _begin(experiment, folder, str(world.device))
+                _begin(experiment, state, folder)
             _run(experiment, state, folder, log)
     finally:
         leave()
@@ -127,13 +162,34 @@ def _held(folder: Path, world: World) -> AbstractContextManager[None]:
     return held(folder, "cbdm train") if world.leads else nullcontext()
 
 
-def _begin(experiment: Experiment, folder: Path, device: str) -> None:
+def _from(origin: Path | None, experiment: Experiment) -> Experiment:
+    """The experiment with its network's weights replaced by those of `origin`, and its facts saying so."""
+    if origin is None:
+        return experiment
+    return _with_origin(experiment, start_from(origin, experiment.objective.network, experiment.data.shape))
+
+
+def _facts(experiment: Experiment) -> Facts:
+    assert experiment.config.facts is not None  # assemble wrote them
+    return experiment.config.facts
+
+
+def _with_origin(experiment: Experiment, origin: Origin | None) -> Experiment:
+    """The experiment with the fact of what it started from."""
+    facts = _facts(experiment).model_copy(update={"origin": origin})
+    return replace(experiment, config=experiment.config.model_copy(update={"facts": facts}))
+
+
+def _begin(experiment: Experiment, state: TrainState, folder: Path) -> None:
     """What a run can be resumed from before its first checkpoint; the configuration last, for it makes it a run."""
     if there := occupied(folder):  # another process was quicker, between the look and the lock
         raise CbdmError(f"--out {folder} is not empty, it has {there[0].name}: choose a new folder")
-    write_json(folder / "environment.json", environment(sys.argv, device))
+    write_json(folder / "environment.json", environment(sys.argv, str(state.world.device)))
     if experiment.law_data:
         write_tensors(folder / LAW_DATA, experiment.law_data)
+    if origin := _facts(experiment).origin:
+        save_checkpoint(folder / "checkpoints", state)  # so that going on needs the run itself alone
+        render.note(f"starting from the averaged weights of {origin.path}, trained for {origin.step:,} steps")
     write_text(folder / "config.toml", experiment.config.to_toml())
 
 
@@ -179,7 +235,8 @@ def resume(
         config = validated(merged(saved.model_dump(), {"training": {"steps": options["steps"]}}))
     world = join(device)
     try:
-        experiment = assemble(config)
+        origin = None if saved.facts is None else saved.facts.origin
+        experiment = _with_origin(assemble(config), origin)
         _refuse_difference(folder, config, experiment.config)
         _refuse_other_laws(folder, experiment)
         check_judging(experiment.config, experiment.full, experiment.data)
@@ -217,6 +274,8 @@ def _newest(folder: Path, experiment: Experiment, world: World) -> TrainState:
         return state
     if faults:
         raise CbdmError(f"no checkpoint in {folder} is whole; the newest: {faults[0]}")
+    if origin := _facts(experiment).origin:
+        raise CbdmError(f"{folder} has lost the weights that it started from: start anew with --from {origin.path}")
     return experiment.start(world)
 
 
@@ -262,13 +321,24 @@ def _rehearse(experiment: Experiment) -> None:
 
 
 def _describe(experiment: Experiment, world: World) -> None:
-    """What a run would be, with nothing written."""
+    """What a run would be and take, with nothing written."""
     parameters = sum(p.numel() for p in experiment.objective.network.parameters())
+    training = experiment.config.training
+    work = one_step(experiment, training.batch_size // world.size)
+    with numerics(tf32=training.tf32, determinism=training.determinism):
+        state = experiment.start(world)
+        seconds = probed(state, experiment.batches, training.steps)
+    if not world.leads:
+        return
     counts = experiment.data.counts().tolist()
     render.note(experiment.config.to_toml())
     render.note(
         f"would train {parameters:,} parameters on {len(experiment.data):,} examples ({counts}) on {world.device} for "
-        f"{experiment.config.training.steps:,} steps; nothing was written"
+        f"{training.steps:,} steps; nothing was written"
+    )
+    render.note(
+        f"a step: {work.flops / 1e9:,.3g} GFLOP and about {gigabytes(work.bytes + held_bytes(state))} of memory on "
+        f"each process, {seconds:.3g} s; all steps: {duration(seconds * training.steps)}, before evaluation"
     )
 
 

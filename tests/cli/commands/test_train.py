@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +14,12 @@ from pathlib import Path
 import pytest
 import tomli_w
 import torch
+from safetensors.torch import load_file, save_file
 
 from cbdm import load_run
 from cbdm_cli.config import validated
+from cbdm_core.networks.encoders import sinusoid
+from cbdm_core.networks.published import _TABLE, published_names, published_unet
 from cbdm_core.run import read_config
 from tests.cli.tiny import TINY, cbdm, fingerprint, one_line
 
@@ -150,7 +154,7 @@ def test_a_run_of_version_0_1_goes_on_bit_for_bit(run, tmp_path):
 
 def test_dry_run_writes_nothing(run, tmp_path):
     code, out, _ = run("train", "--dry-run", "--steps", 8, *TINY)
-    assert code == 0 and "nothing was written" in out and 'part = "cbdm"\nlaw = "null"' in out
+    assert code == 0 and "nothing was written" in out and "GFLOP" in out and 'part = "cbdm"\nlaw = "null"' in out
     assert not list(tmp_path.iterdir())
 
 
@@ -253,3 +257,77 @@ def test_a_wheel_in_an_empty_environment_runs_the_command(tmp_path):
 def test_the_main_job_runs_on_a_gpu(run, tmp_path):
     assert run("train", "--steps", 4, "--device", "cuda", "--precision", "bf16", *TINY, "--out", "gpu")[0] == 0
     assert json.loads((tmp_path / "gpu" / "environment.json").read_text())["device"].startswith("cuda")
+
+
+def test_an_augmented_run_resumes_bit_identically_and_samples(run, tmp_path):
+    augmented = ("--set", "data.augment=0.5", "--set", "data.augment_parts=['flip_x', 'scale', 'rotate']")
+    for out, steps in (("whole", 4), ("parts", 2)):
+        assert run("train", "--steps", steps, *TINY, *augmented, "--out", out)[0] == 0
+    assert run("train", "digits-lt", "--resume", "parts", "--steps", 4, *TINY, *augmented)[0] == 0
+    assert fingerprint(tmp_path / "whole") == fingerprint(tmp_path / "parts")
+    assert read_config(tmp_path / "whole")["network"]["options"]["augmentations"] == 4
+    assert load_run(tmp_path / "whole").network.state_dict()["augment.project.weight"].any()
+    assert run("sample", "whole", "--n", 2, "--steps", 2)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("mixture-lt",), "takes no augmentation vector"),
+        (("digits-lt", "--set", "network.options.augmentations=3"), "told in 9 numbers"),
+        (("digits-lt", "--set", "data.augment_parts=['hue']"), "needs 3 channels"),
+    ],
+)
+def test_an_augmentation_that_does_not_fit_is_refused(refused, arguments, words):
+    assert words in refused("train", *arguments, "--set", "data.augment=0.1")
+
+
+def weights(run, file="ema.safetensors", step="*"):
+    return load_file(sorted((run / "checkpoints").glob(f"step-{step}"))[-1] / file)
+
+
+def test_a_run_starts_from_anothers_weights_and_resumes(run, refused, tmp_path):
+    """Fine-tuning with augmentation, which the first run was not told of."""
+    assert run("train", "--method", "ddpm", "--steps", 3, *TINY, "--out", "first")[0] == 0
+    more = ("--set", "data.augment=0.5", "--set", "training.keep=9", "--from", "first")
+    for out, steps in (("whole", 4), ("parts", 2)):
+        code, text, err = run("train", "--method", "cbdm:uniform", "--steps", steps, *TINY, *more, "--out", out)
+        assert code == 0 and "averaged weights of first, trained for 3 steps" in text + err
+    origin = read_config(tmp_path / "whole")["facts"]["origin"]
+    assert (origin["path"], origin["step"]) == ("first", 3)
+    assert origin["sha256"] == fingerprint(tmp_path / "first")["ema.safetensors"]
+    theirs, told = weights(tmp_path / "first"), "augment.project.weight"
+    for file, prefix in (("ema.safetensors", ""), ("model.safetensors", "network.")):
+        mine = weights(tmp_path / "whole", file, "00000000")
+        assert all(torch.equal(mine[prefix + name], value) for name, value in theirs.items())
+        assert not mine[prefix + told].any()
+    shutil.rmtree(tmp_path / "first")
+    assert run("train", "--resume", "parts", "--steps", 4)[0] == 0
+    assert fingerprint(tmp_path / "whole") == fingerprint(tmp_path / "parts")
+    for checkpoint in (tmp_path / "parts" / "checkpoints").iterdir():
+        shutil.rmtree(checkpoint)
+    assert "has lost the weights" in refused("train", "--resume", "parts")
+    assert "leave out --out, --dry-run and --from" in refused("train", "--resume", "parts", "--from", "whole")
+
+
+def test_a_run_starts_from_files(run, refused, tmp_path):
+    """Of published names, and of ours."""
+    small = {"width": 32, "multipliers": (1, 2), "attention": (), "blocks": 1, "time_steps": 1000}
+    torch.manual_seed(1)
+    network = published_unet((1, 8, 8), 10, **small)
+    names = published_names(network)
+    state = {names[name]: value for name, value in network.state_dict().items()}
+    state = {name: v[..., None, None] if ".attn.proj" in name and v.ndim == 2 else v for name, v in state.items()}
+    state[_TABLE] = sinusoid(torch.arange(1000), 32).float()
+    torch.save({"ema_model": state, "net_model": state, "step": 7}, tmp_path / "theirs.pt")
+    save_file(network.state_dict(), tmp_path / "ours.safetensors")
+    options = "{width=32, multipliers=[1, 2], attention=[], blocks=1}"
+    tiny = ("--set", "network.name=published", "--set", f"network.options={options}", "--steps", 1)
+    for file, step in (("theirs.pt", 7), ("ours.safetensors", 0)):
+        code, _, err = run("train", *tiny, "--from", file, "--out", step, "--set", "evaluation.per_class=8")
+        assert code == 0, err
+        begun = weights(tmp_path / str(step), step="00000000")
+        assert all(torch.equal(begun[name], value) for name, value in network.state_dict().items())
+        assert read_config(tmp_path / str(step))["facts"]["origin"]["step"] == step
+    assert "holds the weights of another network" in refused("train", *TINY, "--from", "ours.safetensors")
+    assert "cannot be read" in refused("train", *TINY, "--from", "nowhere.safetensors")

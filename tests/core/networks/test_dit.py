@@ -287,6 +287,7 @@ def test_options_describe_the_network():
         "heads": 4,
         "mlp_ratio": 2.5,
         "dropout": 0.3,
+        "augmentations": 2,
         "time_steps": 7,
     }
     network = stirred(DiT((2, 4, 3), TOKENS, **options))
@@ -391,7 +392,7 @@ def test_a_batch_that_does_not_fit_is_refused():
     x_t, t, c = a_batch(network)
     with pytest.raises(CbdmError, match="token 4 is outside"):
         network(x_t, t, c.with_value(c.value + 2))
-    with pytest.raises(CbdmError, match="takes no augmentation"):
+    with pytest.raises(CbdmError, match="build it with augmentations=2"):
         network(x_t, t, Condition.of(c.value, torch.zeros(4, 2)))
     with pytest.raises(CbdmError, match="x_t must be"):
         network(x_t[..., 1:], t, c)
