@@ -22,12 +22,12 @@ class Labelling(NamedTuple):
     """The last three arguments of a `Dataset`.
 
     Args:
-        y: (N,) long labels.
+        labels: (N,) long.
         class_names: (K,) their names.
         condition: (N, D) float32 or (N, A) int64, or None where the label is the condition.
     """
 
-    y: Tensor
+    labels: Tensor
     class_names: tuple[str, ...]
     condition: Tensor | None = None
 
