@@ -46,7 +46,7 @@ def medmnist(*, root: str | Path | None = None, name: str | None = None, part: s
     told = _labelling(path, labels)
     rows = slice(start, start + len(labels[_PARTS.index(part)]))
     condition = None if told.condition is None else told.condition[rows]
-    return Dataset(torch.from_numpy(_channels_first(path, x)), told.y[rows], told.class_names, condition)
+    return Dataset(torch.from_numpy(_channels_first(path, x)), told.labels[rows], told.class_names, condition)
 
 
 def _file(place: Path, name: str | None) -> Path:
