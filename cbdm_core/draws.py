@@ -102,7 +102,7 @@ class Draws:
 
     def at(self, step: int) -> Draws:
         """The same rows at another step."""
-        return Draws(self.seed, step, self.rows, self.scope)
+        return type(self)(self.seed, step, self.rows, self.scope)  # half the cost of `replace`, once a solver step
 
     def within(self, scope: str) -> Draws:
         """The same rows and step, with every purpose prefixed by `scope`."""

@@ -256,7 +256,10 @@ def _table(method: Any) -> dict[str, Any]:
     if not isinstance(method, Mapping):
         raise CbdmError(f"method = {method!r}: write a text such as 'cbdm:null', or parts, [[method]] part = 'cbdm'")
     whole = {name: method[name] for name in ("parts", *_OPEN) if name in method}
-    options = {part: _options(f"options.{part}", values) for part, values in method.get("options", {}).items()}
+    if not isinstance(whole.get("parts", ""), str):
+        raise CbdmError(f"method.parts = {whole['parts']!r}: write a text such as 'cbdm:null'")
+    by_part = _options("options", method.get("options", {}))
+    options = {part: _options(f"options.{part}", values) for part, values in by_part.items()}
     for part in [name for name in method if name not in whole and name != "options"]:
         options[part] = {**options.get(part, {}), **_options(part, method[part])}
     return {**whole, "options": options}
@@ -265,7 +268,7 @@ def _table(method: Any) -> dict[str, Any]:
 def _options(name: str, values: Any) -> dict[str, Any]:
     if isinstance(values, Mapping):
         return dict(values)
-    near = closest(name, ("parts", *_OPEN))
+    near = None if name == "options" else closest(name, ("parts", *_OPEN))
     hint = f"did you mean 'method.{near}'? " if near else ""
     raise CbdmError(f"method.{name} = {values!r}: {hint}options of a part are written method.PART.NAME=VALUE")
 

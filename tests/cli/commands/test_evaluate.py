@@ -329,7 +329,7 @@ def test_a_folder_that_cannot_be_judged_is_told_in_a_line(refused, cache):
         (["folder"], "no run folder (it has no config.toml)"),
         (["nowhere.npz"], "is no run folder"),
         (["nowhere.npz", "--data", "digits-lt"], "nowhere.npz is not there"),
-        (["s.npz", "--data", "digts-lt"], "neither a run folder nor a preset: presets are digits-"),
+        (["s.npz", "--data", "digts-lt"], "neither a run folder nor a preset: presets are celeba5-"),
         (["s.npz", "--data", "r", "--seed", 3], "--seed 3: the run r has its own data and split"),
         (["s.npz", "--data", "r", "--set", "data.n_max=9"], "--set data.n_max=9: the run r has its own"),
         (["s.npz", "--data", "digits-lt", "--set", "network.name=mlp"], "only the tables data and evaluation"),

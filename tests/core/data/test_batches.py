@@ -159,7 +159,7 @@ def test_a_pure_batch_holds_one_class_and_classes_follow_the_law():
     batches = pure()
     labels = []
     for step in range(2000):
-        x_0, y, _, conditions, _ = batches.at(step)
+        x_0, y, _, conditions, *_ = batches.at(step)
         assert len(y.unique()) == 1 and torch.equal(conditions, y)
         assert torch.equal(TAIL[x_0[:, 0].long()], y)  # the examples are those of the class
         labels.append(int(y[0]))
