@@ -189,6 +189,25 @@ def _best(curves: Curves, length: int) -> Mapping[str, Sequence[float]]:
     return by_omega[best_omega({omega: math.fsum(scores["fid"]) for omega, scores in by_omega.items()})]
 
 
+def told(result: Mapping[str, Any]) -> list[str]:
+    """The figures that the README gives, as it writes them: of resampling, and of balancing at high noise only."""
+    plain = _best(result["methods"]["ddpm"], LENGTHS[-1])
+    resampled, above = (result["methods"][name] for name in ("resample:uniform", "resample:uniform@0.2"))
+    shares = ", ".join(f"{100 * _mean(_best(resampled, length)['tail copies']):.0f}" for length in LENGTHS)
+    early, balanced = _best(resampled, LENGTHS[0]), _best(above, LENGTHS[1])
+    differences = ((early, "tail fid", 1), (balanced, "fid", 2), (balanced, "tail fid", 1))
+    return [f"{shares} %", *(_difference(mine[score], plain[score], digits) for mine, score, digits in differences)]
+
+
+def _difference(mine: Sequence[float], plain: Sequence[float], digits: int) -> str:
+    e = estimate([a - b for a, b in zip(mine, plain, strict=True)])
+    return f"({e.mean:.{digits}f} ± {e.half_width:.{digits}f})".replace("-", "−")
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
 def page(result: Mapping[str, Any]) -> str:
     """The three tables."""
     return "\n\n".join([best_table(result), matched_table(result), sooner_table(result)])

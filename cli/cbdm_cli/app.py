@@ -217,14 +217,18 @@ def compare(
     jobs: Annotated[int, typer.Option(help="Processes at a time.")] = 2,
     threads: Annotated[int, typer.Option(help="Threads of each process.")] = 1,
     device: Device = "auto",
+    launcher: Annotated[
+        str, typer.Option(help="local: run them here; commands: print a line a job; slurm: write FOLDER/jobs.sbatch.")
+    ] = "local",
     out: Annotated[Path | None, typer.Option(help="The folder. Default: the next runs/compare-PRESET-NNN.")] = None,
 ) -> None:
     """Train methods with paired seeds, judge each at every ω, and tell what the differences amount to."""
     from cbdm_cli.commands.compare import compare as run_comparison
     from cbdm_cli.study.asked import Asked
+    from cbdm_cli.study.launching import Launch
 
     asked = Asked(methods, priors, tau, add, seeds, omega or (), steps, set_ or (), one_omega)
-    run_comparison(target, asked, out, jobs=jobs, threads=threads, device=device)
+    run_comparison(target, asked, out, Launch(jobs, threads, device, launcher))
 
 
 @app.command()

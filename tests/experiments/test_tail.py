@@ -70,3 +70,24 @@ def test_a_job_trains_once_and_judges_every_length(tail, tmp_path):
     alone = runs.run(runs.Job(**{**vars(job), "name": "alone", "lengths": (4,)}), tmp_path)
     assert json.loads(alone.read_text())["readings"][0] == record["readings"][1]
     assert "tail_runs" in sys.modules and runs.run(job, tmp_path) == file
+
+
+def test_the_readme_gives_the_figures_of_the_result(tail):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    result = json.loads(tail.FILE.read_text(encoding="utf-8"))
+    for figure in tail.told(result):
+        assert figure in readme, f"the README does not say {figure}: python experiments/tail.py was run anew"
+
+
+def test_what_the_readme_gives_is_worked_out_from_the_curves(tail):
+    """Five seeds that differ by 1 … 5 in FID at the best ω: 3 ± t·√2.5/√5, and copies of 10 % in every run."""
+
+    def curves(fid):
+        row = {"fid": fid, "tail fid": fid, "tail recall": [0.5] * 5, "tail copies": [0.1] * 5}
+        return {str(length): {"0": row, "1": {**row, "fid": [value + 1 for value in fid]}} for length in tail.LENGTHS}
+
+    names = ("resample:uniform", "resample:uniform@0.2")
+    methods = {"ddpm": curves([9.0] * 5), **dict.fromkeys(names, curves([10.0, 11.0, 12.0, 13.0, 14.0]))}
+    width = 2.7764451 * math.sqrt(2.5 / 5)
+    told = tail.told({"seeds": 5, "methods": methods})
+    assert told == ["10, 10, 10, 10 %", f"(3.0 ± {width:.1f})", f"(3.00 ± {width:.2f})", f"(3.0 ± {width:.1f})"]

@@ -14,6 +14,7 @@ from cbdm_cli.locking import held
 from cbdm_cli.run_folder import claimed_folder, write_json
 from cbdm_cli.study.asked import Asked
 from cbdm_cli.study.job import config_of, job_command
+from cbdm_cli.study.launching import Launch, open_jobs, shell_lines, write_script
 from cbdm_cli.study.plan import (
     FILE,
     Plan,
@@ -86,27 +87,22 @@ class _Job:
         return f"training {step}/{self.steps}" if step < self.steps else "judged {}/{}".format(*self.evaluated())
 
 
-def compare(target: str, asked: Asked, out: Path | None, *, jobs: int, threads: int, device: str) -> None:
+def compare(target: str, asked: Asked, out: Path | None, launch: Launch) -> None:
     """Begin a comparison, or go on with one.
 
     Args:
         target: a preset, or the folder of a comparison.
         asked: what it shall hold.
         out: the folder of a new one, None for the next free.
-        jobs: processes at a time.
-        threads: of each.
-        device: to compute on.
+        launch: how its jobs are started.
 
     Raises:
         CbdmError: whatever a run would refuse, before anything is trained; jobs that failed, after the others ended.
     """
-    if jobs < 1 or threads < 1:
-        raise CbdmError(f"--jobs {jobs} --threads {threads}: both must be 1 or more")
     if _is_comparison(target):
-        more = asked.more(target, out=out)
-        _extend(Path(target), more, asked.seeds, asked.settings, jobs=jobs, threads=threads, device=device)
+        _extend(Path(target), asked.more(target, out=out), asked.seeds, asked.settings, launch=launch)
     else:
-        _begin(asked.plan(target), out, jobs=jobs, threads=threads, device=device)
+        _begin(asked.plan(target), out, launch)
 
 
 def _is_comparison(text: str) -> bool:
@@ -114,12 +110,12 @@ def _is_comparison(text: str) -> bool:
     return text not in preset_names() and (Path(text) / FILE).exists()
 
 
-def _begin(plan: Plan, out: Path | None, *, jobs: int, threads: int, device: str) -> None:
+def _begin(plan: Plan, out: Path | None, launch: Launch) -> None:
     """Make the folder of a new comparison and run it."""
-    _check(plan, device)
+    _check(plan, launch)
     with claimed_folder(out, f"compare-{plan.preset}", "cbdm compare") as folder:
         save_plan(folder, plan)
-        _work(folder, plan, jobs, threads, device)
+        _work(folder, plan, launch)
 
 
 def _extend(
@@ -128,9 +124,7 @@ def _extend(
     seeds: int | None,
     settings: Sequence[str] = (),
     *,
-    jobs: int,
-    threads: int,
-    device: str,
+    launch: Launch,
 ) -> None:
     """Go on with a comparison, with more variants or seeds if asked.
 
@@ -139,9 +133,7 @@ def _extend(
         add: variants that it does not have yet.
         seeds: how many it shall have; as many as now by default.
         settings: the plan's own features, `evaluation.features=…`; needed where they run code.
-        jobs: processes at a time.
-        threads: of each.
-        device: to compute on.
+        launch: how its jobs are started.
 
     Raises:
         CbdmError: another setting, features that run code and that only the plan names, or what `compare` raises.
@@ -150,9 +142,9 @@ def _extend(
         plan = load_plan(folder)
         _refuse_settings(folder, _common(plan), settings)
         plan = extended(plan, add, seeds)
-        _check(plan, device)
+        _check(plan, launch)
         save_plan(folder, plan)
-        _work(folder, plan, jobs, threads, device)
+        _work(folder, plan, launch)
 
 
 def _common(plan: Plan) -> Config:
@@ -178,14 +170,15 @@ def _again(folder: Path, plan: Plan) -> str:
     return f"cbdm compare {named}" + (f" --set {quoted(features_setting(features))}" if runs_code(features) else "")
 
 
-def _check(plan: Plan, device: str) -> None:
+def _check(plan: Plan, launch: Launch) -> None:
     """Assemble each variant and its sampler once, and find what judges them: a mistake should show before training."""
     from cbdm_cli.assemble import assemble
     from cbdm_cli.evaluator import check_judging, solver
     from cbdm_core.distributed import pick_device
     from cbdm_core.guidance import parse_omega
 
-    pick_device(device)
+    if launch.here or launch.device.split(":")[0] not in ("cuda", "mps"):  # another machine may have what this has not
+        pick_device(launch.device)
     for omega in plan.omegas:
         parse_omega(omega)
     for variant in plan.variants:
@@ -194,10 +187,14 @@ def _check(plan: Plan, device: str) -> None:
         check_judging(made.config, made.full, made.data)
 
 
-def _work(folder: Path, plan: Plan, jobs: int, threads: int, device: str) -> None:
+def _work(folder: Path, plan: Plan, launch: Launch) -> None:
+    if not launch.here and (waiting := open_jobs(folder, plan, launch.device)):
+        _hand_over(folder, plan, waiting, launch)
+        return
     # Seed by seed, so that what is there at any time is paired.
-    todo = [_Job.of(folder, plan, variant, seed, device) for seed in range(plan.seeds) for variant in plan.variants]
-    failed = _run_all(folder, plan, todo, jobs, threads)
+    places = [(variant, seed) for seed in range(plan.seeds) for variant in plan.variants]
+    todo = [_Job.of(folder, plan, variant, seed, launch.device) for variant, seed in places]
+    failed = _run_all(folder, plan, todo, launch)
     summary = summarise(folder, plan)
     if summary is not None:
         write_json(folder / "results.json", summary.to_dict())
@@ -211,19 +208,29 @@ def _work(folder: Path, plan: Plan, jobs: int, threads: int, device: str) -> Non
         )
 
 
+def _hand_over(folder: Path, plan: Plan, waiting: list[list[str]], launch: Launch) -> None:
+    """Tell the jobs to whoever runs them: lines on standard output, or a script; what to do after them is a comment."""
+    jobs = f"{len(waiting)} of {len(plan.variants) * plan.seeds} jobs are open"
+    if launch.launcher == "slurm":
+        render.note(f"{jobs}: sbatch {quoted(str(write_script(folder, waiting, launch)))}")
+        render.note(f"when they have ended: {_again(folder, plan)}")
+        return
+    print(f"# {jobs}; when they have ended: {_again(folder, plan)}", *shell_lines(waiting, launch.threads), sep="\n")
+
+
 def _title(plan: Plan) -> str:
     seeds = "1 seed" if plan.seeds == 1 else f"{plan.seeds} paired seeds"
     return f"{plan.preset}: {len(plan.variants)} methods × {seeds}, each at its best ω"
 
 
-def _run_all(folder: Path, plan: Plan, todo: list[_Job], jobs: int, threads: int) -> list[_Job]:
-    """Run what is not done, `jobs` at a time; returns those that failed."""
+def _run_all(folder: Path, plan: Plan, todo: list[_Job], launch: Launch) -> list[_Job]:
+    """Run what is not done, so many at a time; returns those that failed."""
     begun, before = time.monotonic(), sum(job.progress() for job in todo)
     with render.LiveJobs(_title(plan)) as live:
         came = run_children(
             [job.child for job in todo],
-            jobs,
-            threads=threads,
+            launch.jobs,
+            threads=launch.threads,
             ended=lambda child: live.line(f"{child.name}: {_outcome(child)}"),
             look=lambda: live.show(_rows(todo), _time_left(todo, begun, before)),
         )

@@ -1,14 +1,52 @@
-"""The jobs of a comparison as lines that any scheduler runs: the folder is the only thing that they share."""
+"""How the jobs of a comparison are started, here or as lines that any scheduler runs: they share the folder alone."""
 
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 
+from cbdm_cli.run_folder import write_text
 from cbdm_cli.study.job import job_command
 from cbdm_cli.study.plan import Plan, Variant, missing_readings, run_folder
+from cbdm_cli.study.pool import THREADS
+from cbdm_core.errors import CbdmError, unknown_name
 
-__all__ = ["array_script", "open_jobs", "shell_lines"]
+__all__ = ["LAUNCHERS", "SCRIPT", "Launch", "array_script", "open_jobs", "shell_lines", "write_script"]
+
+LAUNCHERS = ("local", "commands", "slurm")
+SCRIPT = "jobs.sbatch"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How jobs are started.
+
+    Args:
+        jobs: processes at a time, of those started here.
+        threads: of each.
+        device: to compute on.
+        launcher: "local" starts them here, "commands" prints their lines, "slurm" writes the script of an array.
+
+    Raises:
+        CbdmError: no jobs or threads, or another launcher.
+    """
+
+    jobs: int = 2
+    threads: int = 1
+    device: str = "auto"
+    launcher: str = "local"
+
+    def __post_init__(self) -> None:
+        if self.jobs < 1 or self.threads < 1:
+            raise CbdmError(f"--jobs {self.jobs} --threads {self.threads}: both must be 1 or more")
+        if self.launcher not in LAUNCHERS:
+            raise unknown_name("launcher", self.launcher, LAUNCHERS)
+
+    @property
+    def here(self) -> bool:
+        """Whether they run on this machine, so that it must have the device."""
+        return self.launcher == "local"
 
 
 def open_jobs(folder: Path, plan: Plan, device: str) -> list[list[str]]:
@@ -30,8 +68,12 @@ def _done(folder: Path, plan: Plan, variant: Variant, seed: int) -> bool:
 
 
 def shell_lines(jobs: list[list[str]], threads: int) -> list[str]:
-    """A line of shell for each job, for GNU parallel, a loop, or any scheduler's list of tasks."""
-    return [f"OMP_NUM_THREADS={threads} {shlex.join(job)}" for job in jobs]
+    """A line of shell for each job, for GNU parallel, a loop, or any scheduler's list of tasks.
+
+    Each begins in the folder of today, which paths in the configuration may start from.
+    """
+    there = f"cd {shlex.quote(str(Path.cwd()))} && {' '.join(f'{name}={threads}' for name in THREADS)}"
+    return [f"{there} {shlex.join(job)}" for job in jobs]
 
 
 def array_script(folder: Path, jobs: list[list[str]], threads: int, gpus: int = 0) -> str:
@@ -50,9 +92,16 @@ def array_script(folder: Path, jobs: list[list[str]], threads: int, gpus: int = 
         f"#SBATCH --array=0-{len(jobs) - 1}",
         f"#SBATCH --cpus-per-task={threads}",
         *([f"#SBATCH --gres=gpu:{gpus}"] if gpus else []),
-        f"#SBATCH --output={place}/logs/slurm-%A-%a.log",
+        f"#SBATCH --output={shlex.quote(f'{place}/logs/slurm-%A-%a.log')}",
         'case "$SLURM_ARRAY_TASK_ID" in',
         *(f"{number}) {line} ;;" for number, line in enumerate(shell_lines(jobs, threads))),
         "esac",
     ]
     return "\n".join(lines) + "\n"
+
+
+def write_script(folder: Path, jobs: list[list[str]], launch: Launch) -> Path:
+    """Write `array_script` into the folder, with one GPU a task unless they compute on the CPU."""
+    (folder / "logs").mkdir(exist_ok=True)  # Slurm drops what a task prints where there is no such folder
+    write_text(folder / SCRIPT, array_script(folder, jobs, launch.threads, gpus=launch.device != "cpu"))
+    return folder / SCRIPT

@@ -12,10 +12,10 @@ from pathlib import Path
 from cbdm_cli.signals import asked_to_stop
 from cbdm_cli.study.orphans import PARENT
 
-__all__ = ["Child", "run_children"]
+__all__ = ["THREADS", "Child", "run_children"]
 
 _POLL = 0.5  # seconds between two looks at the children
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+THREADS = ("OMP_NUMTHREADS", "MKL_NUMTHREADS", "OPENBLAS_NUMTHREADS")
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Child:
     def _launch(self, threads: int) -> subprocess.Popen[bytes]:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as log:
-            environment = {**os.environ, **dict.fromkeys(_THREADS, str(threads)), PARENT: str(os.getpid())}
+            environment = {**os.environ, **dict.fromkeys(THREADS, str(threads)), PARENT: str(os.getpid())}
             return subprocess.Popen(self.command, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
     def ended(self) -> bool:
