@@ -103,5 +103,5 @@ def array_script(folder: Path, jobs: list[list[str]], threads: int, gpus: int = 
 def write_script(folder: Path, jobs: list[list[str]], launch: Launch) -> Path:
     """Write `array_script` into the folder, with one GPU a task unless they compute on the CPU."""
     (folder / "logs").mkdir(exist_ok=True)  # Slurm drops what a task prints where there is no such folder
-    write_text(folder / SCRIPT, array_script(folder, jobs, launch.threads, gpus=launch.device != "cpu"))
+    write_text(folder / SCRIPT, array_script(folder, jobs, launch.threads, gpus=int(launch.device != "cpu")))
     return folder / SCRIPT
