@@ -14,8 +14,8 @@ from cbdm_cli.study.orphans import PARENT
 
 __all__ = ["THREADS", "Child", "run_children"]
 
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _POLL = 0.5  # seconds between two looks at the children
-THREADS = ("OMP_NUMTHREADS", "MKL_NUMTHREADS", "OPENBLAS_NUMTHREADS")
 
 
 @dataclass

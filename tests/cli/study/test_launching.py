@@ -9,7 +9,6 @@ import pytest
 
 from cbdm_cli.study.launching import array_script, open_jobs, shell_lines
 from cbdm_cli.study.plan import READINGS, Plan, readings_of, run_folder, variants_of
-from cbdm_cli.study.pool import THREADS
 from tests.cli.tiny import TINY, fingerprint
 
 
@@ -42,7 +41,14 @@ def test_lines_are_read_back_by_the_shell(tmp_path):
     jobs = open_jobs(folder, a_plan(), "cpu")
     for job, line in zip(jobs, shell_lines(jobs, 3), strict=True):
         words = shlex.split(line)
-        assert words[: words.index(job[0])] == ["cd", str(Path.cwd()), "&&", *(f"{name}=3" for name in THREADS)]
+        assert words[: words.index(job[0])] == [
+            "cd",
+            str(Path.cwd()),
+            "&&",
+            "OMP_NUM_THREADS=3",
+            "MKL_NUM_THREADS=3",
+            "OPENBLAS_NUM_THREADS=3",
+        ]
         assert words[words.index(job[0]) :] == job
 
 
