@@ -69,7 +69,7 @@ def trained(made, tmp_path):
 def asked(run, monkeypatch):
     """Gives the plan that a command line asks for, with nothing run."""
     plans = []
-    monkeypatch.setattr(compare, "_begin", lambda plan, out, **how: plans.append((plan, out, how)))
+    monkeypatch.setattr(compare, "_begin", lambda plan, out, launch: plans.append((plan, out, launch)))
 
     def call(*arguments):
         code, _, err = run("compare", *arguments)

@@ -97,7 +97,7 @@ def test_no_pipe_or_device_is_read_without_end(refused, tmp_path, what):
 
 
 def test_two_cannot_train_in_one_folder(tmp_path):
-    """Six starts with the same --out at once: one trains, the others end with a line."""
+    """Three starts with the same --out at once: one trains, the others end with a line."""
     command = [sys.executable, "-m", "cbdm_cli", *map(str, SMALL), "--out", "r"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     many = [

@@ -366,6 +366,7 @@ def test_again_nothing_is_trained(run, whole, monkeypatch):
     assert json.loads(results)["verdict"] in out
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_and_extended_it_ends_as_if_it_had_not_been(run, whole, tmp_path, classifiers):
     """One seed, SIGTERM in the second job, then on with two seeds: bit for bit the undisturbed comparison of two."""
     folder, _ = whole

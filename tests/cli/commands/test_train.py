@@ -211,6 +211,7 @@ def test_vectors_train_too(run, tmp_path):
     assert (tmp_path / "v" / "samples.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_the_mixture_preset_ends_near_its_data(run, tmp_path):
     """A network that says ε under the cosine schedule would end at a distance of thousands."""
     code, _, err = run("train", "mixture-lt", "--steps", 300, "--out", "m", "--set", "evaluation.per_class=50")

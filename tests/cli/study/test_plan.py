@@ -3,6 +3,7 @@
 import pytest
 
 from cbdm_cli.study.job import config_of
+from cbdm_cli.study.launching import Launch
 from cbdm_cli.study.plan import Plan, Reading, Variant, extended, load_plan, readings_of, save_plan, variants_of
 from cbdm_core.errors import CbdmError
 
@@ -51,11 +52,11 @@ def test_the_command_line_becomes_the_plan(asked):
     plan, out, how = asked()
     assert [v.parts for v in plan.variants] == ["ddpm", "cbdm"] and plan.seeds == 5 and plan.steps is None
     assert plan.omegas == ("0", "0.25", "0.5", "0.75", "1", "1.5") and plan.preset == "digits-lt" and out is None
-    assert how == {"jobs": 2, "threads": 1, "device": "auto"}
+    assert how == Launch(jobs=2, threads=1, device="auto", launcher="local")
     options = ["--omega", "0,1", "--omega", "linear:1,0", "--seeds", 3, "--steps", 7, "--jobs", 4, "--threads", 2]
     plan, out, how = asked("mixture-lt", *options, "--set", "seed=9", "--device", "cpu", "--out", "o")
     assert plan.omegas == ("0", "1", "linear:1,0") and (plan.seeds, plan.steps) == (3, 7) and out.name == "o"
-    assert plan.settings == ("seed=9",) and how == {"jobs": 4, "threads": 2, "device": "cpu"}
+    assert plan.settings == ("seed=9",) and how == Launch(jobs=4, threads=2, device="cpu")
     assert config_of(plan, plan.variants[0], 1).seed == 1, "paired seeds are the comparison's own"
     assert asked("--omega", "1", "--one-omega")[0].omegas == ("1",)
     assert asked("--omega", "1,0,1")[0].omegas == ("1", "0")
