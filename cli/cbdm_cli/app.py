@@ -27,12 +27,31 @@ GuidancePrior = Annotated[
     str | None,
     typer.Option(help="Guide away from the null of this label law instead of the training law's: uniform, …"),
 ]
+OwnData = Annotated[
+    Path | None,
+    typer.Option(help="Your own: class folders, an npz, parquet, tar or CSV file; without a preset, scaled to it."),
+]
+From = Annotated[
+    Path | None,
+    typer.Option("--from", help="Start from the weights of this run folder or checkpoint file (fine-tuning)."),
+]
 SamplerName = Annotated[str | None, typer.Option("--sampler", help="Sampler by name. Default: the run's.")]
 SamplerSteps = Annotated[int | None, typer.Option("--steps", help="Sampler steps. Default: the run's.")]
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"cbdm {version('cbdm')}")
+        raise typer.Exit
+
+
 @app.callback()
 def common(
+    version: Annotated[  # printed by its callback
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show where a fault of the program is.")] = False,
 ) -> None:
     """Options of every command."""
@@ -65,7 +84,10 @@ def train(
     ] = None,
     tau: Annotated[float | None, typer.Option(help="Strength τ of CBDM.")] = None,
     gamma: Annotated[float | None, typer.Option(help="Share γ of CBDM that moves the other prediction.")] = None,
+    data: OwnData = None,
     steps: Annotated[int | None, typer.Option(help="Training steps; with --resume, a longer run.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Examples a step, over all processes.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate after warm-up.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of split, initial weights and every draw.")] = None,
     device: Device = "auto",
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.")] = None,
@@ -73,10 +95,7 @@ def train(
     config: Annotated[Path | None, typer.Option(help="A TOML file laid over the preset.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="a.b=v, laid over the file; may be repeated.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue this run folder, bit-identically.")] = None,
-    from_: Annotated[
-        Path | None,
-        typer.Option("--from", help="Start from the weights of this run folder or checkpoint file (fine-tuning)."),
-    ] = None,
+    from_: From = None,
     log: Annotated[str | None, typer.Option(help="Also log to tensorboard, wandb or trackio (an extra each).")] = None,
     threads: Annotated[int | None, typer.Option(help="On the CPU. Default: as quick as a trial finds.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run and take; write nothing.")] = False,
@@ -85,8 +104,9 @@ def train(
     from cbdm_cli.commands.train import begin_or_resume
 
     named = {"method": method, "prior": prior, "tau": tau, "gamma": gamma, "steps": steps, "seed": seed}
-    settings = [*(set_ or []), *([f"training.precision={precision!r}"] if precision else [])]
-    more = {"log": log, "threads": threads}
+    short = {"precision": precision, "batch_size": batch_size, "learning_rate": lr}
+    settings = [*(set_ or []), *(f"training.{name}={value!r}" for name, value in short.items() if value is not None)]
+    more = {"log": log, "threads": threads, "data": data}
     begin_or_resume(preset, config, settings, named, device, out=out, resumed=resume, origin=from_, dry=dry_run, **more)
 
 

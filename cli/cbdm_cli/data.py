@@ -67,7 +67,7 @@ def load_reference(config: Config, full: Dataset, training: Dataset) -> tuple[Da
     if kind == "balanced":
         return full, "the balanced full set"
     if kind == "training":
-        return training, "the long-tailed training set"
+        return training, "the training set" if config.data.profile == "none" else "the long-tailed training set"
     data = config.data
     if "part" in inspect.signature(DATASETS[data.source]).parameters:
         return _test_part(config, full), f"the test part of {data.source}"

@@ -22,6 +22,7 @@ from cbdm_cli.foreseen import held_bytes, one_step, probed
 from cbdm_cli.locking import held
 from cbdm_cli.method import method_over, only_its_parts
 from cbdm_cli.observing import Observer
+from cbdm_cli.own_data import own_table
 from cbdm_cli.resolve import resolved
 from cbdm_cli.results import evaluation_facts, report_caption, report_title
 from cbdm_cli.run_folder import (
@@ -70,6 +71,7 @@ def begin_or_resume(
     dry: bool,
     log: str | None,
     threads: int | None,
+    data: Path | None,
 ) -> None:
     """Begin a run, or go on with the one in `resumed`, by the options of `cbdm train`.
 
@@ -77,11 +79,18 @@ def begin_or_resume(
         CbdmError: options that do not go together, or what `start` and `resume` raise.
     """
     if resumed is None:
-        config = resolved(load_config("digits-lt" if preset is None else preset, file, settings), named)
+        table = (
+            load_config("digits-lt" if preset is None else preset, file, settings)
+            if data is None
+            else own_table(data, preset, file, settings)
+        )
+        config = resolved(table, named)
         start(config, out, device, dry, log=log, threads=threads, origin=origin)
         return
-    if out is not None or dry or origin is not None:
-        raise CbdmError("--resume goes on in the run with its own weights: leave out --out, --dry-run and --from")
+    if out is not None or dry or origin is not None or data is not None:
+        raise CbdmError(
+            "--resume goes on in the run with its own weights and data: leave out --out, --dry-run, --from and --data"
+        )
     resume(resumed, preset, file, settings, named, device, log=log, threads=threads)
 
 

@@ -1,0 +1,131 @@
+"""`cbdm train --data PATH`: the source that reads a path, and a network and a length that suit what lies there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cbdm_cli import render
+from cbdm_cli.config import load_config, merged, overlaid, validated
+from cbdm_core.data.dataset import Dataset
+from cbdm_core.data.sources import DATASETS
+from cbdm_core.errors import CbdmError
+
+__all__ = ["CUSTOM", "own_table", "source_of", "suited"]
+
+CUSTOM = "custom"  # names runs on data of one's own, for which no preset was named
+_ENDINGS = {".npz": ("npz", "path"), ".parquet": ("parquet", "root"), ".tar": ("webdataset", "root")}
+_COARSEST = 4  # pixels of a side at the last level
+_LEVELS = 4
+_ATTENTION = 8  # pixels of a side up to which a level has attention
+_EPOCHS = 300
+_STEPS = (2_000, 200_000)
+
+
+def source_of(path: Path) -> dict[str, Any]:
+    """{"source": name, "options": {…}} of the source that reads a file or folder.
+
+    An npz, parquet or tar file, or a folder of the last two; a CSV, for the images in its folder; else class folders.
+
+    Raises:
+        CbdmError: nothing is there, or a file of another kind.
+    """
+    if path.is_dir():
+        kinds = [kind for kind in (".parquet", ".tar") if any(path.glob(f"*{kind}"))]
+        name, option = _ENDINGS[kinds[0]] if kinds else ("folder", "path")
+        return {"source": name, "options": {option: str(path)}}
+    if not path.exists():
+        raise CbdmError(f"--data {path} is not there: give a folder of class folders, an npz, parquet, tar or CSV file")
+    if path.suffix == ".csv":
+        return {"source": "folder", "options": {"path": str(path.parent), "labels": path.name}}
+    if path.suffix not in _ENDINGS:
+        raise CbdmError(f"--data {path} is a {path.suffix or 'nameless'} file: npz, parquet, tar and CSV can be read")
+    name, option = _ENDINGS[path.suffix]
+    return {"source": name, "options": {option: str(path)}}
+
+
+def own_table(path: Path, preset: str | None, file: Path | None, settings: Sequence[str]) -> dict[str, Any]:
+    """The plain values of a training on the data in `path`: those of a preset, or without one what suits the data.
+
+    A file and `a.b=v` settings go before either; what was chosen is said.
+
+    Raises:
+        CbdmError: as `source_of`, the source, or `load_config`.
+    """
+    data = {**source_of(path), "profile": "none"}
+    if preset is not None:
+        return overlaid(merged(load_config(preset), {"data": data}), file, settings)
+    base: dict[str, Any] = {"preset": CUSTOM, "data": data, "method": "ddpm", "evaluation": {"reference": "training"}}
+    asked = validated(overlaid(base, file, settings)).data
+    full: Dataset = DATASETS.build(asked.source, asked.options)
+    chosen = suited(tuple(full.shape), len(full), full.num_classes)
+    render.note(_told(full, chosen))
+    return overlaid(merged(base, chosen), file, settings)
+
+
+def suited(shape: tuple[int, ...], n: int, num_classes: int) -> dict[str, Any]:
+    """Network, training, sampling and evaluation for n examples of a shape.
+
+    Steps show each example 300 times, within 2,000 and 200,000. A U-Net halves its axes while the shortest keeps 4
+    places, three times at most; its width grows with the side, and is half of that below 1,000 examples.
+
+    Args:
+        shape: (D,) of vectors, or (C, *spatial).
+        n: examples, ≥ 1.
+        num_classes: K ≥ 1.
+    """
+    batch = min(64 if n < 10_000 else 128, n)
+    steps = 100 * math.ceil(_EPOCHS * n / batch / 100)
+    steps = min(max(steps, _STEPS[0]), _STEPS[1])
+    network = _perceptron(n) if len(shape) == 1 else _unet(shape[1:], n)
+    training = {
+        "steps": steps,
+        "batch_size": batch,
+        "learning_rate": 1e-3 if network["options"]["width"] <= 32 or len(shape) == 1 else 2e-4,
+        "warmup": min(500, steps // 20),
+        "ema_decay": 0.999 if steps < 20_000 else 0.9999,
+    }
+    judged = {"per_class": min(200, max(20, 4000 // num_classes))}
+    return {
+        "schedule": {"name": "cosine"} if len(shape) == 1 else {"name": "linear"},
+        "network": network,
+        "training": training,
+        "evaluation": judged,
+    }
+
+
+def _perceptron(n: int) -> dict[str, Any]:
+    # v, for near t = 1 the cosine schedule leaves no signal that eps could be turned into x_0 with.
+    return {"name": "mlp", "predicts": "v", "options": {"width": 128 if n < 10_000 else 256, "depth": 3}}
+
+
+def _unet(sides: tuple[int, ...], n: int) -> dict[str, Any]:
+    levels = 1
+    while levels < _LEVELS and all(side % 2**levels == 0 and side // 2**levels >= _COARSEST for side in sides):
+        levels += 1
+    side = max(sides) if sides[1:] else min(max(sides), 32)  # a long signal is not a large image
+    width = next(width for most, width in ((8, 32), (16, 64), (64, 96), (math.inf, 128)) if side <= most)
+    width = width // 2 if n < 1_000 else width
+    options = {
+        "width": width,
+        "multipliers": [1, 2, 2, 2][:levels],
+        "attention": [level for level in range(levels) if max(sides) // 2**level <= _ATTENTION],
+        "blocks": 1 if side <= 16 else 2,
+        "dropout": 0.1,
+        "groups": 8,
+    }
+    return {"name": "unet", "options": options}
+
+
+def _told(full: Dataset, chosen: dict[str, Any]) -> str:
+    counts, training, network = full.counts(), chosen["training"], chosen["network"]
+    what = "×".join(map(str, full.shape))
+    options = ", ".join(f"{name} {value}" for name, value in network["options"].items())
+    return (
+        f"{CUSTOM}: {len(full):,} examples of {what} in {full.num_classes} classes of {int(counts.min()):,} … "
+        f"{int(counts.max()):,}\n"
+        f"chosen for them: {network['name']} of {options}; {training['steps']:,} steps of {training['batch_size']}, "
+        "plain ddpm, held against the training set; options, --config and --set go before"
+    )

@@ -1,0 +1,121 @@
+"""`cbdm train --data`: every kind of path finds its source, and what is chosen fits the data."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cbdm_cli.own_data import source_of, suited
+from cbdm_core.conditions import Classes
+from cbdm_core.networks import NETWORKS
+
+SMALL = ["--set", "network.options.width=8", "--set", "sampling.steps=2", "--set", "evaluation.features=pixels"]
+SIDES = st.one_of(
+    st.tuples(st.integers(1, 64)),
+    st.tuples(st.integers(1, 48), st.integers(1, 48)),
+    st.tuples(*[st.integers(1, 16)] * 3),
+)
+
+
+@pytest.fixture
+def images(tmp_path):
+    """60, 20 and 5 grey images of 12×12."""
+    labels = np.repeat(np.arange(3), [60, 20, 5])
+    pixels = np.random.default_rng(0).integers(0, 256, (len(labels), 12, 12), dtype=np.uint8)
+    np.savez(tmp_path / "mine.npz", images=pixels, labels=labels)
+    return tmp_path / "mine.npz"
+
+
+@pytest.mark.parametrize(
+    ("name", "inside", "source", "options"),
+    [
+        ("a.npz", None, "npz", {"path": "a.npz"}),
+        ("a.parquet", None, "parquet", {"root": "a.parquet"}),
+        ("a.tar", None, "webdataset", {"root": "a.tar"}),
+        ("faces.csv", None, "folder", {"path": ".", "labels": "faces.csv"}),
+        ("photos", "cat/1.png", "folder", {"path": "photos"}),
+        ("tables", "train-0.parquet", "parquet", {"root": "tables"}),
+        ("tars", "0.tar", "webdataset", {"root": "tars"}),
+    ],
+)
+def test_a_path_has_its_source(tmp_path, monkeypatch, name, inside, source, options):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / name / (inside or "")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch()
+    assert source_of(Path(name)) == {"source": source, "options": options}
+
+
+@given(st.integers(1, 3), SIDES, st.integers(1, 100_000), st.integers(1, 300))
+@settings(max_examples=25)
+def test_the_network_fits_any_shape(channels, sides, n, num_classes):
+    """It can be built, which it refuses for axes that it cannot halve, and its coarsest level keeps 4 places or all."""
+    shape = (channels, *sides)
+    network = suited(shape, n, num_classes)["network"]
+    NETWORKS[network["name"]](shape, Classes(num_classes), **network["options"])
+    halvings = len(network["options"]["multipliers"]) - 1
+    assert halvings == 0 or min(sides) // 2**halvings >= 4
+
+
+@pytest.mark.parametrize(
+    ("shape", "n", "steps", "batch", "width", "levels"),
+    [
+        ((1, 8, 8), 482, 2_300, 64, 16, 2),  # 300·482/64 = 2,259
+        ((1, 28, 28), 1_500, 7_100, 64, 96, 3),  # 28 = 4·7
+        ((3, 32, 32), 50_000, 117_200, 128, 96, 4),
+        ((3, 64, 64), 10, 2_000, 10, 48, 4),
+        ((3, 64, 64), 10**6, 200_000, 128, 96, 4),
+        ((3, 128, 96), 2_000, 9_400, 64, 128, 4),
+    ],
+)
+def test_length_and_width_go_with_number_and_size(shape, n, steps, batch, width, levels):
+    chosen = suited(shape, n, 10)
+    options = chosen["network"]["options"]
+    assert (chosen["training"]["steps"], chosen["training"]["batch_size"]) == (steps, batch)
+    assert (options["width"], len(options["multipliers"])) == (width, levels)
+
+
+def test_a_run_on_ones_own_data_says_what_was_chosen(run, images):
+    options = ["--steps", 3, "--batch-size", 7, "--lr", 0.01, "--device", "cpu", "--out", "r"]
+    code, out, err = run("train", "--data", "mine.npz", *options, *SMALL)
+    assert code == 0, err
+    assert "custom: 85 examples of 1×12×12 in 3 classes of 5 … 60" in out and "the training set (85 examples)" in out
+    config = tomllib.loads((images.parent / "r" / "config.toml").read_text())
+    assert (config["preset"], config["method"]) == ("custom", [])
+    assert (config["training"]["batch_size"], config["training"]["learning_rate"]) == (7, 0.01)
+    assert config["facts"]["counts"] == [60, 20, 5] and config["network"]["options"]["multipliers"] == [1, 2]
+    assert run("train", "--resume", "r", "--steps", 4)[0] == 0
+
+
+def test_a_preset_keeps_its_settings_on_ones_own_data(run, images):
+    code, out, _ = run("train", "digits-lt", "--data", "mine.npz", "--dry-run", "--device", "cpu", *SMALL)
+    config = tomllib.loads(out[: out.index("would train")])
+    assert code == 0 and (config["preset"], config["training"]["steps"]) == ("digits-lt", 2400)
+    assert (config["data"]["source"], config["data"]["profile"]) == ("npz", "none")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--data", "no"], "--data no is not there: give a folder"),
+        (["--data", "mine.txt"], "mine.txt is a .txt file: npz, parquet, tar and CSV can be read"),
+        (["--data", "mine.npz", "--batch-size", 0], "training.batch_size = 0"),
+        (["--data", "mine.npz", "--lr", "nan"], "training.learning_rate"),
+        (["--data", "mine.npz", "--resume", "r"], "leave out --out, --dry-run, --from and --data"),
+    ],
+)
+def test_a_mistake_is_a_line(refused, images, arguments, words):
+    (images.parent / "mine.txt").touch()
+    assert words in refused("train", *arguments)
+    assert not (images.parent / "runs").exists()
+
+
+def test_the_version_is_printed(run):
+    from cbdm import __version__
+
+    assert run("--version")[:2] == (0, f"cbdm {__version__}\n")
