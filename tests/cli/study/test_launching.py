@@ -65,7 +65,20 @@ def test_a_task_of_the_array_runs_its_own_job(tmp_path):
 @pytest.mark.slow
 def test_jobs_run_elsewhere_end_as_those_run_here(run, tmp_path):
     """The lines by a plain shell, then the comparison over them: to the bit what it is with its own processes."""
-    asked = ["compare", *TINY, "--methods", "ddpm,cbdm", "--omega", "0,0.5", "--steps", 4, "--seeds", 1]
+    asked = [
+        "compare",
+        *TINY,
+        "--methods",
+        "ddpm,cbdm",
+        "--omega",
+        "0,0.5",
+        "--steps",
+        4,
+        "--seeds",
+        1,
+        "--set",
+        "evaluation.features=pixels",
+    ]
     code, out, err = run(*asked, "--launcher", "commands", "--out", "there")
     assert code == 0 and not err, err
     first, *lines = out.splitlines()
