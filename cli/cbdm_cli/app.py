@@ -310,6 +310,22 @@ def presets(
 
 
 @app.command()
+def data(
+    target: Annotated[
+        str | None, typer.Argument(help="A source, or a path to your own; all sources if left out.")
+    ] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="data.a=v, such as data.options.size=32.")] = None,
+) -> None:
+    """List the sources of data, or show what one of them, or a path, holds."""
+    from cbdm_cli.commands.data import list_sources, show_data
+
+    if target is None:
+        list_sources()
+    else:
+        show_data(target, set_ or [])
+
+
+@app.command()
 def priors(
     preset: Annotated[str, typer.Argument(autocompletion=_presets, help="Whose class counts.")] = "digits-lt",
     law: Annotated[list[str] | None, typer.Option(help="Only these laws, for example power:0.25; repeat it.")] = None,

@@ -96,6 +96,7 @@ def test_no_pipe_or_device_is_read_without_end(refused, tmp_path, what):
         assert "regular file" in line or "is a folder" in line, line
 
 
+@pytest.mark.slow
 def test_two_cannot_train_in_one_folder(tmp_path):
     """Three starts with the same --out at once: one trains, the others end with a line."""
     command = [sys.executable, "-m", "cbdm_cli", *map(str, SMALL), "--out", "r"]

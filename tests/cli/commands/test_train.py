@@ -70,7 +70,7 @@ def test_resume_is_bit_identical_to_an_uninterrupted_run(run, tmp_path, method, 
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "parts" / file).read_bytes(), file
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_signal_saves_first_and_resume_completes_identically(run, tmp_path, cache, number):
     assert run("train", "--steps", 60, *TINY, "--out", "whole")[0] == 0
     child = subprocess.Popen(

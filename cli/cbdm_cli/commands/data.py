@@ -1,0 +1,66 @@
+"""`cbdm data`: which sources there are, and what one of them, or a path, holds."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+
+from cbdm_cli import render
+from cbdm_cli.config import Data, overlaid, validated
+from cbdm_cli.own_data import source_of
+from cbdm_core.data.dataset import Dataset
+from cbdm_core.data.sources import DATASETS
+from cbdm_core.errors import CbdmError
+
+__all__ = ["list_sources", "show_data"]
+
+_FEW = 20  # images, below which a class counts as few-shot
+_LISTED = 100  # classes, above which only the commonest and the rarest are shown
+
+
+def list_sources() -> None:
+    """A table of the sources."""
+    rows = [(name, (inspect.getdoc(DATASETS[name]) or "").splitlines()[0]) for name in sorted(DATASETS)]
+    render.plain_table(rows, "sources: cbdm data SOURCE, or cbdm data PATH", ("source", "what it reads"))
+
+
+def show_data(target: str, settings: Sequence[str]) -> None:
+    """Read a source or path as training would, and say what is there; archives of published sets are verified so.
+
+    Args:
+        target: the name of a source, or a path.
+        settings: `data.a=v`, such as `data.options.size=32`.
+
+    Raises:
+        CbdmError: neither, another setting, or what the source refuses.
+    """
+    data = _asked(target, settings)
+    full: Dataset = DATASETS.build(data.source, data.options)
+    counts = full.counts().tolist()
+    there = [n for n in counts if n]
+    what = "8-bit images" if full.is_images else "floats"
+    order = sorted(range(len(counts)), key=lambda y: -counts[y])
+    shown = order if len(order) <= _LISTED else [*order[: _LISTED // 2], *order[-_LISTED // 2 :]]
+    rows = [(full.class_names[y], f"{counts[y]:,}") for y in shown]
+    render.note(f"{data.source}: {len(full):,} {what} of {'×'.join(map(str, full.shape))}")
+    render.plain_table(rows, "", ("class", "n"))
+    few = sum(n < _FEW for n in there)
+    told = "" if full.condition is None else f"; the network is told {full.condition[0].numel()} numbers, not the class"
+    render.note(
+        f"{len(there)} classes of {min(there):,} … {max(there):,}, {few} of them with fewer than {_FEW}; "
+        f"imbalance {min(there) / max(there):.3g}{told}"
+    )
+    render.note(f"content: {full.content_hash()}")
+
+
+def _asked(target: str, settings: Sequence[str]) -> Data:
+    """The [data] of a source's name or a path, with the settings laid over it."""
+    named = target in DATASETS
+    if not named and not Path(target).exists():
+        raise CbdmError(f"{target!r} is neither a path nor a source: sources are {', '.join(sorted(DATASETS))}")
+    table = {"source": target} if named else source_of(Path(target))
+    laid = overlaid({"data": table}, None, settings)
+    if stray := sorted(laid.keys() - {"data"}):
+        raise CbdmError(f"--set {stray[0]}: cbdm data reads data alone, such as --set data.options.size=32")
+    return validated(laid).data

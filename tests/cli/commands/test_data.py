@@ -1,0 +1,40 @@
+"""`cbdm data`: every source has its line, and what is shown are the counts of what is read."""
+
+import numpy as np
+import pytest
+
+from cbdm_core.data.sources import DATASETS, digits
+
+
+def test_every_source_is_listed(run):
+    code, out, _ = run("data")
+    assert code == 0 and all(any(line.split()[:1] == [name] for line in out.splitlines()) for name in DATASETS)
+
+
+def test_a_source_is_shown_as_it_is_read(run):
+    code, out, _ = run("data", "digits")
+    there = digits()
+    assert code == 0 and "1,797 8-bit images of 1×8×8" in out and there.content_hash() in out
+    assert "10 classes of 174 … 183, 0 of them with fewer than 20; imbalance 0.951" in out
+
+
+def test_a_path_and_its_options(run, tmp_path):
+    rows = np.arange(30, dtype=np.float32).reshape(15, 1, 2)
+    np.savez(tmp_path / "s.npz", images=rows, labels=np.repeat([0, 1], [12, 3]), class_names=np.array(["up", "down"]))
+    code, out, err = run("data", "s.npz", "--set", "data.options.kind=values")
+    assert code == 0 and "npz: 15 floats of 1×2" in out, err
+    lines = [line.split() for line in out.splitlines()]
+    assert ["up", "12"] in lines and ["down", "3"] in lines and "2 of them with fewer than 20; imbalance 0.25" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["digts"], "'digts' is neither a path nor a source: sources are cifar10"),
+        (["digits", "--set", "seed=1"], "--set seed: cbdm data reads data alone"),
+        (["digits", "--set", "data.options.size=3"], "size"),
+        (["cifar10"], "cifar10"),
+    ],
+)
+def test_a_mistake_is_a_line(refused, arguments, words):
+    assert words in refused("data", *arguments)
