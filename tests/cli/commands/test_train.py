@@ -308,7 +308,7 @@ def test_a_run_starts_from_anothers_weights_and_resumes(run, refused, tmp_path):
     for checkpoint in (tmp_path / "parts" / "checkpoints").iterdir():
         shutil.rmtree(checkpoint)
     assert "has lost the weights" in refused("train", "--resume", "parts")
-    assert "leave out --out, --dry-run and --from" in refused("train", "--resume", "parts", "--from", "whole")
+    assert "leave out --out, --dry-run, --from and --data" in refused("train", "--resume", "parts", "--from", "whole")
 
 
 def test_a_run_starts_from_files(run, refused, tmp_path):
