@@ -13,6 +13,7 @@ import random
 import signal
 import sys
 import time
+from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from pathlib import Path
 
@@ -130,9 +131,8 @@ def main() -> None:
     parser.add_argument("--only", choices=tuple(MODULES), help="one module")
     chosen = parser.parse_args()
     os.chdir(ROOT)
-    import hypothesis  # noqa: F401  imported before the forks, as torch and scipy are
-    import pytest  # noqa: F401
-    import scipy.stats  # noqa: F401
+    for name in ("hypothesis", "pytest", "scipy.stats"):  # once, before the forks, which would each take seconds for it
+        import_module(name)
     import torch
 
     torch.set_num_threads(1)

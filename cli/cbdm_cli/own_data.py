@@ -27,23 +27,34 @@ _STEPS = (2_000, 200_000)
 def source_of(path: Path) -> dict[str, Any]:
     """{"source": name, "options": {…}} of the source that reads a file or folder.
 
-    An npz, parquet or tar file, or a folder of the last two; a CSV, for the images in its folder; else class folders.
+    An npz, parquet or tar file; a CSV, for the images in its folder; a folder of parquet files or tars, or one with a
+    single CSV or npz in it; else class folders.
 
     Raises:
-        CbdmError: nothing is there, or a file of another kind.
+        CbdmError: nothing is there, a file of another kind, or a folder with several that it could be.
     """
     if path.is_dir():
-        kinds = [kind for kind in (".parquet", ".tar") if any(path.glob(f"*{kind}"))]
-        name, option = _ENDINGS[kinds[0]] if kinds else ("folder", "path")
-        return {"source": name, "options": {option: str(path)}}
+        return _of_folder(path)
     if not path.exists():
         raise CbdmError(f"--data {path} is not there: give a folder of class folders, an npz, parquet, tar or CSV file")
-    if path.suffix == ".csv":
+    ending = path.suffix.lower()
+    if ending == ".csv":
         return {"source": "folder", "options": {"path": str(path.parent), "labels": path.name}}
-    if path.suffix not in _ENDINGS:
-        raise CbdmError(f"--data {path} is a {path.suffix or 'nameless'} file: npz, parquet, tar and CSV can be read")
-    name, option = _ENDINGS[path.suffix]
+    if ending not in _ENDINGS:
+        raise CbdmError(f"--data {path} ends in {ending!r}: files that end in .npz, .parquet, .tar or .csv can be read")
+    name, option = _ENDINGS[ending]
     return {"source": name, "options": {option: str(path)}}
+
+
+def _of_folder(path: Path) -> dict[str, Any]:
+    for ending in (".parquet", ".tar"):
+        if any(path.glob(f"*{ending}")):
+            name, option = _ENDINGS[ending]
+            return {"source": name, "options": {option: str(path)}}
+    single = sorted([*path.glob("*.csv"), *path.glob("*.npz")])
+    if len(single) > 1:
+        raise CbdmError(f"--data {path} holds {', '.join(f.name for f in single[:3])}: give the one that is meant")
+    return source_of(single[0]) if single else {"source": "folder", "options": {"path": str(path)}}
 
 
 def own_table(path: Path, preset: str | None, file: Path | None, settings: Sequence[str]) -> dict[str, Any]:
@@ -58,14 +69,16 @@ def own_table(path: Path, preset: str | None, file: Path | None, settings: Seque
     if preset is not None:
         return overlaid(merged(load_config(preset), {"data": data}), file, settings)
     base: dict[str, Any] = {"preset": CUSTOM, "data": data, "method": "ddpm", "evaluation": {"reference": "training"}}
-    asked = validated(overlaid(base, file, settings)).data
-    full: Dataset = DATASETS.build(asked.source, asked.options)
-    chosen = suited(tuple(full.shape), len(full), full.num_classes)
+    asked = overlaid(base, file, settings)
+    config = validated(asked)
+    full: Dataset = DATASETS.build(config.data.source, config.data.options)
+    batch = config.training.batch_size if "batch_size" in asked.get("training", {}) else None
+    chosen = suited(tuple(full.shape), len(full), full.num_classes, batch)
     render.note(_told(full, chosen))
     return overlaid(merged(base, chosen), file, settings)
 
 
-def suited(shape: tuple[int, ...], n: int, num_classes: int) -> dict[str, Any]:
+def suited(shape: tuple[int, ...], n: int, num_classes: int, batch: int | None = None) -> dict[str, Any]:
     """Network, training, sampling and evaluation for n examples of a shape.
 
     Steps show each example 300 times, within 2,000 and 200,000. A U-Net halves its axes while the shortest keeps 4
@@ -75,8 +88,9 @@ def suited(shape: tuple[int, ...], n: int, num_classes: int) -> dict[str, Any]:
         shape: (D,) of vectors, or (C, *spatial).
         n: examples, ≥ 1.
         num_classes: K ≥ 1.
+        batch: examples a step, where they are given.
     """
-    batch = min(64 if n < 10_000 else 128, n)
+    batch = batch or min(64 if n < 10_000 else 128, n)
     steps = 100 * math.ceil(_EPOCHS * n / batch / 100)
     steps = min(max(steps, _STEPS[0]), _STEPS[1])
     network = _perceptron(n) if len(shape) == 1 else _unet(shape[1:], n)

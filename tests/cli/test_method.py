@@ -339,6 +339,8 @@ def test_coral_refuses_a_network_without_features(refused, tmp_path, monkeypatch
         (settings("method.options.shrink.cap=2"), "method.shrink: 'cbdm:null' has no such part"),
         (["digits-igd", "--method", "coral", *settings("method.options.cbdm.draws=1")], "has no such part"),
         (settings("method.options.cbdm=3"), "method.options.cbdm = 3"),
+        (settings("method.options=['a']"), "method.options = ['a']: options of a part are written method.PART.NAME"),
+        (settings("method.parts=['cbdm']"), "method.parts = ['cbdm']: write a text such as 'cbdm:null'"),
         (settings("method.options.cbdm.draws=0"), "draws must be 1, 2, 3, … or \"all\", got 0"),
         (settings("method.options.cbdm.fraction=0"), "fraction of rows must lie in (0, 1], got 0"),
         (settings("method.options.cbdm.dropout=some"), "allowed: independent, shared"),

@@ -41,6 +41,9 @@ def images(tmp_path):
         ("photos", "cat/1.png", "folder", {"path": "photos"}),
         ("tables", "train-0.parquet", "parquet", {"root": "tables"}),
         ("tars", "0.tar", "webdataset", {"root": "tars"}),
+        ("faces", "who.csv", "folder", {"path": "faces", "labels": "who.csv"}),
+        ("ecg", "ecg.npz", "npz", {"path": "ecg/ecg.npz"}),
+        ("B.NPZ", None, "npz", {"path": "B.NPZ"}),
     ],
 )
 def test_a_path_has_its_source(tmp_path, monkeypatch, name, inside, source, options):
@@ -80,6 +83,12 @@ def test_length_and_width_go_with_number_and_size(shape, n, steps, batch, width,
     assert (options["width"], len(options["multipliers"])) == (width, levels)
 
 
+def test_the_length_goes_with_a_batch_that_is_given():
+    """300·10,000 showings at 250 a step are 12,000 steps."""
+    training = suited((1, 8, 8), 10_000, 10, 250)["training"]
+    assert (training["steps"], training["batch_size"]) == (12_000, 250)
+
+
 def test_a_run_on_ones_own_data_says_what_was_chosen(run, images):
     options = ["--steps", 3, "--batch-size", 7, "--lr", 0.01, "--device", "cpu", "--out", "r"]
     code, out, err = run("train", "--data", "mine.npz", *options, *SMALL)
@@ -103,7 +112,8 @@ def test_a_preset_keeps_its_settings_on_ones_own_data(run, images):
     ("arguments", "words"),
     [
         (["--data", "no"], "--data no is not there: give a folder"),
-        (["--data", "mine.txt"], "mine.txt is a .txt file: npz, parquet, tar and CSV can be read"),
+        (["--data", "mine.txt"], "mine.txt ends in '.txt': files that end in .npz, .parquet, .tar or .csv can be read"),
+        (["--data", "two"], "two holds a.csv, b.npz: give the one that is meant"),
         (["--data", "mine.npz", "--batch-size", 0], "training.batch_size = 0"),
         (["--data", "mine.npz", "--lr", "nan"], "training.learning_rate"),
         (["--data", "mine.npz", "--resume", "r"], "leave out --out, --dry-run, --from and --data"),
@@ -111,6 +121,9 @@ def test_a_preset_keeps_its_settings_on_ones_own_data(run, images):
 )
 def test_a_mistake_is_a_line(refused, images, arguments, words):
     (images.parent / "mine.txt").touch()
+    (images.parent / "two").mkdir()
+    for name in ("a.csv", "b.npz"):
+        (images.parent / "two" / name).touch()
     assert words in refused("train", *arguments)
     assert not (images.parent / "runs").exists()
 
