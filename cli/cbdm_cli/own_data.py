@@ -73,12 +73,14 @@ def own_table(path: Path, preset: str | None, file: Path | None, settings: Seque
     config = validated(asked)
     full: Dataset = DATASETS.build(config.data.source, config.data.options)
     batch = config.training.batch_size if "batch_size" in asked.get("training", {}) else None
-    chosen = suited(tuple(full.shape), len(full), full.num_classes, batch)
+    chosen = suited(tuple(full.shape), len(full), full.num_classes, batch, images=full.is_images)
     render.note(_told(full, chosen))
     return overlaid(merged(base, chosen), file, settings)
 
 
-def suited(shape: tuple[int, ...], n: int, num_classes: int, batch: int | None = None) -> dict[str, Any]:
+def suited(
+    shape: tuple[int, ...], n: int, num_classes: int, batch: int | None = None, *, images: bool = True
+) -> dict[str, Any]:
     """Network, training, sampling and evaluation for n examples of a shape.
 
     Steps show each example 300 times, within 2,000 and 200,000. A U-Net halves its axes while the shortest keeps 4
@@ -89,6 +91,8 @@ def suited(shape: tuple[int, ...], n: int, num_classes: int, batch: int | None =
         n: examples, ≥ 1.
         num_classes: K ≥ 1.
         batch: examples a step, where they are given.
+        images: whether they are 8-bit images, which cut off what an error of ε̂ near t = 1, divided by α, throws far
+            out. Floats keep it, so that their networks predict v, under the cosine schedule.
     """
     batch = batch or min(64 if n < 10_000 else 128, n)
     steps = 100 * math.ceil(_EPOCHS * n / batch / 100)
@@ -103,16 +107,15 @@ def suited(shape: tuple[int, ...], n: int, num_classes: int, batch: int | None =
     }
     judged = {"per_class": min(200, max(20, 4000 // num_classes))}
     return {
-        "schedule": {"name": "cosine"} if len(shape) == 1 else {"name": "linear"},
-        "network": network,
+        "schedule": {"name": "linear" if images else "cosine"},
+        "network": {**network, "predicts": "eps" if images else "v"},
         "training": training,
         "evaluation": judged,
     }
 
 
 def _perceptron(n: int) -> dict[str, Any]:
-    # v, for near t = 1 the cosine schedule leaves no signal that eps could be turned into x_0 with.
-    return {"name": "mlp", "predicts": "v", "options": {"width": 128 if n < 10_000 else 256, "depth": 3}}
+    return {"name": "mlp", "options": {"width": 128 if n < 10_000 else 256, "depth": 3}}
 
 
 def _unet(sides: tuple[int, ...], n: int) -> dict[str, Any]:
@@ -136,7 +139,8 @@ def _unet(sides: tuple[int, ...], n: int) -> dict[str, Any]:
 def _told(full: Dataset, chosen: dict[str, Any]) -> str:
     counts, training, network = full.counts(), chosen["training"], chosen["network"]
     what = "×".join(map(str, full.shape))
-    options = ", ".join(f"{name} {value}" for name, value in network["options"].items())
+    made = {**network["options"], "predicts": network["predicts"]}
+    options = ", ".join(f"{name} {value}" for name, value in made.items())
     return (
         f"{CUSTOM}: {len(full):,} examples of {what} in {full.num_classes} classes of {int(counts.min()):,} … "
         f"{int(counts.max()):,}\n"

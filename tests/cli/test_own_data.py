@@ -83,6 +83,12 @@ def test_length_and_width_go_with_number_and_size(shape, n, steps, batch, width,
     assert (options["width"], len(options["multipliers"])) == (width, levels)
 
 
+@pytest.mark.parametrize(("images", "choice"), [(True, ("linear", "eps")), (False, ("cosine", "v"))])
+def test_floats_are_learned_by_what_needs_no_clipping(images, choice):
+    chosen = suited((4, 8, 8), 500, 3, images=images)
+    assert (chosen["schedule"]["name"], chosen["network"]["predicts"]) == choice
+
+
 def test_the_length_goes_with_a_batch_that_is_given():
     """300·10,000 showings at 250 a step are 12,000 steps."""
     training = suited((1, 8, 8), 10_000, 10, 250)["training"]
