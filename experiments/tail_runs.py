@@ -16,7 +16,8 @@ import torch
 
 from cbdm_cli.assemble import Experiment, assemble
 from cbdm_cli.config import Config, load_config, validated
-from cbdm_cli.evaluator import Evaluator, balanced_samples, solver
+from cbdm_cli.drawing import balanced_samples, solver
+from cbdm_cli.evaluator import Evaluator
 from cbdm_cli.method import method_parts
 from cbdm_cli.resolve import with_sampling
 from cbdm_cli.run_folder import write_text

@@ -10,6 +10,28 @@ import typer
 
 from cbdm_cli.refusal import DEBUG
 
+
+def _presets() -> list[str]:
+    from cbdm_cli.preset_files import preset_names
+
+    return preset_names()
+
+
+def _laws() -> list[str]:
+    return _declared("cbdm.priors")
+
+
+def _parts() -> list[str]:
+    return ["ddpm", *_declared("cbdm.adjustments")]
+
+
+def _declared(group: str) -> list[str]:
+    """The names of an entry-point group, those of other distributions too; a registry would import torch."""
+    from importlib.metadata import entry_points
+
+    return sorted(entry_points(group=group).names)
+
+
 app = typer.Typer(
     name="cbdm",
     help="Train diffusion models on class-imbalanced data, with the prior as a part you choose.",
@@ -25,7 +47,32 @@ Omega = Annotated[
 ]
 GuidancePrior = Annotated[
     str | None,
-    typer.Option(help="Guide away from the null of this label law instead of the training law's: uniform, …"),
+    typer.Option(
+        autocompletion=_laws,
+        help="Guide away from the null of this label law instead of the training law's: uniform, …",
+    ),
+]
+Method = Annotated[
+    str | None,
+    typer.Option(
+        autocompletion=_parts,
+        help="ddpm, or parts joined by +, each with its law: cbdm:null, shrink:null, reweight:uniform, t2h, h2t, "
+        "transfer, coral, ccua, diffrop:uniform, capacity, resample:uniform, pure. Options: "
+        "--set method.PART.NAME=VALUE.",
+    ),
+]
+Prior = Annotated[
+    str | None,
+    typer.Option(
+        autocompletion=_laws,
+        help="The law of the one part that takes one: training, uniform, power:0.5, balanced:0.999, null, …",
+    ),
+]
+PriorDrawn = Annotated[
+    str | None,
+    typer.Option(
+        autocompletion=_laws, help="The law of --unconditional: uniform (the default), training, power:0.5, …"
+    ),
 ]
 OwnData = Annotated[
     Path | None,
@@ -59,29 +106,11 @@ def common(
         os.environ[DEBUG] = "1"
 
 
-def _presets() -> list[str]:
-    from cbdm_cli.config import preset_names
-
-    return preset_names()
-
-
 @app.command()
 def train(
     preset: Annotated[str | None, typer.Argument(autocompletion=_presets, help="Default: digits-lt.")] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            help="ddpm, or parts joined by +, each with its law: cbdm:null, shrink:null, reweight:uniform, t2h, h2t, "
-            "transfer, coral, ccua, diffrop:uniform, capacity, resample:uniform, pure. Options: "
-            "--set method.PART.NAME=VALUE."
-        ),
-    ] = None,
-    prior: Annotated[
-        str | None,
-        typer.Option(
-            help="The law of the one part that takes one: training, uniform, power:0.5, balanced:0.999, null, …"
-        ),
-    ] = None,
+    method: Method = None,
+    prior: Prior = None,
     tau: Annotated[float | None, typer.Option(help="Strength τ of CBDM.")] = None,
     gamma: Annotated[float | None, typer.Option(help="Share γ of CBDM that moves the other prediction.")] = None,
     data: OwnData = None,
@@ -98,6 +127,9 @@ def train(
     from_: From = None,
     log: Annotated[str | None, typer.Option(help="Also log to tensorboard, wandb or trackio (an extra each).")] = None,
     threads: Annotated[int | None, typer.Option(help="On the CPU. Default: as quick as a trial finds.")] = None,
+    no_evaluate: Annotated[
+        bool, typer.Option("--no-evaluate", help="Only train; `cbdm evaluate RUN` samples and judges later.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run and take; write nothing.")] = False,
 ) -> None:
     """Train, then sample with balanced labels and evaluate against the balanced set."""
@@ -106,7 +138,7 @@ def train(
     named = {"method": method, "prior": prior, "tau": tau, "gamma": gamma, "steps": steps, "seed": seed}
     short = {"precision": precision, "batch_size": batch_size, "learning_rate": lr}
     settings = [*(set_ or []), *(f"training.{name}={value!r}" for name, value in short.items() if value is not None)]
-    more = {"log": log, "threads": threads, "data": data}
+    more = {"log": log, "threads": threads, "evaluate": not no_evaluate, "data": data}
     begin_or_resume(preset, config, settings, named, device, out=out, resumed=resume, origin=from_, dry=dry_run, **more)
 
 
@@ -126,9 +158,7 @@ def sample(
     unconditional: Annotated[
         bool, typer.Option("--unconditional", help="Without conditions, under --prior; 100 steps of ddim with η = 1.")
     ] = False,
-    prior: Annotated[
-        str | None, typer.Option(help="The law of --unconditional: uniform (the default), training, power:0.5, …")
-    ] = None,
+    prior: PriorDrawn = None,
     omega: Omega = None,
     guidance_prior: GuidancePrior = None,
     temperature: Annotated[float | None, typer.Option(help="Of tracked weights; above 1 less peaked.")] = None,
@@ -150,7 +180,8 @@ def sample(
     device: Device = "auto",
 ) -> None:
     """Draw samples from a run."""
-    from cbdm_cli.commands.sample import asked_for, sample_run
+    from cbdm_cli.commands.sample import sample_run
+    from cbdm_cli.conditions_asked import asked_for
 
     tracked = {"temperature": temperature, "top_k": top_k, "every": track_every}
     guided = {"omega": omega, "guidance_prior": guidance_prior}

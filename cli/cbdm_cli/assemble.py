@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,10 +13,10 @@ from torch import Tensor
 
 from cbdm_cli.affordable import check_affordable
 from cbdm_cli.batches import build_batches, exposure_of, refuse_strays, told_network
-from cbdm_cli.config import Config, Facts, Training, UnitsFact
-from cbdm_cli.data import load_data
+from cbdm_cli.config import Config, Facts, Origin, Training, UnitsFact
 from cbdm_cli.laws import ChosenLaws, choose_laws, counts_classes, sampled_from, table_law
 from cbdm_cli.method import BATCH_PARTS, Part, completed, part_class, part_options
+from cbdm_cli.run_data import load_data
 from cbdm_core.adjustment import DenoisingLoss, PriorAdjustment
 from cbdm_core.conditions import space_to_dict
 from cbdm_core.data.batches import Batches
@@ -57,6 +57,17 @@ class Experiment:
     objective: Objective
     batches: Batches
     law_data: dict[str, Tensor]
+
+    @property
+    def facts(self) -> Facts:
+        """What the data turned out to be."""
+        assert self.config.facts is not None  # `assemble` wrote them
+        return self.config.facts
+
+    def with_origin(self, origin: Origin | None) -> Experiment:
+        """The same, with the fact of which weights it starts from."""
+        facts = self.facts.model_copy(update={"origin": origin})
+        return replace(self, config=self.config.model_copy(update={"facts": facts}))
 
     def start(self, world: World) -> TrainState:
         """The training state at step 0."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # the help page must not pay for torch
 
     from rich.progress import Progress
 
-    from cbdm_cli.classified import Classified
+    from cbdm_cli.classification import Classified
     from cbdm_cli.study.results import Estimate
     from cbdm_cli.study.summary import Summary
     from cbdm_core.metrics.report import Report, Scores

@@ -12,7 +12,7 @@ from pathlib import Path
 from cbdm_cli.config import Config, setting
 from cbdm_core.errors import CbdmError
 
-__all__ = ["features_setting", "quoted", "refuse_code", "runs_code"]
+__all__ = ["features_option", "features_setting", "quoted", "refuse_code", "runs_code"]
 
 
 def runs_code(features: str) -> bool:
@@ -33,6 +33,11 @@ def features_setting(features: str) -> str:
         return bare
     text = json.dumps(features, ensure_ascii=False)
     return "evaluation.features=" + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in text)
+
+
+def features_option(features: str) -> str:
+    """The same as a shell takes it, `--set` before it."""
+    return f"--set {quoted(features_setting(features))}"
 
 
 def refuse_code(place: Path, saved: Config, repeat: str) -> None:

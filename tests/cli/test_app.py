@@ -49,11 +49,23 @@ def test_a_list_of_presets_pays_for_no_configuration(tmp_path):
     assert "digits-lt" in done.stdout and "HEAVY []" in done.stdout, done.stdout + done.stderr
 
 
-def test_completion_knows_the_presets_and_imports_no_torch(tmp_path):
-    env = {**os.environ, "_CBDM_COMPLETE": "complete_bash", "COMP_WORDS": "cbdm train dig", "COMP_CWORD": "2"}
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("cbdm train dig", ["digits-lt"]),
+        ("cbdm train --prior ba", ["balanced", "bank"]),
+        ("cbdm train --method c", ["capacity", "cbdm", "ccua", "coral"]),
+        ("cbdm sample r --guidance-prior un", ["uniform"]),
+    ],
+)
+def test_completion_knows_presets_laws_and_parts_and_imports_no_torch(tmp_path, typed, completed):
+    last = str(len(typed.split()) - 1)
+    env = {**os.environ, "_CBDM_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": last}
     probe = _PROBE.replace("main(sys.argv[1:])", "sys.argv[0] = 'cbdm'; main()")
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, cwd=tmp_path, env=env)
-    assert "digits-lt" in done.stdout and "HEAVY []" in done.stdout, done.stdout + done.stderr
+    *offered, heavy = done.stdout.split("\n")[:-1]
+    assert ({*completed} <= {*offered}) and heavy == "HEAVY []", done.stdout + done.stderr
+    assert all(name.startswith(typed.split()[-1]) for name in offered)
 
 
 def test_samples_in_each_format(run, trained):

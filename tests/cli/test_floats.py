@@ -11,7 +11,7 @@ import torch
 
 from cbdm import DDIM, ClassifierFreeGuidance, generate, load_run
 from cbdm_cli.config import load_config, validated
-from cbdm_cli.data import load_data
+from cbdm_cli.run_data import load_data
 from tests.cli.tiny import TINY
 
 Y = np.repeat(np.arange(3), 12)

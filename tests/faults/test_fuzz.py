@@ -3,6 +3,8 @@
 2,000 examples, the same at every run; `python -m tests.faults.fuzz --n 100000` tries others.
 """
 
+import time
+
 import pytest
 
 from cbdm_core.errors import CbdmError
@@ -46,7 +48,9 @@ def test_the_fuzzer_sees_faults(monkeypatch, material, read, fault):
     (material.base / "outside").unlink(missing_ok=True)
 
 
-def test_the_fuzzer_sees_hangs():
-    with pytest.raises(HangError), within(1):
+@pytest.mark.parametrize("hang", [lambda: None, lambda: time.sleep(30)])
+def test_the_fuzzer_sees_hangs(hang):
+    """Those that work and those that wait."""
+    with pytest.raises(HangError), within(1, patience=2):
         while True:
-            pass
+            hang()

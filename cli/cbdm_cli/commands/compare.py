@@ -28,7 +28,7 @@ from cbdm_cli.study.plan import (
 )
 from cbdm_cli.study.pool import Child, run_children
 from cbdm_cli.study.summary import summarise
-from cbdm_cli.trust import features_setting, quoted, refuse_code, runs_code
+from cbdm_cli.trust import features_option, quoted, refuse_code, runs_code
 from cbdm_core.errors import CbdmError
 
 __all__ = ["compare"]
@@ -155,7 +155,7 @@ def _common(plan: Plan) -> Config:
 def _refuse_settings(folder: Path, config: Config, settings: Sequence[str]) -> None:
     """The plan has its own; its features may be named again, and must be where they run code."""
     if not settings:
-        refuse_code(folder / FILE, config, f"--set {quoted(features_setting(config.evaluation.features))}")
+        refuse_code(folder / FILE, config, features_option(config.evaluation.features))
     if any(setting(text) != {"evaluation": {"features": config.evaluation.features}} for text in settings):
         raise CbdmError(
             f"--set: the comparison {folder} has its own; only --add and --seeds may extend it, and --set only name "
@@ -167,13 +167,14 @@ def _again(folder: Path, plan: Plan) -> str:
     """The command that goes on with the comparison."""
     place, features = str(folder), _common(plan).evaluation.features
     named = quoted(f"./{place}" if place in preset_names() else place)
-    return f"cbdm compare {named}" + (f" --set {quoted(features_setting(features))}" if runs_code(features) else "")
+    return f"cbdm compare {named}" + (f" {features_option(features)}" if runs_code(features) else "")
 
 
 def _check(plan: Plan, launch: Launch) -> None:
     """Assemble each variant and its sampler once, and find what judges them: a mistake should show before training."""
     from cbdm_cli.assemble import assemble
-    from cbdm_cli.evaluator import check_judging, solver
+    from cbdm_cli.drawing import solver
+    from cbdm_cli.evaluator import check_judging
     from cbdm_core.distributed import pick_device
     from cbdm_core.guidance import parse_omega
 

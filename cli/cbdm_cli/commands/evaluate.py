@@ -10,13 +10,13 @@ from typing import Any
 
 from cbdm_cli import render
 from cbdm_cli.config import Config, load_config, preset_names, setting, validated
-from cbdm_cli.data import load_data, load_own_data
-from cbdm_cli.evaluated import EvaluatedRun, evaluated_by, measure_words
+from cbdm_cli.evaluated_run import EvaluatedRun, evaluated_by, measure_words
 from cbdm_cli.evaluator import Evaluator, check_judging
 from cbdm_cli.foreign_samples import Samples, read_samples
 from cbdm_cli.naming import file_tag
 from cbdm_cli.omegas import omegas_of
-from cbdm_cli.results import report_caption, report_title
+from cbdm_cli.result_facts import report_caption, report_title
+from cbdm_cli.run_data import load_data, load_own_data
 from cbdm_cli.run_folder import write_json
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.distributed import World, join, leave, pick_device

@@ -12,6 +12,7 @@ from typing import Any
 
 from cbdm_cli import render
 from cbdm_cli.durations import duration
+from cbdm_cli.locking import LOCK
 from cbdm_cli.run_folder import read_records
 from cbdm_cli.scoring import SCORES_FILE, is_scored
 from cbdm_core.errors import CbdmError
@@ -60,7 +61,8 @@ class Standing:
         losses: means over the last records: of the loss, its terms, and the denoising loss of each class group.
         scores: (step, the scores there) of the last judging, None before the first.
         silent: seconds since the last record.
-        finished: whether the evaluation is there.
+        finished: whether the last step is done and nobody is at work in the folder.
+        evaluated: whether the evaluation is there.
         grid: the newest grid of samples, None if there is none.
     """
 
@@ -71,6 +73,7 @@ class Standing:
     scores: tuple[int, dict[str, float]] | None
     silent: float
     finished: bool
+    evaluated: bool
     grid: Path | None
 
     def lines(self) -> list[str]:
@@ -78,7 +81,7 @@ class Standing:
         share = self.step / max(self.steps, 1)
         head = f"step {self.step:,} of {self.steps:,} ({share:.0%})"
         if self.finished:
-            head += " · finished and evaluated"
+            head += " · finished and evaluated" if self.evaluated else " · finished, not evaluated"
         elif self.rate:
             left = duration((self.steps - self.step) / self.rate)
             head += f" · {self.rate:.3g} steps a second · about {left} left"
@@ -115,10 +118,11 @@ def standing(path: Path, tail: Tail, seen: deque[tuple[float, int]], now: float)
         names = dict.fromkeys(name for record in records for name in record.get(kind, {}))
         losses |= {name: _mean(records, lambda r, k=kind, n=name: r.get(k, {}).get(n)) for name in names}
     grids = sorted((path / "grids").glob("step-*.png"))
-    finished = (path / "evaluation.json").exists()
     steps = int(config.get("training", {}).get("steps", step))
+    evaluated = (path / "evaluation.json").exists()
+    finished = evaluated or (step >= steps and not (path / LOCK).exists())
     scores, grid = _last_scores(path / SCORES_FILE), grids[-1] if grids else None
-    return Standing(step, steps, _rate(path, seen), losses, scores, now - written, finished, grid)
+    return Standing(step, steps, _rate(path, seen), losses, scores, now - written, finished, evaluated, grid)
 
 
 def _last_scores(file: Path) -> tuple[int, dict[str, float]] | None:

@@ -6,7 +6,7 @@ import pytest
 
 from cbdm import load_run
 from cbdm_cli.config import validated
-from cbdm_cli.data import load_data
+from cbdm_cli.run_data import load_data
 from cbdm_core.metrics.diagnosis import diagnose, noise_levels
 from cbdm_core.metrics.recognition import held_out_rows
 

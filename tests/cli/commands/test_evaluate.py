@@ -207,7 +207,7 @@ def test_results_of_a_run_in_two_features_of_one_kind_are_two_files(run, trained
 
 def test_a_run_that_is_refused_stops_the_others_before_any_is_judged(refused, trained, monkeypatch):
     """Whatever is known of it without sampling: its configuration, data, reference and features."""
-    monkeypatch.setattr("cbdm_cli.evaluated.drawn_with_bar", lambda *_: pytest.fail("samples were drawn"))
+    monkeypatch.setattr("cbdm_cli.evaluated_run.drawn_with_bar", lambda *_: pytest.fail("samples were drawn"))
     text = (trained / "config.toml").read_text()
     features = 'features = "classifier"'
     damage = {

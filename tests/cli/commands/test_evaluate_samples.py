@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from cbdm_cli.config import load_config, validated
-from cbdm_cli.data import load_data, load_reference
-from cbdm_cli.evaluator import Evaluator, counted
+from cbdm_cli.drawing import counted
+from cbdm_cli.evaluator import Evaluator
+from cbdm_cli.run_data import load_data, load_reference
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.data.sources import DATASETS, digits
 from cbdm_core.errors import CbdmError
@@ -142,7 +143,7 @@ def test_evaluations_are_those_the_network_saw(trained, sampler, settings, nfe):
 
     A null of another law asks for the ten classes, the null and the condition, as docs/methods.md counts.
     """
-    from cbdm_cli.evaluated import EvaluatedRun
+    from cbdm_cli.evaluated_run import EvaluatedRun
 
     evaluated = EvaluatedRun.of(trained, "cpu", "pixels")
     _, _, found = evaluated.report({"sampler": sampler, "steps": 6, "per_class": 3, **settings}, "")

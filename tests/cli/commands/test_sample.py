@@ -25,7 +25,7 @@ from cbdm import (
 )
 from cbdm_cli.__main__ import main
 from cbdm_cli.config import validated
-from cbdm_cli.evaluator import solver
+from cbdm_cli.drawing import solver
 from cbdm_cli.resolve import with_sampling
 from cbdm_core.data.dataset import to_uint8
 from cbdm_core.generation import generate_stepwise
@@ -259,11 +259,11 @@ def test_a_trained_model_samples_under_the_law_that_it_is_asked_for():
 
 def test_a_stream_that_was_stopped_goes_on_and_ends_as_it_would_have(run, trained, monkeypatch):
     """Shards that were written are not drawn again, and all bytes are those of a drawing without a stop."""
-    from cbdm_cli.commands import sample
+    from cbdm_cli import sample_files
 
     asked = ["sample", trained, "--n", 25, "--format", "shards", "--shard-size", 10, "--steps", 2]
     assert run(*asked, "--out", "whole")[0] == 0
-    write, written = sample._write_shard, []
+    write, written = sample_files._write_shard, []
 
     def stops(target, drawn):
         if drawn.first == 20:
@@ -271,14 +271,14 @@ def test_a_stream_that_was_stopped_goes_on_and_ends_as_it_would_have(run, traine
         written.append(drawn.first)
         write(target, drawn)
 
-    monkeypatch.setitem(sample._STREAMS, "shards", stops)
+    monkeypatch.setitem(sample_files.STREAMS, "shards", stops)
     run(*asked, "--out", "cut")
 
     def goes_on(target, drawn):
         written.append(drawn.first)
         write(target, drawn)
 
-    monkeypatch.setitem(sample._STREAMS, "shards", goes_on)
+    monkeypatch.setitem(sample_files.STREAMS, "shards", goes_on)
     code, out, _ = run(*asked, "--out", "cut")
     assert code == 0 and "25 samples (20 of them from before)" in out and written == [0, 10, 20]
     parts = []

@@ -237,6 +237,21 @@ def test_torchrun_trains_one_run_as_one_process_does(run, tmp_path, cache):
     assert (tmp_path / "two" / "evaluation.json").exists()
 
 
+def test_training_alone_is_judged_later_with_the_same_numbers(run, tmp_path):
+    """`--no-evaluate` leaves weights, records and curves; `cbdm evaluate` then finds what a whole run finds."""
+    assert run("train", "--steps", 3, *TINY, "--out", "whole")[0] == 0
+    code, out, _ = run("train", "--steps", 3, *TINY, "--out", "bare", "--no-evaluate")
+    assert code == 0 and "cbdm evaluate bare" in out
+    bare = tmp_path / "bare"
+    assert (bare / "loss.svg").exists() and not (bare / "evaluation.json").exists()
+    assert not (bare / "samples.png").exists()
+    assert "finished, not evaluated" in run("watch", "bare")[1]
+    assert run("evaluate", "bare")[0] == 0
+    (later,) = bare.glob("*evaluation*.json")
+    scores = [json.loads(file.read_text())["overall"] for file in (tmp_path / "whole" / "evaluation.json", later)]
+    assert scores[0] == scores[1]
+
+
 @pytest.mark.slow
 def test_a_wheel_in_an_empty_environment_runs_the_command(tmp_path):
     root = Path(__file__).parents[3]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from cbdm_cli.evaluated import EvaluatedRun
+from cbdm_cli.evaluated_run import EvaluatedRun
 from cbdm_cli.study.report.collect import collect
 from cbdm_cli.study.report.neighbours import HOW_MANY, nearest_training, tail_labels
 from tests.cli.study.report.pages import Page

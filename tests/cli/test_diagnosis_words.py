@@ -6,8 +6,8 @@ import re
 import pytest
 import torch
 
-from cbdm_cli.diagnosed import heat_maps, span, verdict
 from cbdm_cli.diagnosis_map import draw_diagnosis
+from cbdm_cli.diagnosis_words import heat_maps, span, verdict
 from cbdm_core.metrics.diagnosis import Contrast, Diagnosis
 
 NAMES = ("rare", "common", "middle")

@@ -1,0 +1,138 @@
+"""What is to be drawn: labels, conditions, or a law without either, by the options of `cbdm sample`."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cbdm_core.conditions import Classes
+from cbdm_core.errors import CbdmError
+from cbdm_core.generation import conditions_for, cyclic_labels, labels_from
+from cbdm_core.priors import LabelPrior, make_law
+from cbdm_core.run import Run
+
+__all__ = ["Asked", "asked_for", "conditions_of", "conditions_to_draw", "labels_of"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What `cbdm sample` was asked to draw.
+
+    Args:
+        labels: `--labels`.
+        conditions: `--condition`, none of them for conditions of the training set by label.
+        n: `--n`.
+        prior: the law of `--unconditional --prior`; None draws under conditions.
+    """
+
+    labels: str = "cyclic"
+    conditions: Sequence[str] = ()
+    n: int | None = None
+    prior: str | None = None
+
+
+def asked_for(
+    labels: str | None,
+    conditions: Sequence[str],
+    n: int | None,
+    prior: str | None,
+    guided: Mapping[str, Any],
+    tracked: Mapping[str, Any],
+    *,
+    unconditional: bool,
+) -> Asked:
+    """What the options ask for, None where not given.
+
+    Raises:
+        CbdmError: options that do not go together.
+    """
+    if unconditional and (labels is not None or conditions or any(value is not None for value in guided.values())):
+        raise CbdmError("--unconditional shows the network no condition: leave out --labels, --condition, --omega, …")
+    if prior is not None and not unconditional:
+        raise CbdmError(f"--prior {prior} goes with --unconditional; labels drawn from a law are --labels {prior}")
+    tracks = unconditional or guided["guidance_prior"] is not None
+    if not tracks and any(value is not None for value in tracked.values()):
+        raise CbdmError("--temperature, --top-k and --track-every need --guidance-prior LAW or --unconditional")
+    if conditions and labels is not None:
+        raise CbdmError("--labels and --condition both say what to draw: give one of them")
+    return Asked(labels or "cyclic", conditions, n, (prior or "uniform") if unconditional else None)
+
+
+def labels_of(text: str, n: int | None, run: Run, seed: int) -> Tensor:
+    """The labels that `--labels` names.
+
+    Args:
+        text: cyclic, a law with probabilities, or labels parted by commas.
+        n: how many; 16 a class by default, or as many as are listed (a list is repeated up to `n`).
+        run: for its classes and counts.
+        seed: of labels drawn from a law.
+
+    Raises:
+        CbdmError: a label outside [0, K), an unknown law, or the null law.
+    """
+    classes = len(run.counts)
+    if text == "cyclic":
+        return cyclic_labels(n or 16 * classes, classes)
+    if re.fullmatch(r"\s*-?[0-9]{1,9}\s*(,\s*-?[0-9]{1,9}\s*)*", text):
+        listed = torch.tensor([int(part) for part in text.split(",")])
+        wrong = [int(y) for y in listed if not 0 <= y < classes]
+        if wrong:
+            raise CbdmError(f"--labels {text}: label {wrong[0]} is out of range; the run has labels 0 … {classes - 1}")
+        return listed[torch.arange(n or len(listed)) % len(listed)]
+    law = make_law(text, run.counts)
+    if law.learns:  # what this run has learned, not a law at its start
+        law = next((known for known in run.laws.values() if known.learns), None)
+        if law is None:
+            raise CbdmError(f"--labels {text}: this run has learned no law; try uniform, training or power:0.5")
+    if not isinstance(law, LabelPrior):
+        raise CbdmError(f"--labels {text}: this law has no label to draw; try uniform, training or power:0.5")
+    return labels_from(law, n or 16 * classes, seed)
+
+
+def conditions_of(texts: Sequence[str], n: int | None, run: Run) -> Tensor:
+    """The conditions that `--condition` names, each as numbers parted by commas, repeated up to n.
+
+    Raises:
+        CbdmError: a run that is told labels, numbers that are none, or of another length than the run's conditions.
+    """
+    if isinstance(run.space, Classes):
+        raise CbdmError(f"--condition {texts[0]}: this run is told labels; use --labels, for example --labels 3,3,7")
+    dtype, size = run.law_data["conditions"].dtype, run.law_data["conditions"].shape[1]
+    rows = []
+    for text in texts:
+        try:
+            row = [float(part) for part in text.split(",")]
+        except ValueError:
+            row = []
+        allowed = "numbers" if dtype.is_floating_point else "0 or 1"
+        if len(row) != size or not (all(map(math.isfinite, row)) if dtype.is_floating_point else {*row} <= {0, 1}):
+            raise CbdmError(f"--condition {text!r}: this run is told {size} values ({allowed}), parted by commas")
+        rows.append(row)
+    return torch.tensor(rows).to(dtype)[torch.arange(n or 16 * len(rows)) % len(rows)]
+
+
+def conditions_to_draw(
+    asked: Asked, run: Run, seed: int
+) -> tuple[Tensor, Tensor, tuple[str, ...], Sequence[int | None]]:
+    """(label of each sample, what the network is told, class names, counts)."""
+    if asked.n is not None and asked.n < 1:
+        raise CbdmError(f"--n must be 1 or more, got {asked.n}")
+    if asked.prior is not None:
+        count = asked.n or 16 * len(run.counts)
+        zeros = torch.zeros(count, dtype=torch.long)
+        return zeros, zeros, (f"law {asked.prior}",), [None]
+    if asked.conditions:
+        conditions = conditions_of(asked.conditions, asked.n, run)
+        labels = torch.arange(len(conditions)) % len(asked.conditions)
+        return labels, conditions, tuple(asked.conditions), [None] * len(asked.conditions)
+    labels = labels_of(asked.labels, asked.n, run, seed)
+    conditions = labels
+    if not isinstance(run.space, Classes):
+        conditions = conditions_for(labels, run.law_data["conditions"], run.law_data["labels"])
+    return labels, conditions, run.class_names, run.counts.tolist()

@@ -1,0 +1,137 @@
+"""A run is gone on with: from its newest whole checkpoint, with the same settings, data and laws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cbdm_cli import render
+from cbdm_cli.assemble import Experiment, assemble
+from cbdm_cli.config import Config, flat, merged, overlaid, preset_table, validated
+from cbdm_cli.evaluator import check_judging
+from cbdm_cli.method import method_over, only_its_parts
+from cbdm_cli.resolve import resolved
+from cbdm_cli.run_folder import (
+    write_text,
+)
+from cbdm_cli.run_through import Manner, folder_held, run_through
+from cbdm_cli.threads import set_threads, threads_of
+from cbdm_cli.trackers import check_tracker
+from cbdm_cli.trust import features_option, refuse_code
+from cbdm_core.checkpoint import checkpoints, load_checkpoint, read_tensors
+from cbdm_core.distributed import World, join, leave
+from cbdm_core.errors import CbdmError
+from cbdm_core.run import LAW_DATA, read_config
+from cbdm_core.training import TrainState
+from cbdm_core.writing import clean
+
+__all__ = ["refuse_difference", "resume"]
+
+
+def resume(
+    folder: Path,
+    preset: str | None,
+    file: Path | None,
+    settings: Sequence[str],
+    options: dict[str, Any],
+    device: str,
+    manner: Manner,
+) -> None:
+    """Continue a run bit-identically from its newest whole checkpoint, or from step 0 before the first.
+
+    Args:
+        folder: the run.
+        preset: a preset named besides; like `file`, `settings` and `options` it must agree with the run.
+        file: a configuration named besides.
+        settings: `a.b=v` named besides; features that run code must be.
+        options: the named options; only `steps` may differ from the run's, to extend it.
+        device: to compute on.
+        manner: how it is gone through.
+
+    Raises:
+        CbdmError: another configuration, other data than at the start, fewer steps than are done, or features that are
+            not there or that run code and are named by the run alone.
+    """
+    saved = resolved(read_config(folder), {})
+    base = saved.model_dump(exclude={"facts"}) if preset is None else preset_table(preset)
+    if preset is None and options["method"] is not None:  # options of parts that it lacks are not what differs
+        base = {**base, "method": only_its_parts(method_over(base["method"], options["method"]))}
+    asked = resolved(overlaid(base, file, settings), {**options, "steps": None})
+    refuse_difference(folder, saved, asked, but=("training.steps",) if preset and options["steps"] else ())
+    if "features" not in overlaid({}, file, settings).get("evaluation", {}):
+        refuse_code(folder / "config.toml", saved, features_option(saved.evaluation.features))
+    config = saved
+    if options["steps"] is not None:
+        config = validated(merged(saved.model_dump(), {"training": {"steps": options["steps"]}}))
+    world = join(device)
+    try:
+        origin = None if saved.facts is None else saved.facts.origin
+        experiment = assemble(config).with_origin(origin)
+        refuse_difference(folder, config, experiment.config)
+        _refuse_other_laws(folder, experiment)
+        if manner.evaluate:
+            check_judging(experiment.config, experiment.full, experiment.data)
+        check_tracker(manner.log)
+        set_threads(experiment, world, manner.threads, before=threads_of(folder))
+        with folder_held(folder, world, manner):
+            _go_on(folder, config != saved, experiment, world, manner)
+    finally:
+        leave()
+
+
+def _go_on(folder: Path, changed: bool, experiment: Experiment, world: World, manner: Manner) -> None:
+    if world.leads:
+        clean(folder)
+        clean(folder / "checkpoints")
+    state, steps = _newest(folder / "checkpoints", experiment, world), experiment.config.training.steps
+    if steps < state.step:
+        raise CbdmError(f"--steps {steps}: {folder} has {state.step} steps done already; ask for more than that")
+    if world.leads and changed:
+        write_text(folder / "config.toml", experiment.config.to_toml())
+    run_through(experiment, state, folder, manner)
+
+
+def _newest(folder: Path, experiment: Experiment, world: World) -> TrainState:
+    """The state of the newest checkpoint that is whole, or that of step 0 where none was written yet."""
+    faults: list[str] = []
+    for checkpoint in reversed(checkpoints(folder)):
+        try:
+            state = load_checkpoint(checkpoint, experiment.start(world))
+        except CbdmError as error:
+            faults.append(str(error))
+            continue
+        if faults and world.leads:
+            render.note(f"{faults[0]}: going on from {checkpoint.name} instead")
+        return state
+    if faults:
+        raise CbdmError(f"no checkpoint in {folder} is whole; the newest: {faults[0]}")
+    if origin := experiment.facts.origin:
+        raise CbdmError(f"{folder} has lost the weights that it started from: start anew with --from {origin.path}")
+    return experiment.start(world)
+
+
+def refuse_difference(folder: Path, saved: Config, asked: Config, but: Sequence[str] = ()) -> None:
+    mine, theirs = flat(saved.model_dump()), flat(asked.model_dump())
+    if asked.facts is None:
+        but = [*but, *(key for key in {*mine, *theirs} if key.startswith("facts"))]
+    for key in sorted({*mine, *theirs} - {*but}):
+        if mine.get(key) != theirs.get(key):
+            raise CbdmError(
+                f"--resume {folder} was trained with {key} = {mine.get(key)!r}, not {theirs.get(key)!r}: leave it out "
+                "to continue, or start a new run (only --steps and --device may change)"
+            )
+
+
+def _refuse_other_laws(folder: Path, experiment: Experiment) -> None:
+    """A table of affinities is a file of the user's, which may have changed; the facts do not tell."""
+    saved = read_tensors(folder / LAW_DATA) if experiment.law_data else {}
+    for name, value in experiment.law_data.items():
+        before = saved.get(name, saved.get(name.partition(".")[0]))  # version 0.1 had one similarity for all parts
+        if before is None or before.shape != value.shape or not torch.allclose(before, value):
+            raise CbdmError(
+                f"--resume {folder}: the laws are made from another {name} than at the start, which is in {LAW_DATA}: "
+                "restore it, or start a new run"
+            )

@@ -1,0 +1,154 @@
+"""From a state to the end of its run: steps with checkpoints, then samples, scores and pictures."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cbdm_cli import pictures, render
+from cbdm_cli.assemble import Experiment
+from cbdm_cli.config import Config
+from cbdm_cli.drawing import balanced_samples, counted, drawn_with_bar
+from cbdm_cli.evaluator import Evaluator
+from cbdm_cli.locking import held
+from cbdm_cli.observing import Observer
+from cbdm_cli.result_facts import evaluation_facts, report_caption, report_title
+from cbdm_cli.run_folder import (
+    read_records,
+    write_json,
+)
+from cbdm_cli.signals import asked_to_stop
+from cbdm_cli.trust import features_option, quoted, runs_code
+from cbdm_core.checkpoint import checkpoints, save_checkpoint
+from cbdm_core.distributed import World, largest_over_ranks, sum_over_ranks
+from cbdm_core.metrics.report import rank_groups
+from cbdm_core.numerics import numerics
+from cbdm_core.training import DivergedError, TrainState, train
+
+__all__ = ["Manner", "Stopped", "folder_held", "run_through"]
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a run is gone through; it changes none of its numbers.
+
+    Args:
+        log: a tracker that is given the records too.
+        threads: of a training on the CPU; None takes those that the run began with, or finds them by trial where it
+            begins and the environment does not say.
+        evaluate: whether samples are drawn and judged at the end.
+        holds: whether the caller holds the folder already.
+    """
+
+    log: str | None = None
+    threads: int | None = None
+    evaluate: bool = True
+    holds: bool = False
+
+
+class Stopped(SystemExit):
+    """A signal ended the training after it was saved; the exit code is the shell's 128 + signal."""
+
+
+def folder_held(folder: Path, world: World, manner: Manner) -> AbstractContextManager[None]:
+    """The folder held by the process that writes; the other ranks go with it."""
+    return held(folder, "cbdm train") if world.leads and not manner.holds else nullcontext()
+
+
+def run_through(experiment: Experiment, state: TrainState, folder: Path, manner: Manner) -> None:
+    """Train to the last step, with checkpoints, and leave curves, samples and scores.
+
+    Raises:
+        Stopped: by a signal, after it was saved.
+        DivergedError: a loss that is not finite.
+    """
+    training = experiment.config.training
+    with numerics(tf32=training.tf32, determinism=training.determinism):
+        _train(experiment, state, folder, manner.log)
+        if state.world.leads:
+            _draw_curves(experiment, folder)
+        if manner.evaluate:
+            _evaluate(experiment, state, folder)
+    if state.world.leads:
+        later = "" if manner.evaluate else f"; to sample and judge it: cbdm evaluate {quoted(str(folder))}"
+        render.note(f"run folder: {folder}{later}")
+        render.note(f"run folder: {folder}{later}")
+
+
+def _train(experiment: Experiment, state: TrainState, folder: Path, log: str | None) -> None:
+    training, leads = experiment.config.training, state.world.leads
+    groups = rank_groups(experiment.data.counts())
+    names = tuple(groups)
+    member = torch.zeros(experiment.data.num_classes, dtype=torch.long)
+    for index, classes in enumerate(groups.values()):
+        member[list(classes)] = index
+    records = train(state, experiment.batches, steps=training.steps, groups=member, group_names=names)
+    observer = Observer(experiment, state, folder, log) if leads else None
+    try:
+        with asked_to_stop() as came, render.progress(shown=leads) as bar:
+            task = bar.add_task("training", total=training.steps, completed=state.step, facts="")
+            for record in _until_divergence(records, folder):
+                if observer:
+                    observer.see(record)
+                bar.update(task, completed=record.step, facts=f"loss {record.loss:.4f}")
+                last = record.step == training.steps
+                stopping = largest_over_ranks(came[0] if came else 0, state.world)  # all must stop after the same step
+                if (record.step % training.checkpoint_every == 0 or last or stopping) and leads:
+                    save_checkpoint(folder / "checkpoints", state, keep=training.keep)
+                if stopping:
+                    raise _stopped(folder, experiment.config, record.step, stopping, state.world)
+    finally:
+        if observer:
+            observer.close()
+
+
+def _stopped(folder: Path, config: Config, step: int, number: int, world: World) -> Stopped:
+    if world.leads:
+        trusted = f" {features_option(config.evaluation.features)}" if runs_code(config.evaluation.features) else ""
+        name, mend = signal.Signals(number).name, f"cbdm train --resume {quoted(str(folder))}{trusted}"
+        print(f"cbdm: stopped by {name}, saved at step {step}; continue with: {mend}", file=sys.stderr)
+    return Stopped(128 + number)
+
+
+def _until_divergence(records: Iterator[Any], folder: Path) -> Iterator[Any]:
+    """The records; a loss that is not finite also names the last good checkpoint."""
+    try:
+        yield from records
+    except DivergedError as error:
+        saved = checkpoints(folder / "checkpoints")
+        good = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint had been written yet"
+        raise DivergedError(f"{error}; {good}", error.step, error.labels) from None
+
+
+def _draw_curves(experiment: Experiment, folder: Path) -> None:
+    records = read_records(folder / "metrics.jsonl")
+    pictures.loss_curve(folder / "loss.svg", records)
+    pictures.law_curves(folder, records, experiment.data.class_names)
+
+
+def _evaluate(experiment: Experiment, state: TrainState, folder: Path) -> None:
+    """Draw balanced samples on all ranks, judge them, and leave a picture, numbers and the table."""
+    config, data, world = experiment.config, experiment.data, state.world
+    labels, conditions = balanced_samples(config, experiment.full)
+    network = state.ema.eval()
+    with counted(network) as rows:
+        shape = tuple(data.shape)
+        x = drawn_with_bar(config, network, experiment.schedule, conditions, shape, world.device, world=world)
+    rows.total = int(sum_over_ranks(torch.tensor(rows.total, device=world.device)))
+    if not world.leads:
+        return
+    counts = data.counts()
+    shown = data.own_units(x)
+    pictures.samples(folder / "samples.png", data.is_images, shown, labels, data.class_names, counts.tolist())
+    evaluator = Evaluator.of(config, experiment.full, data)
+    report = evaluator(config, x, labels)
+    measured = {"nfe": rows.per(len(x)), **evaluator.facts(report)}
+    write_json(folder / "evaluation.json", evaluation_facts(config, state.step, report, measured))
+    render.report_table(report, report_title(config), report_caption(report, evaluator.caption(report)))
