@@ -159,7 +159,7 @@ def against(row: Row, other: Row, score: str) -> Estimate | None:
     return _difference(row.values.get(score, {}), other.values.get(score, {}))
 
 
-def _implied_row(rows: Sequence[Row], primary: str = "fid") -> Row | None:
+def implied_row(rows: Sequence[Row], primary: str = "fid") -> Row | None:
     """The plain model under the guidance that CBDM implies, at the best of its τ; None where it was not judged."""
     sign = 1 if COMPARED[primary][1].less_is_better else -1
     implied = [row for row in rows if row.variant == rows[0].variant and row.kind.startswith("ω_eff")]
@@ -215,7 +215,7 @@ def _verdict(rows: Sequence[Row], primary: str) -> str:
 
 def _against_implied(rows: Sequence[Row], primary: str) -> str | None:
     """The sentence that decides: what training adds to the plain model under the guidance that CBDM implies."""
-    implied = _implied_row(rows, primary)
+    implied = implied_row(rows, primary)
     trained = [row for row in rows if row.variant != rows[0].variant]
     if implied is None or not trained:
         return None

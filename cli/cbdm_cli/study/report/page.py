@@ -19,6 +19,7 @@ from cbdm_cli.study.report.drawing import COLOURS, Drawing
 from cbdm_cli.study.report.neighbours import Neighbours
 from cbdm_cli.study.report.wording import number, width_text
 from cbdm_cli.study.results import COMPARED, Estimate
+from cbdm_cli.study.summary import Row, against, implied_row
 from cbdm_core.errors import CbdmError
 from cbdm_core.metrics.scores import digits_of, label_of
 
@@ -105,7 +106,13 @@ def _columns(story: Story) -> list[tuple[str, bool]]:
     """(heading, whether it holds numbers)."""
     head = [("method", False), ("best ω" if story.plan else "ω", True)]
     scores = [(label_of(score), True) for score in _scores(story)]
-    return [*head, scores[0], ("FID − baseline", True), *scores[1:]] if _compared(story) else [*head, *scores]
+    differences = [("FID − baseline", True)] * _compared(story) + [("FID − ω_eff(t)", True)] * bool(_implied(story))
+    return [*head, scores[0], *differences, *scores[1:]]
+
+
+def _implied(story: Story) -> Row | None:
+    """The row that decides: the plain model under the guidance that CBDM implies, where it was judged."""
+    return implied_row([j.row for j in story.method_scores]) if _compared(story) else None
 
 
 def _scores(story: Story) -> list[str]:
@@ -116,12 +123,16 @@ def _row(story: Story, scores_of: MethodScores) -> dict[str, Any]:
     row = scores_of.row
     omega = figures.omega_value(row.omega)
     text = row.omega_text() if story.plan else row.omega
-    cells = [_Cell(text, "" if omega is None else repr(omega), "(edge)" * row.at_edge)]
+    cells, implied = [_Cell(text, "" if omega is None else repr(omega), "(edge)" * row.at_edge)], _implied(story)
     for score in _scores(story):
         cells.append(_estimated(row.scores.get(score), digits_of(score)))
         if score == "fid" and _compared(story):
             difference = (row.differences or {}).get("fid")
             cells.append(_Cell("baseline", "0") if row.differences is None else _estimated(difference, 2, sign=True))
+        if score == "fid" and implied is not None:
+            cells.append(
+                _Cell("itself", "0") if row is implied else _estimated(against(row, implied, "fid"), 2, sign=True)
+            )
     return {"name": row.name, "colour": _colour(scores_of.method), "cells": cells}
 
 
@@ -235,10 +246,17 @@ def _neighbours(story: Story, found: Neighbours) -> dict[str, Any]:
 
 
 def _differences(story: Story) -> list[tuple[str, list[str]]]:
-    """(dotted name, its value for each method) of what the configurations do not share."""
+    """(dotted name, its value for each method) of what the configurations do not share; a part's options in one row."""
     configs = [method.runs[0].config for method in story.methods]
-    tables = [flat(config) for config in configs]
-    return [(key, [str(table.get(key, "–")) for table in tables]) for key in differing(configs)]
+    tables, rows = [flat(config) for config in configs], dict[str, list[str]]()
+    for key in differing(configs):
+        place, _, option = key.rpartition(".")
+        whole = place if place.startswith("method.") else key
+        cells = rows.setdefault(whole, [""] * len(tables))
+        for index, table in enumerate(tables):
+            if key in table:
+                cells[index] += f"{', ' * bool(cells[index])}{option} {table[key]}" if whole != key else str(table[key])
+    return [(name, [cell or "–" for cell in cells]) for name, cells in rows.items()]
 
 
 def _provenance(story: Story) -> list[tuple[str, str]]:
