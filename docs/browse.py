@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -94,8 +95,10 @@ class Browser:
 
 
 @contextmanager
-def browser(port: int = 9517) -> Iterator[Browser]:
-    """Chromium behind its driver, for as long as it is needed."""
+def browser() -> Iterator[Browser]:
+    """Chromium behind its driver, on a free port, for as long as it is needed."""
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
     driver = subprocess.Popen(["chromedriver", f"--port={port}"], stdout=subprocess.DEVNULL)
     try:
         for _ in range(100):

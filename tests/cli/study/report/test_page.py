@@ -170,7 +170,8 @@ def test_the_table_holds_the_numbers_of_the_summary(comparison, parsed):
     summary = summarise(comparison, load_plan(comparison))
     head, *rows = parsed.rows()
     names = [h["text"].strip() for h in head]
-    assert names[:4] == ["method", "best ω", "FID", "FID − baseline"] and len(rows) == len(summary.rows) == 6
+    assert names[:5] == ["method", "best ω", "FID", "FID − baseline", "FID − ω_eff(t)"]
+    assert len(rows) == len(summary.rows) == 6
     for cells, row in zip(rows, summary.rows):
         assert cells[0]["text"] == cells[0]["data-value"] == row.name
         for score in COMPARED.keys() & row.scores.keys():
@@ -194,6 +195,9 @@ def test_numbers_follow_from_the_formula_of_the_made_up_scores(parsed):
         difference = float(rows[f"ddpm, ω_eff(t), τ={tau}"][3]["data-value"])
         assert difference == pytest.approx(0.5 + more, abs=1e-12)  # ½² + ¼
         assert rows[f"ddpm, ω_eff(t), τ={tau}"][1]["text"] == "0.5 (edge)"
+    assert rows["ddpm, ω_eff(t), τ=0.1"][4]["text"] == "itself"  # the better of the two, ½ above the baseline
+    for name, above in (("ddpm", 0.0), ("cbdm τ=0.1", 2.0), ("cbdm τ=1", 4.0), ("ddpm, ω_eff(t), τ=1", 0.53)):
+        assert float(rows[name][4]["data-value"]) == pytest.approx(above - 0.5, abs=1e-12)
 
 
 def test_verdict_and_question_are_told_and_nothing_the_user_wrote_is_markup(comparison, text, parsed):
