@@ -28,7 +28,7 @@ from cbdm_core.run import LAW_DATA, read_config
 from cbdm_core.training import TrainState
 from cbdm_core.writing import clean
 
-__all__ = ["refuse_difference", "resume"]
+__all__ = ["go_on", "refuse_difference", "resume"]
 
 
 def resume(
@@ -68,21 +68,37 @@ def resume(
         config = validated(merged(saved.model_dump(), {"training": {"steps": options["steps"]}}))
     world = join(device)
     try:
-        origin = None if saved.facts is None else saved.facts.origin
-        experiment = assemble(config).with_origin(origin)
-        refuse_difference(folder, config, experiment.config)
-        _refuse_other_laws(folder, experiment)
-        if manner.evaluate:
-            check_judging(experiment.config, experiment.full, experiment.data)
-        check_tracker(manner.log)
-        set_threads(experiment, world, manner.threads, before=threads_of(folder))
-        with folder_held(folder, world, manner):
-            _go_on(folder, config != saved, experiment, world, manner)
+        go_on(folder, saved, config, world, manner)
     finally:
         leave()
 
 
-def _go_on(folder: Path, changed: bool, experiment: Experiment, world: World, manner: Manner) -> None:
+def go_on(folder: Path, saved: Config, config: Config, world: World, manner: Manner) -> None:
+    """Continue a run whose settings are known to be the same.
+
+    Args:
+        folder: the run.
+        saved: its configuration.
+        config: the same, but for more steps.
+        world: of processes that were joined.
+        manner: how it is gone through.
+
+    Raises:
+        CbdmError: other data than at the start, fewer steps than are done, or features that are not there.
+    """
+    origin = None if saved.facts is None else saved.facts.origin
+    experiment = assemble(config).with_origin(origin)
+    refuse_difference(folder, config, experiment.config)
+    _refuse_other_laws(folder, experiment)
+    if manner.evaluate:
+        check_judging(experiment.config, experiment.full, experiment.data)
+    check_tracker(manner.log)
+    set_threads(experiment, world, manner.threads, before=threads_of(folder))
+    with folder_held(folder, world, manner):
+        _from_the_newest(folder, config != saved, experiment, world, manner)
+
+
+def _from_the_newest(folder: Path, changed: bool, experiment: Experiment, world: World, manner: Manner) -> None:
     if world.leads:
         clean(folder)
         clean(folder / "checkpoints")

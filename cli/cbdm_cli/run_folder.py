@@ -28,6 +28,8 @@ __all__ = [
     "Records",
     "claimed_folder",
     "environment",
+    "launch_id",
+    "launch_of",
     "new_folder",
     "occupied",
     "read_records",
@@ -120,6 +122,21 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
+def launch_id() -> str | None:
+    """What torchrun calls this launch, the same in all its restarts and on all its nodes; None where it has no name."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID")
+    return None if name in (None, "none") else name
+
+
+def launch_of(run: Path) -> str | None:
+    """The `launch_id` that a run was begun under; None where its environment does not say."""
+    try:
+        name = json.loads((run / "environment.json").read_text(encoding="utf-8")).get("launch")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return name if isinstance(name, str) else None
+
+
 def environment(command: list[str], device: str) -> dict[str, Any]:
     """What a result depends on beside its configuration."""
     import torch
@@ -132,6 +149,7 @@ def environment(command: list[str], device: str) -> dict[str, Any]:
 
     return {
         "command": command,
+        **({"launch": launch} if (launch := launch_id()) else {}),
         "device": device,
         "gpu": torch.cuda.get_device_name() if device.startswith("cuda") else None,
         "threads": torch.get_num_threads(),

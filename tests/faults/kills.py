@@ -13,6 +13,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -224,28 +225,46 @@ def jobs_of(folder):
     return found
 
 
-def elastic(place: Path) -> None:
+def elastic(place: Path, nodes: int = 1) -> None:
     """A worker of two dies under torchrun, which starts both again: the run ends as if it had not.
+
+    Args:
+        place: an empty folder.
+        nodes: 1 for two processes under one agent; 2 for an agent each, as on two machines with one file system.
 
     Raises:
         AssertionError: it failed, or its weights are others.
     """
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "2")
-    # torchrun takes its own options first
-    command = [*torchrun, "--standalone", "-m", "cbdm_cli", *TRAIN, "--out"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for name in ("undisturbed", "disturbed"):
         with (place / f"{name}.log").open("wb") as log:
-            agent = subprocess.Popen([*command, name], cwd=place, env=environment, stdout=log, stderr=log)
+            agents = [
+                subprocess.Popen(command, cwd=place, env=_ELASTIC, stdout=log, stderr=log)
+                for command in _launches(name, nodes)
+            ]
             if name == "disturbed":
                 deadline = time.monotonic() + 120
                 while time.monotonic() < deadline and not list((place / name).glob("checkpoints/step-*")):
                     time.sleep(0.005)
-                os.kill(children_of(agent.pid)[-1], signal.SIGKILL)
-            assert agent.wait(timeout=240) == 0, (place / f"{name}.log").read_text()[-2000:]
+                os.kill(children_of(agents[-1].pid)[-1], signal.SIGKILL)
+            codes = [agent.wait(timeout=240) for agent in agents]
+            assert not any(codes), (place / f"{name}.log").read_text()[-2000:]
     assert "--resume" not in (place / "disturbed.log").read_text()
     assert fingerprint(place / "disturbed") == fingerprint(place / "undisturbed")
     assert untidy(place / "disturbed") == []
+
+
+_ELASTIC = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+
+
+def _launches(name, nodes):
+    """The command of each node's agent; torchrun takes its own options first."""
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--max-restarts", "2")
+    job = ("-m", "cbdm_cli", *TRAIN, "--out", name)
+    if nodes == 1:
+        return [(*torchrun, "--standalone", "--nproc-per-node", "2", *job)]
+    with socket.create_server(("localhost", 0)) as free:
+        meet = ("--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{free.getsockname()[1]}", "--rdzv-id", name)
+    return [(*torchrun, "--nnodes", str(nodes), "--nproc-per-node", "1", *meet, *job)] * nodes
 
 
 def children_of(parent):
@@ -263,8 +282,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         if chosen.only in (None, "elastic"):
             (Path(place) / "elastic").mkdir()
-            elastic(Path(place) / "elastic")
-            print("elastic: a worker died, both were started again, the weights are those of the undisturbed run")
+            for nodes in (1, 2):
+                (Path(place) / "elastic" / str(nodes)).mkdir()
+                elastic(Path(place) / "elastic" / str(nodes), nodes)
+                on = "one node" if nodes == 1 else f"{nodes} nodes"
+                print(f"elastic, {on}: a worker died, both began again, the weights are those of an undisturbed run")
         drilled = [kind for kind in kinds if chosen.only in (None, kind)]
         drills = Drills(Path(place), drilled)
         for kind in drilled:

@@ -25,5 +25,6 @@ def test_killed_commands_go_on_to_the_same_end(tmp_path, cache, kind):
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_under_torchrun_is_started_again(tmp_path, cache):
-    elastic(tmp_path)
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_worker_that_dies_under_torchrun_is_started_again(tmp_path, cache, nodes):
+    elastic(tmp_path, nodes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import sys
 from collections.abc import Sequence
@@ -19,9 +20,11 @@ from cbdm_cli.evaluator import check_judging
 from cbdm_cli.foreseen import held_bytes, one_step, probed
 from cbdm_cli.own_data import own_table
 from cbdm_cli.resolve import resolved
-from cbdm_cli.resuming import refuse_difference, resume
+from cbdm_cli.resuming import go_on, refuse_difference, resume
 from cbdm_cli.run_folder import (
     environment,
+    launch_id,
+    launch_of,
     new_folder,
     occupied,
     write_json,
@@ -32,10 +35,9 @@ from cbdm_cli.run_through import Manner, folder_held, run_through
 from cbdm_cli.starting import start_from
 from cbdm_cli.threads import set_threads
 from cbdm_cli.trackers import check_tracker
-from cbdm_cli.trust import features_setting
 from cbdm_core.checkpoint import save_checkpoint
 from cbdm_core.conditions import Condition
-from cbdm_core.distributed import World, join, leave, text_of_the_leader
+from cbdm_core.distributed import World, join, largest_over_ranks, leave, text_of_the_leader
 from cbdm_core.draws import Draws
 from cbdm_core.errors import CbdmError
 from cbdm_core.memory import gigabytes
@@ -107,11 +109,11 @@ def start(
         CbdmError: what does not fit, before training; a folder that is not empty or that another process holds.
     """
     check_tracker(manner.log)
-    if out is not None and not dry_run and _started_again() and (out / "config.toml").exists():
-        _resume_the_same(config, out, device, manner)
-        return
     world = join(device)
     try:
+        if not dry_run and (folder := _begun_before(out, config.preset, world)) is not None:
+            _resume_the_same(config, folder, world, manner)
+            return
         experiment = _from(origin, assemble(config))
         # A mistake in the sampling or the judging should show before training, not after.
         solver(experiment.config, experiment.objective.network, experiment.schedule)
@@ -132,18 +134,27 @@ def start(
         leave()
 
 
-def _started_again() -> bool:
-    """Whether torchrun starts the same command once more, after a worker of it died."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+def _begun_before(out: Path | None, preset: str, world: World) -> Path | None:
+    """The run that this very command has begun, where torchrun starts it once more after a worker died.
+
+    torchrun counts restarts on the node of the dead worker alone; its name for the launch is the same on all.
+    """
+    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    again, launch = largest_over_ranks(restarts, world) > 0, launch_id()
+    if launch is None and not again:
+        return None
+    runs = (out,) if out is not None else sorted(Path("runs").glob(f"{glob.escape(preset)}-*"))
+    begun = (run for run in runs if world.leads and (run / "config.toml").exists())
+    found = [run for run in begun if launch is None or launch_of(run) == launch]
+    text = text_of_the_leader((str(found[-1]) if found else "") if world.leads else None, world)
+    return Path(text) if text else None
 
 
-def _resume_the_same(config: Config, out: Path, device: str, manner: Manner) -> None:
+def _resume_the_same(config: Config, folder: Path, world: World, manner: Manner) -> None:
     """Go on with what this very command has begun."""
-    saved = resolved(read_config(out), {})
-    refuse_difference(out, saved, config)
-    features = (features_setting(config.evaluation.features),)
-    options = dict.fromkeys(["method", "prior", "tau", "gamma", "steps", "seed"])
-    resume(out, None, None, features, options, device, manner)
+    saved = resolved(read_config(folder), {})
+    refuse_difference(folder, saved, config)
+    go_on(folder, saved, saved, world, manner)
 
 
 def _from(origin: Path | None, experiment: Experiment) -> Experiment:
