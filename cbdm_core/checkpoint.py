@@ -206,7 +206,8 @@ def _verified(checkpoint: Path, names: tuple[str, ...]) -> dict[str, Any]:
     """The facts in `state.json`, once the named files agree with them."""
     try:
         facts = json.loads(regular_file(checkpoint / "state.json", CONFIG_BYTES).read_text(encoding="utf-8"))
-        expected = {name: facts["files"][name] for name in names}
+        lacking = [name for name in names if name not in facts["files"]]
+        expected = {name: facts["files"][name] for name in names if name not in lacking}
         step, known = facts["step"], facts["format"] == _FORMAT
         if not isinstance(step, int) or not 0 <= step < 2**63:
             raise ValueError(f"step is {step!r}")
@@ -217,6 +218,11 @@ def _verified(checkpoint: Path, names: tuple[str, ...]) -> dict[str, Any]:
             f"{checkpoint} is no complete checkpoint ({type(error).__name__} in state.json): delete it and "
             "resume from an earlier one"
         ) from error
+    if lacking:
+        raise CbdmError(
+            f"{checkpoint} has no {lacking[0]}, as in an exported run: it can be sampled and judged, and a new "
+            "training can start from its weights (cbdm train --from)"
+        )
     if not known:
         raise CbdmError(f"{checkpoint} has format {facts['format']}; this version reads format {_FORMAT}")
     for name, fact in expected.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,6 +18,7 @@ from cbdm_core.errors import CbdmError
 
 __all__ = [
     "World",
+    "check_device",
     "join",
     "largest_over_ranks",
     "leader_first",
@@ -43,6 +45,19 @@ class World:
     def leads(self) -> bool:
         """Whether this is the process that writes and prints."""
         return self.rank == 0
+
+
+_DEVICES = "auto, cuda, cuda:N, mps, cpu"
+
+
+def check_device(name: str) -> None:
+    """Refuse a name that is no device of any machine.
+
+    Raises:
+        CbdmError: another name than auto, cuda, cuda:N, mps or cpu.
+    """
+    if not re.fullmatch(r"auto|cpu(:0)?|mps(:0)?|cuda(:[0-9]{1,4})?", name):
+        raise CbdmError(f"unknown device {name!r}: allowed are {_DEVICES}")
 
 
 def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:

@@ -13,6 +13,9 @@ from cbdm_core.errors import CbdmError, unknown_name
 __all__ = ["Registry"]
 
 
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
 class Registry(Mapping[str, Any]):
     """A lazy map from a name to a class; the name is at once the config value, the CLI choice and the test id.
 
@@ -58,6 +61,13 @@ class Registry(Mapping[str, Any]):
         for option in options:
             if option not in allowed:
                 raise unknown_name(f"option of {self.kind} {name!r}", option, allowed)
+        needed = [
+            name
+            for name, parameter in list(inspect.signature(cls).parameters.items())[len(arguments) :]
+            if parameter.default is parameter.empty and parameter.kind in _NAMED and name not in options
+        ]
+        if needed:
+            raise CbdmError(f"{self.kind} {name!r} needs {' and '.join(needed)}: give it among the options")
         values = {key: tuple(v) if isinstance(v, list) else v for key, v in options.items()}
         try:
             return cls(*arguments, **values)

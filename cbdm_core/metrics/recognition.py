@@ -95,7 +95,7 @@ def held_out_rows(reference: Tensor, training: Tensor) -> Tensor:
     if not rows:
         raise CbdmError(
             "no test image is left: the training set holds every image of the balanced set; train a run that leaves "
-            "some out, such as one with data.imbalance below 1"
+            "some out, such as one with data.profile=exp and data.imbalance below 1, or with data.counts"
         )
     return torch.tensor(rows)
 

@@ -222,7 +222,7 @@ class Config(_Section):
 
     preset: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "digits-lt"  # names the run folder
     question: str = ""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     data: Data = Data()
     schedule: Schedule = Schedule()
     network: Network = Network()
@@ -273,7 +273,9 @@ def overlaid(table: Mapping[str, Any], file: Path | None = None, settings: Itera
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(regular_file(file, CONFIG_BYTES).read_text(encoding="utf-8"))
+        table = tomllib.loads(regular_file(file, CONFIG_BYTES).read_text(encoding="utf-8"))
+        table.pop("facts", None)  # in a saved one, of the data that it was trained on
+        return table
     except (OSError, UnicodeDecodeError) as error:
         raise CbdmError(f"--config {file} cannot be read: {error}") from error
     except RecursionError:
@@ -292,6 +294,8 @@ def setting(text: str) -> dict[str, Any]:
     keys = key.strip().split(".")
     if not equals or not all(keys):
         raise CbdmError(f"--set {text!r} must read a.b=v, for example --set training.batch_size=32")
+    if keys[0] == "facts":
+        raise CbdmError(f"--set {key}: facts are what the program found in the data; leave them out")
     try:
         parsed: Any = tomllib.loads(f"v = {value}")["v"]
     except tomllib.TOMLDecodeError:

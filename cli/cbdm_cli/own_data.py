@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cbdm_cli import render
-from cbdm_cli.config import load_config, merged, overlaid, validated
+from cbdm_cli.config import Config, load_config, merged, overlaid, validated
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.data.sources import DATASETS
 from cbdm_core.errors import CbdmError
@@ -22,6 +22,7 @@ _LEVELS = 4
 _ATTENTION = 8  # pixels of a side up to which a level has attention
 _EPOCHS = 300
 _STEPS = (2_000, 200_000)
+_TAIL = ("profile", "imbalance", "n_max", "counts")
 
 
 def source_of(path: Path) -> dict[str, Any]:
@@ -57,29 +58,72 @@ def _of_folder(path: Path) -> dict[str, Any]:
     return source_of(single[0]) if single else {"source": "folder", "options": {"path": str(path)}}
 
 
-def own_table(path: Path, preset: str | None, file: Path | None, settings: Sequence[str]) -> dict[str, Any]:
+def own_table(
+    path: Path, preset: str | None, file: Path | None, settings: Sequence[str], steps: int | None = None
+) -> dict[str, Any]:
     """The plain values of a training on the data in `path`: those of a preset, or without one what suits the data.
 
-    A file and `a.b=v` settings go before either; what was chosen is said.
+    A file goes before what suits, but not before `path`; `a.b=v` settings go before both, except for another source.
+    What was chosen is said.
+
+    Args:
+        path: `--data`.
+        preset: named besides.
+        file: a configuration named besides.
+        settings: `a.b=v` named besides.
+        steps: of the training, where they are named besides.
 
     Raises:
-        CbdmError: as `source_of`, the source, or `load_config`.
+        CbdmError: as `source_of`, the source, or `load_config`; settings that name other data, or a tail that nothing
+            makes.
     """
     data = {**source_of(path), "profile": "none"}
     if preset is not None:
-        return overlaid(merged(load_config(preset), {"data": data}), file, settings)
-    base: dict[str, Any] = {"preset": CUSTOM, "data": data, "method": "ddpm", "evaluation": {"reference": "training"}}
-    asked = overlaid(base, file, settings)
+        return _laid_over(load_config(preset, file), path, data, settings)
+    base: dict[str, Any] = {"method": "ddpm", "evaluation": {"reference": "training"}}
+    named = {"preset": CUSTOM, "question": ""}
+    asked = _laid_over({**overlaid(base, file), **named}, path, data, settings)
     config = validated(asked)
     full: Dataset = DATASETS.build(config.data.source, config.data.options)
-    batch = config.training.batch_size if "batch_size" in asked.get("training", {}) else None
-    chosen = suited(tuple(full.shape), len(full), full.num_classes, batch, images=full.is_images)
-    render.note(_told(full, chosen))
-    return overlaid(merged(base, chosen), file, settings)
+    given = {name for name in ("steps", "batch_size") if name in asked.get("training", {})}
+    batch = config.training.batch_size if "batch_size" in given else None
+    steps = steps or (config.training.steps if "steps" in given else None)
+    chosen = suited(tuple(full.shape), len(full), full.num_classes, batch, steps, images=full.is_images)
+    table = _laid_over({**overlaid(merged(base, chosen), file), **named}, path, data, settings)
+    render.note(_told(full, validated(table), steps))
+    return table
+
+
+def _laid_over(table: dict[str, Any], path: Path, data: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """Plain values with the data of `path` in the place of theirs, and settings over both.
+
+    How a file or preset makes the tail of its own data says nothing of these.
+    """
+    kept = {name: value for name, value in table.get("data", {}).items() if name not in _TAIL}
+    laid = overlaid(merged({**table, "data": kept}, {"data": data}), None, settings)
+    source, option = data["source"], next(iter(data["options"]))
+    if laid["data"]["source"] != source or laid["data"]["options"].get(option) != data["options"][option]:
+        raise CbdmError(
+            f"--data {path} is read by the source {source!r}, and --set names other data (data.source or "
+            f"data.options.{option}): leave one of them out"
+        )
+    idle = [name for name in ("imbalance", "n_max") if name in laid["data"]]
+    if idle and laid["data"]["profile"] == "none":
+        raise CbdmError(
+            f"data.{idle[0]} = {laid['data'][idle[0]]} makes no tail of --data {path}, which is taken as it is: "
+            "--set data.profile=exp makes one, data.counts=[…] takes so many of each class"
+        )
+    return laid
 
 
 def suited(
-    shape: tuple[int, ...], n: int, num_classes: int, batch: int | None = None, *, images: bool = True
+    shape: tuple[int, ...],
+    n: int,
+    num_classes: int,
+    batch: int | None = None,
+    steps: int | None = None,
+    *,
+    images: bool = True,
 ) -> dict[str, Any]:
     """Network, training, sampling and evaluation for n examples of a shape.
 
@@ -91,12 +135,12 @@ def suited(
         n: examples, ≥ 1.
         num_classes: K ≥ 1.
         batch: examples a step, where they are given.
+        steps: of the training, where they are given; warm-up and averaging go by them.
         images: whether they are 8-bit images, which cut off what an error of ε̂ near t = 1, divided by α, throws far
             out. Floats keep it, so that their networks predict v, under the cosine schedule.
     """
     batch = batch or min(64 if n < 10_000 else 128, n)
-    steps = 100 * math.ceil(_EPOCHS * n / batch / 100)
-    steps = min(max(steps, _STEPS[0]), _STEPS[1])
+    steps = steps or min(max(100 * math.ceil(_EPOCHS * n / batch / 100), _STEPS[0]), _STEPS[1])
     network = _perceptron(n) if len(shape) == 1 else _unet(shape[1:], n)
     training = {
         "steps": steps,
@@ -136,14 +180,17 @@ def _unet(sides: tuple[int, ...], n: int) -> dict[str, Any]:
     return {"name": "unet", "options": options}
 
 
-def _told(full: Dataset, chosen: dict[str, Any]) -> str:
-    counts, training, network = full.counts(), chosen["training"], chosen["network"]
+def _told(full: Dataset, config: Config, steps: int | None) -> str:
+    """What lies there, and what the training will be."""
+    counts, training, network = full.counts(), config.training, config.network
     what = "×".join(map(str, full.shape))
-    made = {**network["options"], "predicts": network["predicts"]}
+    made = {**network.options, "predicts": network.predicts}
     options = ", ".join(f"{name} {value}" for name, value in made.items())
+    told = "" if full.condition is None else f", told {full.condition.shape[1]} numbers each, no label"
     return (
         f"{CUSTOM}: {len(full):,} examples of {what} in {full.num_classes} classes of {int(counts.min()):,} … "
-        f"{int(counts.max()):,}\n"
-        f"chosen for them: {network['name']} of {options}; {training['steps']:,} steps of {training['batch_size']}, "
-        "plain ddpm, held against the training set; options, --config and --set go before"
+        f"{int(counts.max()):,}{told}\n"
+        f"chosen for them, unless you said: {network.name} of {options}; {steps or training.steps:,} steps of "
+        f"{training.batch_size}, warm-up {training.warmup}, averages of {training.ema_decay}, {config.method_text}, "
+        f"held against the {config.evaluation.reference} set"
     )

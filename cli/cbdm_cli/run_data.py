@@ -76,7 +76,7 @@ def load_reference(config: Config, full: Dataset, training: Dataset) -> tuple[Da
     except CbdmError:
         raise CbdmError(
             "evaluation.reference = 'held-out': training has seen every example of the data; take balanced or "
-            "training, or hold some out with data.imbalance below 1"
+            "training, or hold some out: data.profile=exp with data.imbalance below 1, or data.counts"
         ) from None
     return full[rows], "the rows of the full set that training has not seen"
 

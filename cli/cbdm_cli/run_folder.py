@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +29,12 @@ __all__ = [
     "Records",
     "claimed_folder",
     "environment",
+    "is_record",
     "launch_id",
     "launch_of",
     "new_folder",
     "occupied",
+    "parsed_line",
     "read_records",
     "write_json",
     "write_tensors",
@@ -200,7 +203,7 @@ class Metrics(Records):
     """`metrics.jsonl`, a training's losses."""
 
     def __init__(self, path: Path, step: int = 0) -> None:
-        super().__init__(path, step, _is_record)
+        super().__init__(path, step, is_record)
 
     def write(self, record: TrainRecord) -> None:
         """Append the record of one step."""
@@ -212,16 +215,19 @@ class Metrics(Records):
 
 def read_records(path: Path) -> list[dict[str, Any]]:
     """The records of a `metrics.jsonl`; a last line cut short by a crash is left out."""
-    records = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            records.append(json.loads(line))
-        except (ValueError, RecursionError):
-            break
-    return records
+    parsed = map(parsed_line, path.read_text(encoding="utf-8", errors="replace").splitlines())
+    return list(takewhile(lambda record: record is not None, parsed))
 
 
-def _is_record(value: Any) -> bool:
+def parsed_line(line: str) -> Any:
+    """The JSON of a line; None where it is none."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def is_record(value: Any) -> bool:
     """Whether a line is what `Metrics.write` writes, as far as pictures and pages read it."""
     if not isinstance(value, dict) or not isinstance(value.get("step"), int) or not _finite(value.get("loss")):
         return False

@@ -28,6 +28,7 @@ from cbdm_cli.signals import asked_to_stop
 from cbdm_cli.trust import features_option, quoted, runs_code
 from cbdm_core.checkpoint import checkpoints, save_checkpoint
 from cbdm_core.distributed import World, largest_over_ranks, sum_over_ranks
+from cbdm_core.errors import CbdmError
 from cbdm_core.metrics.report import rank_groups
 from cbdm_core.numerics import numerics
 from cbdm_core.training import DivergedError, TrainState, train
@@ -45,12 +46,19 @@ class Manner:
             begins and the environment does not say.
         evaluate: whether samples are drawn and judged at the end.
         holds: whether the caller holds the folder already.
+
+    Raises:
+        CbdmError: fewer than one thread asked for.
     """
 
     log: str | None = None
     threads: int | None = None
     evaluate: bool = True
     holds: bool = False
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise CbdmError(f"--threads {self.threads}: a training takes 1 thread or more")
 
 
 class Stopped(SystemExit):

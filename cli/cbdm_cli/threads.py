@@ -16,7 +16,6 @@ from cbdm_core.conditions import Condition
 from cbdm_core.distributed import World
 from cbdm_core.draws import Draws
 from cbdm_core.dropout import dropout_rng_state, replayed
-from cbdm_core.errors import CbdmError
 from cbdm_core.numerics import PRECISIONS
 from cbdm_core.threads import quickest_threads
 
@@ -33,12 +32,7 @@ def set_threads(experiment: Experiment, world: World, asked: int | None, before:
         world: the processes; only a single one on the CPU is tried.
         asked: by the user, who is obeyed.
         before: of the run that is gone on with, so that its bits go on too.
-
-    Raises:
-        CbdmError: fewer than one thread asked for.
     """
-    if asked is not None and asked < 1:
-        raise CbdmError(f"--threads {asked}: a training takes 1 thread or more")
     most = torch.get_num_threads()
     threads = asked or (None if _environment_says() else before)
     if threads is None and _worth_a_trial(experiment, world, most):

@@ -146,6 +146,21 @@ def test_import_makes_a_run_that_samples(run, tmp_path):
     assert np.load("s.npz", allow_pickle=False)["images"].shape == (5, 8, 8, 3)
 
 
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (["--method", "cbdm:power:x"], "no list of numbers"),
+        (["--method", "cbdm:fixed:0.5,0.5"], "one number per class, 5"),
+        (["--image-size", 1_000_000], "--image-size 1000000"),
+    ],
+)
+def test_an_import_of_what_cannot_be_is_refused(refused, tmp_path, asked, words):
+    published_checkpoint(tmp_path / "ckpt.pt")
+    size = [] if "--image-size" in asked else ["--image-size", 8]
+    assert words in refused("import", "ckpt.pt", *asked, *size, "--out", "theirs")
+    assert not (tmp_path / "theirs").exists()
+
+
 def test_an_import_says_what_it_was_trained_with_and_how_the_published_program_weighs_it(run, refused, tmp_path):
     published_checkpoint(tmp_path / "ckpt.pt")
     asked = ["import", "ckpt.pt", "--image-size", 8, "--method"]
@@ -247,6 +262,10 @@ def test_an_optimiser_file_that_would_execute_is_not_loaded(refused, trained):
         (["train", "--set", "data.source=digit"], "did you mean 'digits'?"),
         (["train", "--set", "sampling.sampler=dimm"], "did you mean 'ddim'?"),
         (["train", "--set", "nonsense"], "must read a.b=v"),
+        (["train", "--set", "facts.shape=[1]"], "what the program found"),
+        (["train", "--seed", "4294967296"], "should be less than 4294967296"),
+        (["train", "--dry-run", "--threads", "0"], "--threads 0"),
+        (["train", "--set", "data.source=npz"], "data set 'npz' needs path"),
         (["train", "--tau=-1"], "tau must be a number of 0 or more, got -1.0"),
         (["train", "--set", "training.batch_size=0"], "training.batch_size = 0"),
         (["train", "--prior", "power:x"], "no list of numbers"),

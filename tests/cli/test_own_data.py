@@ -122,6 +122,13 @@ def test_a_preset_keeps_its_settings_on_ones_own_data(run, images):
         (["--data", "two"], "two holds a.csv, b.npz: give the one that is meant"),
         (["--data", "mine.npz", "--batch-size", 0], "training.batch_size = 0"),
         (["--data", "mine.npz", "--lr", "nan"], "training.learning_rate"),
+        (
+            ["--data", "mine.npz", "--set", "data.source=digits"],
+            "is read by the source 'npz', and --set names other data",
+        ),
+        (["--data", "mine.npz", "--set", "data.options.path=b.npz"], "--set names other data"),
+        (["--data", "mine.npz", "--set", "data.imbalance=0.1"], "data.imbalance = 0.1 makes no tail"),
+        (["--data", "mine.npz", "--set", "data.n_max=9"], "data.n_max = 9 makes no tail"),
         (["--data", "mine.npz", "--resume", "r"], "leave out --out, --dry-run, --from and --data"),
     ],
 )
@@ -132,6 +139,46 @@ def test_a_mistake_is_a_line(refused, images, arguments, words):
         (images.parent / "two" / name).touch()
     assert words in refused("train", *arguments)
     assert not (images.parent / "runs").exists()
+
+
+def planned(run, *arguments):
+    """(the configuration, what is said of it) of a training that is not begun."""
+    code, out, err = run("train", *arguments, "--dry-run", "--device", "cpu")
+    assert code == 0, err
+    text = out[: out.index("would train")]
+    return tomllib.loads(text[text.index("preset = ") :]), out
+
+
+@pytest.mark.parametrize("preset", [[], ["mixture-lt"]])
+def test_a_file_does_not_replace_the_data_that_are_named(run, images, preset):
+    """A preset's or a run's own TOML may be laid over: all of it counts but its data, their tail and their name."""
+    Path("other.toml").write_text(run("presets", "digits-lt")[1] + "\n[facts]\nshape = [9]\n")
+    config, _ = planned(run, *preset, "--data", "mine.npz", "--config", "other.toml", *SMALL)
+    assert config["data"]["source"] == "npz" and config["data"]["options"] == {"path": "mine.npz"}
+    assert config["facts"]["counts"] == [60, 20, 5] and config["facts"]["shape"] == [1, 12, 12]
+    assert config["training"]["steps"] == 2400 and config["preset"] == (preset[0] if preset else "custom")
+
+
+def test_a_tail_can_be_made_of_ones_own_data(run, images):
+    asked = ["--data", "mine.npz", "--set", "data.profile=step", "--set", "data.imbalance=0.5"]
+    assert planned(run, *asked, "--set", "data.n_max=4", *SMALL)[0]["facts"]["counts"] == [4, 4, 2]
+    assert planned(run, "--data", "mine.npz", "--set", "data.counts=[5,4,3]", *SMALL)[0]["facts"]["counts"] == [5, 4, 3]
+
+
+def test_units_are_those_of_the_data_that_are_named(run, tmp_path):
+    """Not those that a saved configuration knows of the data it was trained on."""
+    x, labels = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32), np.arange(40) % 2
+    np.savez(tmp_path / "a.npz", images=x, labels=labels)
+    np.savez(tmp_path / "b.npz", images=x * 100 + 1000, labels=labels)
+    assert run("train", "--data", "a.npz", "--steps", 2, "--device", "cpu", "--out", "r")[0] == 0
+    mean = planned(run, "--data", "b.npz", "--config", "r/config.toml")[0]["facts"]["units"]["mean"]
+    assert np.allclose(mean, (x * 100 + 1000).mean(0), rtol=1e-4)
+
+
+def test_warm_up_and_averages_go_by_the_steps_that_are_asked_for(run, images):
+    config, out = planned(run, "--data", "mine.npz", "--steps", 300, *SMALL)
+    assert config["training"]["warmup"] == 15 and "300 steps of 64, warm-up 15" in out
+    assert suited((3,), 100_000, 10)["training"]["warmup"] == 500
 
 
 def test_the_version_is_printed(run):

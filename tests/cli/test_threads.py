@@ -9,6 +9,7 @@ from cbdm_cli import threads
 from cbdm_cli.assemble import assemble
 from cbdm_cli.config import load_config
 from cbdm_cli.resolve import resolved
+from cbdm_cli.run_through import Manner
 from cbdm_cli.threads import set_threads, threads_of
 from cbdm_core.distributed import World
 from cbdm_core.errors import CbdmError
@@ -61,9 +62,9 @@ def test_who_is_obeyed(experiment, monkeypatch):
     assert tried == [(1, 2)]
 
 
-def test_no_thread_is_refused(experiment):
+def test_no_thread_is_refused():
     with pytest.raises(CbdmError, match="--threads 0: a training takes 1 thread or more"):
-        set_threads(experiment, ALONE, 0)
+        Manner(threads=0)
 
 
 @pytest.mark.parametrize(

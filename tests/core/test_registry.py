@@ -72,5 +72,16 @@ def test_errors_of_names_that_have_no_neighbour():
     assert str(unknown_name("law", "a", [])) == "unknown law 'a': allowed: none"
 
 
+def test_an_argument_that_is_missing_is_named():
+    things = Registry("thing", GROUP, {"fraction": "fractions:Fraction", "point": "collections:Counter"})
+    assert things.build("fraction", {"numerator": 3}) == 3
+    with pytest.raises(CbdmError, match="thing 'partial' needs func"):
+        Registry("thing", GROUP, {"partial": "tests.core.test_registry:needs_func"}).build("partial", {})
+
+
+def needs_func(func, more=1):
+    return func
+
+
 def test_a_user_mistake_is_a_value_error():
     assert issubclass(CbdmError, ValueError)

@@ -175,10 +175,11 @@ def _check(plan: Plan, launch: Launch) -> None:
     from cbdm_cli.assemble import assemble
     from cbdm_cli.drawing import solver
     from cbdm_cli.evaluator import check_judging
-    from cbdm_core.distributed import pick_device
+    from cbdm_core.distributed import check_device, pick_device
     from cbdm_core.guidance import parse_omega
 
-    if launch.here or launch.device.split(":")[0] not in ("cuda", "mps"):  # another machine may have what this has not
+    check_device(launch.device)
+    if launch.here:  # another machine may have what this has not
         pick_device(launch.device)
     for omega in plan.omegas:
         parse_omega(omega)

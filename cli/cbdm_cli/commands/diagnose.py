@@ -17,9 +17,13 @@ from cbdm_core.run import Run, load_run
 
 __all__ = ["diagnose_run"]
 
+LEVELS, QUERIES = 10, 64  # the defaults of the command, which its file names leave out
+
 
 def diagnose_run(path: Path, levels: int, queries: int, folds: int, seed: int, device: str) -> None:
     """Measure, print the maps and the sentences, and write `diagnosis.json` and `diagnosis.svg` into the run folder.
+
+    The names of the files hold what was asked otherwise than by default, `diagnosis-folds5-seed1.json`.
 
     Args:
         path: of the run.
@@ -40,7 +44,9 @@ def diagnose_run(path: Path, levels: int, queries: int, folds: int, seed: int, d
     times = noise_levels(run.schedule, levels)
     held_out, name = _held_out(saved, full, training, folds)
     found = diagnose(run.network, run.schedule, training, held_out, times, queries=queries, folds=folds, seed=seed)
-    stem = path / (f"diagnosis-folds{folds}" if folds else "diagnosis")
+    asked = {"folds": (folds, 0), "levels": (levels, LEVELS), "n": (queries, QUERIES), "seed": (seed, 0)}
+    words = "".join(f"-{name}{value}" for name, (value, usual) in asked.items() if value != usual)
+    stem = path / f"diagnosis{words}"
     facts = {"step": run.step, "seed": seed, "queries": queries, "held_out": name, "class_names": training.class_names}
     lines = verdict(found)
     write_json(stem.with_suffix(".json"), {**facts, **found.to_dict(), "verdict": lines})

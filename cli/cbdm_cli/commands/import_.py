@@ -20,11 +20,14 @@ from cbdm_core.distributed import World
 from cbdm_core.errors import CbdmError
 from cbdm_core.networks.published import load_published
 from cbdm_core.objective import Objective
+from cbdm_core.priors import PRIORS, make_law
 from cbdm_core.process import Process
 from cbdm_core.run import build_schedule
 from cbdm_core.training import TrainSettings, TrainState
 
 __all__ = ["import_checkpoint", "published_parts"]
+
+_LARGEST = 8192  # pixels of a side
 
 
 def published_parts(text: str) -> tuple[Part, ...]:
@@ -54,13 +57,18 @@ def import_checkpoint(
     """Read, hold against the architecture, and write the run folder; `method` is what it was trained with.
 
     Raises:
-        CbdmError: the checkpoint cannot be read or is of another architecture, `out` is not empty, or a method that
-            does not exist.
+        CbdmError: the checkpoint cannot be read or is of another architecture, `out` is not empty, or a method or
+            law that does not exist.
     """
+    if not 1 <= image_size <= _LARGEST:
+        raise CbdmError(f"--image-size {image_size}: a side has 1 to {_LARGEST} pixels")
     parts = published_parts(method)
     state_dict, step = read_state_dict(path, weights)
     network = load_published(state_dict, spatial=(image_size, image_size)).float()
     classes = network.num_classes or 0  # published networks have classes
+    for part in parts:
+        if takes_law(part.name) and PRIORS[_law(part).partition(":")[0]].made_from == "counts":
+            make_law(_law(part), (1,) * classes)  # a law that does not exist is refused
     options: dict[str, Any] = dict(network.options)
     schedule = Schedule(name="linear", options={"steps": options["time_steps"], "beta_1": beta_1, "beta_T": beta_T})
     shape = network.shape

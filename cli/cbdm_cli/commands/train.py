@@ -74,7 +74,7 @@ def begin_or_resume(
         table = (
             load_config("digits-lt" if preset is None else preset, file, settings)
             if data is None
-            else own_table(data, preset, file, settings)
+            else own_table(data, preset, file, settings, named["steps"])
         )
         config = resolved(table, named)
         start(config, out, device, dry, manner, origin=origin)

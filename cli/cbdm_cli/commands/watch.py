@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -13,10 +14,11 @@ from typing import Any
 from cbdm_cli import render
 from cbdm_cli.durations import duration
 from cbdm_cli.locking import LOCK
-from cbdm_cli.run_folder import read_records
+from cbdm_cli.run_folder import is_record, parsed_line, read_records
 from cbdm_cli.scoring import SCORES_FILE, is_scored
 from cbdm_core.errors import CbdmError
 from cbdm_core.metrics.scores import digits_of, label_of
+from cbdm_core.reading import clean_text
 from cbdm_core.run import read_config
 
 __all__ = ["Standing", "Tail", "standing", "watch_run"]
@@ -46,7 +48,8 @@ class Tail:
                 text = file.read(size - self._offset)
             whole = text[: text.rfind(b"\n") + 1]
             self._offset += len(whole)
-            self.records.extend(json.loads(line) for line in whole.splitlines()[-_RECORDS:])
+            parsed = map(parsed_line, whole.decode("utf-8", errors="replace").splitlines()[-_RECORDS:])
+            self.records.extend(record for record in parsed if is_record(record))
         return list(self.records)
 
 
@@ -109,20 +112,21 @@ def standing(path: Path, tail: Tail, seen: deque[tuple[float, int]], now: float)
         CbdmError: the folder is no run.
     """
     config, records = read_config(path), tail.read()
-    step = records[-1]["step"] if records else 0
+    saved = _saved(path)
+    step = max(records[-1]["step"] if records else 0, saved[-1][0] if saved else 0)
     written = tail.path.stat().st_mtime if tail.path.exists() else now
     if not seen or seen[-1][1] != step:
         seen.append((written, step))
     losses = {"loss": _mean(records, lambda r: r["loss"])} if records else {}
     for kind in ("terms", "groups"):
         names = dict.fromkeys(name for record in records for name in record.get(kind, {}))
-        losses |= {name: _mean(records, lambda r, k=kind, n=name: r.get(k, {}).get(n)) for name in names}
+        losses |= {clean_text(name): _mean(records, lambda r, k=kind, n=name: r.get(k, {}).get(n)) for name in names}
     grids = sorted((path / "grids").glob("step-*.png"))
-    steps = int(config.get("training", {}).get("steps", step))
+    steps = _steps(config, step)
     evaluated = (path / "evaluation.json").exists()
     finished = evaluated or (step >= steps and not (path / LOCK).exists())
     scores, grid = _last_scores(path / SCORES_FILE), grids[-1] if grids else None
-    return Standing(step, steps, _rate(path, seen), losses, scores, now - written, finished, evaluated, grid)
+    return Standing(step, steps, _rate(path, seen, saved), losses, scores, now - written, finished, evaluated, grid)
 
 
 def _last_scores(file: Path) -> tuple[int, dict[str, float]] | None:
@@ -136,12 +140,26 @@ def _mean(records: list[dict[str, Any]], value: Any) -> float:
     return fmean(there)
 
 
-def _rate(path: Path, seen: deque[tuple[float, int]]) -> float | None:
+def _steps(config: Mapping[str, Any], step: int) -> int:
+    steps = config["training"].get("steps") if isinstance(config.get("training"), dict) else None
+    return steps if isinstance(steps, int) else step
+
+
+def _saved(path: Path) -> list[tuple[int, float]]:
+    """(step, when it was written) of the checkpoints, the newest last; one that is being removed is none."""
+    found = []
+    for folder in (path / "checkpoints").glob("step-*"):
+        state = folder / "state.json"
+        if folder.name.removeprefix("step-").isdecimal() and state.exists():
+            with suppress(FileNotFoundError):
+                found.append((int(folder.name.removeprefix("step-")), state.stat().st_mtime))
+    return sorted(found)
+
+
+def _rate(path: Path, seen: deque[tuple[float, int]], saved: list[tuple[int, float]]) -> float | None:
     """Steps a second over the looks so far; at the first look since the newest checkpoint but one, or the start."""
     points = list(seen)
     if len(points) < 2 or points[-1][0] - points[0][0] < 1:
-        folders = [p for p in (path / "checkpoints").glob("step-*") if p.name.removeprefix("step-").isdecimal()]
-        saved = sorted((int(p.name.removeprefix("step-")), (p / "state.json").stat().st_mtime) for p in folders)
         begin = saved[-2] if len(saved) > 1 else (0, (path / "config.toml").stat().st_mtime)
         points = [(begin[1], begin[0]), points[-1]]
     (first, low), (last, high) = points[0], points[-1]

@@ -42,6 +42,8 @@ class Launch:
             raise CbdmError(f"--jobs {self.jobs} --threads {self.threads}: both must be 1 or more")
         if self.launcher not in LAUNCHERS:
             raise unknown_name("launcher", self.launcher, LAUNCHERS)
+        if self.launcher == "slurm" and self.device.startswith("cuda:"):
+            raise CbdmError(f"--device {self.device}: Slurm gives each task its own GPU; name it cuda")
 
     @property
     def here(self) -> bool:
@@ -101,7 +103,7 @@ def array_script(folder: Path, jobs: list[list[str]], threads: int, gpus: int = 
 
 
 def write_script(folder: Path, jobs: list[list[str]], launch: Launch) -> Path:
-    """Write `array_script` into the folder, with one GPU a task unless they compute on the CPU."""
+    """Write `array_script` into the folder, with one GPU a task where they compute on one."""
     (folder / "logs").mkdir(exist_ok=True)  # Slurm drops what a task prints where there is no such folder
-    write_text(folder / SCRIPT, array_script(folder, jobs, launch.threads, gpus=int(launch.device != "cpu")))
+    write_text(folder / SCRIPT, array_script(folder, jobs, launch.threads, gpus=int(launch.device in ("auto", "cuda"))))
     return folder / SCRIPT

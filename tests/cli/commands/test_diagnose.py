@@ -14,7 +14,7 @@ from cbdm_core.metrics.recognition import held_out_rows
 def test_the_files_and_the_maps(run, trained):
     code, out, err = run("diagnose", "r", "--levels", "3", "--n", "5", "--seed", "2")
     assert code == 0, err
-    saved = json.loads((trained / "diagnosis.json").read_text())
+    saved = json.loads((trained / "diagnosis-levels3-n5-seed2.json").read_text())
     loaded = load_run(trained)
     full, training, _ = load_data(validated(loaded.config))
     held_out = full[held_out_rows(full.x, training.x)]
@@ -24,12 +24,14 @@ def test_the_files_and_the_maps(run, trained):
     assert saved["step"] == loaded.step and saved["held_out_counts"] == held_out.counts().tolist()
     for sentence in saved["verdict"]:
         assert sentence in out
-    assert (trained / "diagnosis.svg").read_text().startswith("<?xml") and "underfitted: error over" in out
+    assert (trained / "diagnosis-levels3-n5-seed2.svg").read_text().startswith(
+        "<?xml"
+    ) and "underfitted: error over" in out
 
 
 def test_folds_leave_another_file(run, trained):
     code, out, _ = run("diagnose", "r", "--levels", "2", "--n", "3", "--folds", "3")
-    saved = json.loads((trained / "diagnosis-folds3.json").read_text())
+    saved = json.loads((trained / "diagnosis-folds3-levels2-n3.json").read_text())
     assert code == 0 and saved["folds"] == 3 and saved["memorised_ratio"][0] == [None, None]
     assert "what is memorised is not known" in out and not (trained / "diagnosis.json").exists()
 

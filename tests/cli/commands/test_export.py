@@ -69,6 +69,11 @@ def test_a_run_with_another_average_is_one_to_sample_and_evaluate(source, run, t
     assert run("sample", "out", "--n", 3, "--steps", 2, "--format", "npz", "--out", "x.npz")[0] == 0
 
 
+def test_an_exported_run_is_not_trained_further(source, run, refused):
+    assert run("export", source, "out", "--to", "run")[0] == 0
+    assert "has no optimizer.pt, as in an exported run" in refused("train", "--resume", "out", "--steps", 99)
+
+
 def test_mistakes_are_told(source, refused, tmp_path):
     assert "did you mean 'diffusers'" in refused("export", source, "o", "--to", "diffuser")
     assert "decay:0.3" in refused("export", source, "o", "--to", "run", "--average", "decay:0.7")

@@ -59,6 +59,31 @@ def test_a_line_being_written_waits_and_a_shorter_file_starts_anew(folder):
     assert [r["step"] for r in tail.read()] == [7]
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["", "garbage", "[1]", "7", '{"loss": 1.0}', '{"step": 1, "loss": null}', '{"step": "1", "loss": 1.0}', "[" * 9999],
+)
+def test_a_line_that_is_no_record_is_passed_over(folder, line):
+    write(folder, record(1) + line + "\n" + record(3, 5.0), 1010)
+    now = standing(folder, Tail(folder / "metrics.jsonl"), deque(), 1010.0)
+    assert now.step == 3 and now.losses["loss"] == 3.0
+
+
+def test_names_from_the_file_cannot_steer_the_terminal(folder):
+    write(folder, record(1, **{"\x1b[2J": 1.0}), 1010)
+    assert not any("\x1b" in line for line in standing(folder, Tail(folder / "metrics.jsonl"), deque(), 1010.0).lines())
+
+
+def test_steps_without_a_record_are_those_of_the_checkpoints(folder):
+    """A short training writes none; a checkpoint that is being removed has no state, and counts for nothing."""
+    for step in (40, 80):
+        (folder / "checkpoints" / f"step-{step:08d}").mkdir(parents=True)
+    (folder / "checkpoints" / "step-00000040" / "state.json").write_text("{}")
+    (folder / "config.toml").write_text('[network]\n[schedule]\n[facts]\n[training]\nsteps = "x"\n')
+    now = standing(folder, Tail(folder / "metrics.jsonl"), deque(), 1010.0)
+    assert now.step == now.steps == 40
+
+
 def test_silence_and_the_end_are_told(folder):
     tail = Tail(folder / "metrics.jsonl")
     write(folder, record(100), 1050)

@@ -110,6 +110,8 @@ def test_an_array_is_written_for_slurm_and_asks_for_a_gpu_where_there_is_none(ru
     [
         (["--launcher", "slrum"], "did you mean 'slurm'?"),
         (["--launcher", "slurm", "--device", "tpu"], "unknown device 'tpu'"),
+        (["--launcher", "commands", "--device", "cuda:x"], "unknown device 'cuda:x'"),
+        (["--launcher", "slurm", "--device", "cuda:3"], "--device cuda:3: Slurm gives each task its own GPU"),
         (["--jobs", 0], "--jobs 0 --threads 1: both must be 1 or more"),
     ],
 )
