@@ -1,9 +1,12 @@
 """`import cbdm`: the working set in one flat namespace, lazily."""
 
+import ast
+import rlcompleter
 import subprocess
 import sys
 from importlib import import_module
 from importlib.metadata import version
+from importlib.resources import files
 from importlib.util import find_spec
 
 import pytest
@@ -32,6 +35,16 @@ def test_what_a_registry_names_is_there(registry):
     """The laws, adjustments, networks, samplers, schedules and data sets that a user composes."""
     missing = [name for name in registry if getattr(cbdm, registry[name].__name__, None) is not registry[name]]
     assert missing == ["published"] * (registry is NETWORKS)  # the published U-Net is made by `load_published`
+
+
+def test_completion_offers_what_there_is():
+    """A shell asks `dir` and type checkers the stub: both know every name, and each is there."""
+    offered = [match for match in rlcompleter.Completer({"cbdm": cbdm}).attr_matches("cbdm.") if match[5] != "_"]
+    names = {match.removeprefix("cbdm.").rstrip("()") for match in offered}
+    assert {*cbdm.__all__} - {"__version__"} <= names
+    tree = ast.parse((files("cbdm") / "__init__.pyi").read_text(encoding="utf-8"))
+    told = {alias.asname for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert {*cbdm.__all__} - {"__version__"} == told - {None}
 
 
 def test_no_name_is_hidden_by_a_module():

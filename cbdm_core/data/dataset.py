@@ -1,21 +1,24 @@
-"""A labelled data set in memory: images as bytes, or floats of any shape, such as vectors, signals and latents."""
+"""A labelled data set: images as bytes, or floats of any shape, such as vectors, signals and latents."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from cbdm_core.conditions import Classes, ConditionSpace, MultiLabel, Vectors
+from cbdm_core.data.mapped_rows import MappedRows
 from cbdm_core.data.units import Units
 from cbdm_core.errors import CbdmError
 from cbdm_core.reading import clean_text
 
-__all__ = ["Dataset", "as_seen", "from_uint8", "to_uint8"]
+__all__ = ["Dataset", "as_seen", "from_uint8", "row_digests", "to_uint8"]
+
+_PART = 4096  # rows of a data set on the disk that are looked at together
 
 
 def to_uint8(x: Tensor) -> Tensor:
@@ -33,12 +36,19 @@ def as_seen(x: Tensor) -> Tensor:
     return from_uint8(to_uint8(x))
 
 
+def row_digests(x: Tensor | MappedRows) -> Iterator[bytes]:
+    """A hash of the bytes of each row, by which equal examples are found."""
+    rows = (row for part in x.split(_PART) for row in part.cpu().numpy())
+    return (hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows)
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Examples with labels, checked once when it is made; a class may have no example.
 
     Args:
-        x: (N, C, *spatial) uint8 images, or float32 in units of its own: vectors (N, D), or (N, C, *spatial).
+        x: in memory, or on the disk as `MappedRows`; (N, C, *spatial) uint8 images, or float32 in units of its own:
+            vectors (N, D), or (N, C, *spatial).
         y: (N,) int64 labels in [0, K).
         class_names: K different names.
         condition: what the network is told of each example where that is no label, (N, D) float32 vectors or (N, A)
@@ -52,7 +62,7 @@ class Dataset:
             labels out of range, lengths that disagree, or a class name twice.
     """
 
-    x: Tensor
+    x: Tensor | MappedRows
     y: Tensor
     class_names: tuple[str, ...]
     condition: Tensor | None = None
@@ -82,13 +92,17 @@ class Dataset:
             self._refuse_unfinite()
 
     def _refuse_unfinite(self) -> None:
-        bad = ~torch.isfinite(self.x.flatten(1))
-        rows = bad.any(1).nonzero()[:, 0]
+        if isinstance(self.x, MappedRows) and self.x.finite:
+            return
+        bad = torch.cat([(~torch.isfinite(part.flatten(1))).sum(1) for part in self.x.split(_PART)])
+        rows = bad.nonzero()[:, 0]
         if len(rows):
             raise CbdmError(
                 f"{int(bad.sum())} values in {len(rows)} examples are NaN or infinite, the first in row "
                 f"{int(rows[0])}: remove or mend those examples"
             )
+        if isinstance(self.x, MappedRows):
+            self.x.finite = True
 
     def _check_units(self) -> None:
         if self.units is None:
@@ -180,7 +194,9 @@ class Dataset:
         """SHA-256 in hex of examples, labels, names and units."""
         facts = (self.shape, str(self.x.dtype), self.class_names, *([] if self.units is None else [self.units]))
         digest = hashlib.sha256(repr(facts).encode())
-        for array in (self.x, self.y, *([] if self.condition is None else [self.condition])):
+        for part in self.x.split(_PART):
+            digest.update(part.contiguous().numpy().data)
+        for array in (self.y, *([] if self.condition is None else [self.condition])):
             digest.update(array.contiguous().numpy().data)
         return digest.hexdigest()
 
@@ -194,4 +210,5 @@ class Dataset:
             raise CbdmError(f"rows have {rows.ndim} dimensions, they must have 1: write dataset[[3]] for row 3 alone")
         rows = rows if len(rows) else rows.long()  # an empty list becomes float, which indexes nothing
         condition = None if self.condition is None else self.condition[rows]
-        return replace(self, x=self.x[rows], y=self.y[rows], condition=condition)
+        x = self.x.subset(rows) if isinstance(self.x, MappedRows) else self.x[rows]
+        return replace(self, x=x, y=self.y[rows], condition=condition)

@@ -84,7 +84,7 @@ def digits_pose(*, neighbours: int = 10) -> Dataset:
         neighbours: k ≥ 1 of the density.
     """
     data = digits()
-    measured = pose(data.x)
+    measured = pose(data.x[:])
     condition = (measured - measured.mean(0)) / measured.std(0)
     return Dataset(data.x, by_density(condition, neighbours), REGIONS, condition.float())
 
@@ -92,5 +92,5 @@ def digits_pose(*, neighbours: int = 10) -> Dataset:
 def digits_attributes() -> Dataset:
     """The digits told by four attributes (`attributes`); labels are regions of common and rare combinations."""
     data = digits()
-    condition = attributes(data.x)
+    condition = attributes(data.x[:])
     return Dataset(data.x, by_combination(condition), REGIONS, condition)

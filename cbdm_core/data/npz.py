@@ -17,15 +17,15 @@ import numpy as np
 import torch
 
 from cbdm_core.data.dataset import Dataset
+from cbdm_core.data.mapped_rows import Layout
 from cbdm_core.data.units import Units
 from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.memory import check_memory
 from cbdm_core.reading import clean_text
 
-__all__ = ["npz", "read_arrays", "whole"]
+__all__ = ["implied_layout", "labels_of", "names_of_labels", "npz", "read_arrays", "whole"]
 
 Kind = Literal["images", "values"]
-Layout = Literal["first", "last", "none"]
 
 _DEFAULT = ("images", "labels")
 _OTHER_DEFAULTS = (("x", "y"), ("train_images", "train_labels"))
@@ -85,8 +85,8 @@ def npz(
     arrays = _read(Path(path), images, labels, split)
     if kind not in (None, "images", "values"):
         raise unknown_name("kind", str(kind), ("images", "values"))
-    y = _labels(arrays["labels"])
-    names = _names(arrays["class_names"], y) if "class_names" in arrays else _numbers(y)
+    y = labels_of(arrays["labels"])
+    names = _names(arrays["class_names"], y) if "class_names" in arrays else names_of_labels(y)
     if _are_values(arrays["images"], layout, value_range, kind):
         return _of_values(arrays["images"], layout, y, names, standardise)
     if standardise is not None:
@@ -122,7 +122,7 @@ def _of_values(
     with np.errstate(over="ignore"):  # what becomes infinite is refused
         x = np.ascontiguousarray(x if layout is None else _channels_first(x, layout)).astype(np.float32)
     data = Dataset(torch.from_numpy(x), torch.from_numpy(y), names)
-    return data if standardise is False else replace(data, units=Units.standardising(data.x))
+    return data if standardise is False else replace(data, units=Units.standardising(torch.from_numpy(x)))
 
 
 def _read(path: Path, images: str, labels: str, split: str | None) -> dict[str, np.ndarray]:
@@ -212,7 +212,12 @@ def _line(error: BaseException) -> str:
     return "no array in it" if "pickle" in line else line
 
 
-def _labels(y: np.ndarray) -> np.ndarray:
+def labels_of(y: np.ndarray) -> np.ndarray:
+    """(N,) int64 of whole numbers, (N,) or (N, 1).
+
+    Raises:
+        CbdmError: other numbers or another shape.
+    """
     if y.dtype.kind not in "iu":
         raise CbdmError(f"labels are {y.dtype}, they must be whole numbers: convert them with astype(int)")
     if y.ndim == 2 and y.shape[1] == 1:
@@ -239,7 +244,12 @@ def _names(names: np.ndarray, y: np.ndarray) -> tuple[str, ...]:
     return tuple(names.tolist())
 
 
-def _numbers(y: np.ndarray) -> tuple[str, ...]:
+def names_of_labels(y: np.ndarray) -> tuple[str, ...]:
+    """The numbers 0 … K − 1 as names, with K − 1 the largest label.
+
+    Raises:
+        CbdmError: so many that they are identity numbers.
+    """
     most = int(y.max(initial=0))
     if most >= _MOST_UNNAMED:
         raise CbdmError(
@@ -293,14 +303,19 @@ def _implied_range(least: float, most: float) -> tuple[float, float]:
 
 
 def _channels_first(x: np.ndarray, layout: Layout | None) -> np.ndarray:
-    layout = _implied_layout(x.shape) if layout is None else layout
+    layout = implied_layout(x.shape) if layout is None else layout
     if x.ndim < (2 if layout == "none" else 3):
         raise CbdmError(f"images of shape {x.shape} have no axes left beside channels {layout}: check the array")
     moved = {"first": x, "last": np.moveaxis(x, -1, 1), "none": x[:, None]}[layout]
     return np.ascontiguousarray(moved)
 
 
-def _implied_layout(shape: tuple[int, ...]) -> Layout:
+def implied_layout(shape: tuple[int, ...]) -> Layout:
+    """Where images of this shape have their channels, by the axis that has 1 or 3.
+
+    Raises:
+        CbdmError: no axis or two could be it.
+    """
     if len(shape) == 3:
         return "none"
     fits = [name for name, axis in (("first", 1), ("last", -1)) if len(shape) > 3 and shape[axis] in _CHANNELS]

@@ -30,6 +30,7 @@ DATASETS = Registry(
         "medmnist": "cbdm_core.data.medmnist:medmnist",
         "mixture": "cbdm_core.data.sources:mixture",
         "npz": "cbdm_core.data.npz:npz",
+        "npy": "cbdm_core.data.mapped:npy",
         "parquet": "cbdm_core.data.parquet:parquet",
         "webdataset": "cbdm_core.data.webdataset:webdataset",
         "folder": "cbdm_core.data.folders:folder",

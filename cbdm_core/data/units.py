@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cbdm_core.data.mapped_rows import MappedRows
 from cbdm_core.draws import real_dtype
 from cbdm_core.errors import CbdmError
 
@@ -46,7 +47,7 @@ class Units:
         return cls((0.0,) * channels, (1.0,) * channels)
 
     @classmethod
-    def standardising(cls, x: Tensor) -> Units:
+    def standardising(cls, x: Tensor | MappedRows) -> Units:
         """Those in which each channel, or column, has mean 0 and variance 1 over the examples and places.
 
         A channel of one value throughout keeps its scale, 1. Mean and scale are rounded to a millionth of the scale,
@@ -60,7 +61,8 @@ class Units:
         mean = sum((part.double().sum(axes) for part in x.split(_ROWS)), torch.zeros(())) / count
         shaped = mean.reshape(_against(x))
         square = sum(((part.double() - shaped).square().sum(axes) for part in x.split(_ROWS)), torch.zeros(()))
-        varies = x.amin(axes) < x.amax(axes)
+        ends = [(part.amin(axes), part.amax(axes)) for part in x.split(_ROWS)]
+        varies = torch.stack([low for low, _ in ends]).amin(0) < torch.stack([high for _, high in ends]).amax(0)
         scale = torch.where(varies, (square / count).sqrt(), 1.0).tolist()
         places = [_DIGITS - int(np.floor(np.log10(s))) for s in scale]
         rounded = zip(mean.tolist(), scale, places, strict=True)
@@ -102,6 +104,6 @@ class Units:
         return mean, scale
 
 
-def _against(x: Tensor) -> tuple[int, ...]:
+def _against(x: Tensor | MappedRows) -> tuple[int, ...]:
     """The shape of a value for each channel of (B, C, …)."""
     return (1, x.shape[1], *[1] * (x.ndim - 2))

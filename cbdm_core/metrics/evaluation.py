@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 
 import torch
 from torch import Tensor
 
-from cbdm_core.data.dataset import Dataset, as_seen, to_uint8
+from cbdm_core.data.dataset import Dataset, as_seen, row_digests, to_uint8
 from cbdm_core.errors import CbdmError
 from cbdm_core.metrics.authenticity import authentic
 from cbdm_core.metrics.features.classifier import FeatureExtractor
@@ -68,8 +67,8 @@ class Copies:
             CbdmError: sets of different examples or classes.
         """
         _check_alike(pool, training)
-        seen = set(_bytes_of_rows(training))
-        rows = torch.tensor([row not in seen for row in _bytes_of_rows(pool)])
+        seen = set(row_digests(training.x))
+        rows = torch.tensor([row not in seen for row in row_digests(pool.x)])
         features, _ = _of_rows(known or extractor(pool.model_input()), len(pool))
         trained, _ = extractor(training.model_input())
         pixels = _pixels(training), _pixels(pool, rows)
@@ -274,10 +273,6 @@ def _with_copies(fake: _Evaluated, copies: Copies, pixels: Tensor) -> _Evaluated
 def _pixels(data: Dataset, rows: Tensor | slice = slice(None)) -> Tensor:
     """Images as bytes, which take a quarter of the room; floats as the model sees them."""
     return data.x[rows] if data.is_images else data.model_input(rows)
-
-
-def _bytes_of_rows(data: Dataset) -> Iterator[bytes]:
-    return (hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in data.x.cpu().numpy())
 
 
 def _scores(real: _Evaluated, fake: _Evaluated, k: int, prd_runs: int) -> Scores:

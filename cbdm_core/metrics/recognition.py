@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cbdm_core.data.dataset import row_digests
+from cbdm_core.data.mapped_rows import MappedRows
 from cbdm_core.draws import Draws
 from cbdm_core.errors import CbdmError
 from cbdm_core.metrics.features.classifier import network_outputs, train_network
@@ -77,7 +79,7 @@ def _mean(values: Sequence[float]) -> float | None:
     return math.fsum(known) / len(known) if known else None
 
 
-def held_out_rows(reference: Tensor, training: Tensor) -> Tensor:
+def held_out_rows(reference: Tensor | MappedRows, training: Tensor | MappedRows) -> Tensor:
     """(M,) long, the rows of the reference that are, byte by byte, no row of the training set.
 
     Args:
@@ -90,8 +92,8 @@ def held_out_rows(reference: Tensor, training: Tensor) -> Tensor:
     ours, theirs = ((tuple(x.shape[1:]), x.dtype) for x in (reference, training))
     if ours != theirs:
         raise CbdmError(f"the balanced set has examples {ours}, the training set {theirs}: give the subset of one set")
-    seen = {row.tobytes() for row in training.cpu().numpy()}
-    rows = [i for i, row in enumerate(reference.cpu().numpy()) if row.tobytes() not in seen]
+    seen = set(row_digests(training))
+    rows = [i for i, digest in enumerate(row_digests(reference)) if digest not in seen]
     if not rows:
         raise CbdmError(
             "no test image is left: the training set holds every image of the balanced set; train a run that leaves "

@@ -11,6 +11,8 @@ from torch import Tensor
 from cbdm_cli.config import Config
 from cbdm_cli.run_data import load_reference
 from cbdm_core.data.dataset import Dataset
+from cbdm_core.data.mapped_rows import MappedRows
+from cbdm_core.memory import check_memory
 from cbdm_core.metrics.evaluation import Copies, evaluate
 from cbdm_core.metrics.features.classifier import FeatureExtractor
 from cbdm_core.metrics.features.named import check_features, feature_extractor
@@ -22,7 +24,10 @@ __all__ = ["Evaluator", "check_judging"]
 
 def check_judging(config: Config, full: Dataset, training: Dataset) -> None:
     """Refuse before any work a reference that these data do not have, and features that cannot be found."""
-    load_reference(config, full, training)
+    reference, name = load_reference(config, full, training)
+    if isinstance(reference.x, MappedRows):
+        needed = 4 * reference.x.numel()
+        check_memory(f"to judge against {name}", needed, "train with --no-evaluate, or judge against a smaller set")
     check_features(config.evaluation.features, full)
 
 

@@ -87,7 +87,7 @@ def _of_folder(path: Path, data: Dataset) -> Samples:
     if not data.is_images:
         raise CbdmError(f"{path} is a folder, and the data are no images: save the samples as npz")
     found = folder(path=path)
-    x = found.x
+    x = found.x[:]
     if x.shape[1] == 1 and data.shape[0] == 3:  # files of a colour model that all came out gray
         x = repeat(x, "n 1 h w -> n c h w", c=3)
     if tuple(x.shape[1:]) != data.shape:

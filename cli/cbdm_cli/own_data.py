@@ -28,8 +28,8 @@ _TAIL = ("profile", "imbalance", "n_max", "counts")
 def source_of(path: Path) -> dict[str, Any]:
     """{"source": name, "options": {…}} of the source that reads a file or folder.
 
-    An npz, parquet or tar file; a CSV, for the images in its folder; a folder of parquet files or tars, or one with a
-    single CSV or npz in it; else class folders.
+    An npz, parquet or tar file; a CSV, for the images in its folder; a folder of npy files, parquet files or tars, or
+    one with a single CSV or npz in it; else class folders.
 
     Raises:
         CbdmError: nothing is there, a file of another kind, or a folder with several that it could be.
@@ -48,6 +48,8 @@ def source_of(path: Path) -> dict[str, Any]:
 
 
 def _of_folder(path: Path) -> dict[str, Any]:
+    if any(path.glob("images*.npy")):
+        return {"source": "npy", "options": {"path": str(path)}}
     for ending in (".parquet", ".tar"):
         if any(path.glob(f"*{ending}")):
             name, option = _ENDINGS[ending]

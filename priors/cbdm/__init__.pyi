@@ -18,6 +18,7 @@ from cbdm_core.data.dataset import Dataset as Dataset
 from cbdm_core.data.fashion import fashion as fashion
 from cbdm_core.data.folders import folder as folder
 from cbdm_core.data.longtail import make_long_tail as make_long_tail
+from cbdm_core.data.mapped import npy as npy
 from cbdm_core.data.measured import digits_attributes as digits_attributes
 from cbdm_core.data.measured import digits_pose as digits_pose
 from cbdm_core.data.medmnist import medmnist as medmnist
