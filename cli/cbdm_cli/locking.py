@@ -14,7 +14,7 @@ from cbdm_core.errors import CbdmError
 from cbdm_core.reading import clean_text
 from cbdm_core.writing import clean, plain_write_errors
 
-__all__ = ["LOCK", "contents", "held"]
+__all__ = ["LOCK", "contents", "held", "holder"]
 
 LOCK = ".lock"
 _ENDED = "ended"
@@ -67,6 +67,21 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def holder(folder: Path) -> str | None:
+    """The process that holds the folder, in words; None where none does, or one of this host that is dead.
+
+    Raises:
+        CbdmError: the lock is damaged.
+    """
+    owner = _owner(folder / LOCK)
+    return None if owner is None or _dead(owner) else _words(owner)
+
+
+def _words(owner: dict[str, Any]) -> str:
+    host = clean_text(str(owner.get("host")))
+    return f"process {owner['pid']}" + ("" if host == socket.gethostname() else f" on {host}")
+
+
 def _acquire(lock: Path, what: str) -> None:
     for _ in range(_TRIES):
         if _made(lock):
@@ -75,11 +90,9 @@ def _acquire(lock: Path, what: str) -> None:
         if owner is None:  # it went in between
             continue
         if not _dead(owner):
-            host = clean_text(str(owner.get("host")))
-            there = "" if host == socket.gethostname() else f" on {host} (if that one is dead, remove {lock})"
+            there = "" if owner.get("host") == socket.gethostname() else f" (if that one is dead, remove {lock})"
             raise CbdmError(
-                f"{what} already runs in {lock.parent}, as process {owner.get('pid')}{there}: wait for it, or stop it "
-                "first"
+                f"{what} already runs in {lock.parent}, as {_words(owner)}{there}: wait for it, or stop it first"
             )
         _take_over(lock, owner)
     raise CbdmError(f"{lock} cannot be made: other processes take it again and again; try later")
@@ -107,7 +120,7 @@ def _made(lock: Path) -> bool:
 def _owner(lock: Path) -> dict[str, Any] | None:
     try:
         owner = json.loads(lock.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as error:
         raise CbdmError(f"{lock} is damaged ({type(error).__name__}): remove it if nothing runs in there") from error

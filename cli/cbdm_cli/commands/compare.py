@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cbdm_cli import render
 from cbdm_cli.config import Config, load_config, preset_names, setting, validated
-from cbdm_cli.locking import held
+from cbdm_cli.locking import held, holder
 from cbdm_cli.run_folder import claimed_folder, write_json
 from cbdm_cli.study.asked import Asked
 from cbdm_cli.study.job import config_of, job_command
@@ -52,7 +52,13 @@ class _Job:
         job = cls(variant, seed, path, plan, config_of(plan, variant, seed).training.steps, child)
         if job.done():
             child.state = "done"
+        elif (there := holder(path)) is not None:  # another machine's task, which hands its results to the folder
+            child.state = f"runs elsewhere, as {there}"
         return job
+
+    def elsewhere(self) -> bool:
+        """Whether another process, of a scheduler, is at work on it."""
+        return self.child.state.startswith("runs elsewhere")
 
     def evaluated(self) -> tuple[int, int]:
         """Readings that are written, and those of the plan."""
@@ -202,6 +208,9 @@ def _work(folder: Path, plan: Plan, launch: Launch) -> None:
         write_json(folder / "results.json", summary.to_dict())
         render.comparison_table(summary, _title(plan))
     render.note(f"comparison: {folder}")
+    if others := [job for job in todo if job.elsewhere()]:
+        first = f"{others[0].child.name} {others[0].child.state}"
+        render.note(f"{len(others)} of {len(todo)} jobs are not done yet, {first}; after them: {_again(folder, plan)}")
     if failed:
         first = failed[0]
         raise CbdmError(
@@ -248,14 +257,14 @@ def _outcome(child: Child) -> str:
 
 def _rows(todo: Sequence[_Job]) -> list[tuple[str, str, str]]:
     """What runs, what failed, and the next few."""
-    busy = [job for job in todo if job.child.state in ("running", "failed")]
+    busy = [job for job in todo if job.child.state in ("running", "failed") or job.elsewhere()]
     waiting = [job for job in todo if job.child.state == "waiting"]
     return [(job.variant.name, str(job.seed), job.words()) for job in [*busy, *waiting[:3]]]
 
 
 def _time_left(todo: Sequence[_Job], begun: float, before: float) -> str:
-    done = sum(job.progress() for job in todo if job.child.state != "failed")
-    wanted = sum(job.child.state != "failed" for job in todo)
+    ours = [job for job in todo if job.child.state != "failed" and not job.elsewhere()]
+    done, wanted = sum(job.progress() for job in ours), len(ours)
     finished = sum(job.child.state == "done" for job in todo)
     gained, seconds = done - before, time.monotonic() - begun
     left = "time left not known yet"

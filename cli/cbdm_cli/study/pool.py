@@ -26,7 +26,7 @@ class Child:
         name: in messages.
         command: its command line.
         log: file of all that it prints.
-        state: "waiting", "running", "done" or "failed".
+        state: "waiting", "running", "done" or "failed"; any other is left alone.
         fault: why it could not be started, "" if it could.
     """
 

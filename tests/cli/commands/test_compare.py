@@ -13,7 +13,7 @@ import tomllib
 
 import pytest
 
-from cbdm_cli.locking import held
+from cbdm_cli.locking import LOCK, held
 from cbdm_cli.run_folder import read_records
 from cbdm_cli.study import pool
 from cbdm_cli.study.job import config_of, job_command
@@ -157,6 +157,22 @@ def test_a_folder_in_use_is_left_alone(refused, tmp_path):
 
 
 # The jobs, without training
+
+
+def test_a_job_that_runs_elsewhere_is_left_to_it(run, planned, monkeypatch):
+    """Its lock names a process of another host: it is told so, is neither failed nor waiting, and is not begun."""
+    begun = []
+    monkeypatch.setattr(Child, "_launch", lambda child, _: begun.append(child.name) or subprocess.Popen(["true"]))
+    monkeypatch.setattr(pool, "_POLL", 0.01)
+    place = run_folder(planned, load_plan(planned).variants[0], 0)
+    place.mkdir(parents=True)
+    (place / LOCK).write_text(json.dumps({"host": "node7", "pid": 12, "since": "1"}))
+    code, out, err = run("compare", "c")
+    told = (
+        "1 of 4 jobs are not done yet, ddpm, seed 0 runs elsewhere, as process 12 on node7; after them: cbdm compare c"
+    )
+    assert code == 0 and told in " ".join(out.split()), out + err
+    assert begun == ["cbdm:uniform, seed 0", "ddpm, seed 1", "cbdm:uniform, seed 1"]
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
