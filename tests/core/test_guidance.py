@@ -89,6 +89,16 @@ def test_guidance_is_one_forward_and_none_outside_the_interval():
     assert oracle.calls == 2 and torch.equal(late, oracle(X, TIMES, C))
 
 
+@pytest.mark.parametrize(("interval", "acts"), [((0.0, 0.0), 0), ((0.4, 0.4), 2), ((0.1, 0.4), 3), ((1.0, 1.0), 0)])
+def test_an_interval_holds_its_ends_and_may_be_one_of_them(interval, acts):
+    oracle = GaussianMixtureOracle.ring(Cosine())
+    guided = ClassifierFreeGuidance(oracle, 2.0, interval=interval)
+    assert int((guided.strength(TIMES) == 2).sum()) == acts and int((guided.strength(TIMES) == 0).sum()) == 4 - acts
+    plain, full = oracle(X, TIMES, C), ClassifierFreeGuidance(oracle, 2.0)(X, TIMES, C)
+    inside = ((interval[0] <= TIMES) & (interval[1] >= TIMES))[:, None]
+    torch.testing.assert_close(guided(X, TIMES, C), torch.where(inside, full, plain), atol=1e-12, rtol=1e-12)
+
+
 @pytest.mark.parametrize("interval", [(-0.1, 0.5), (0.6, 0.5), (0.0, 1.1)])
 def test_an_interval_outside_0_1_is_refused(interval):
     with pytest.raises(CbdmError, match="interval"):
