@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from cbdm_cli.config import Config
+from cbdm_core.metrics.scores import SCORES
 from cbdm_core.run import Run
 
 __all__ = ["model_card"]
-
-_SCORES = {"fid": "FID", "kid": "KID", "precision": "precision", "recall": "recall", "label_accuracy": "label acc."}
 
 
 def model_card(run: Run, config: Config, how: str) -> str:
@@ -54,11 +53,12 @@ def _quality(path: Path) -> list[str]:
         return ["Not evaluated."]
     report = evaluation.get("report", evaluation)
     rows = {"overall": report.get("overall", {}), **report.get("groups", {})}
-    shown = {key: name for key, name in _SCORES.items() if rows["overall"].get(key) is not None}
-    lines = [f"| | {' | '.join(shown.values())} |", f"|---|{'---|' * len(shown)}"]
+    shown = [score for score in SCORES if score.shown and rows["overall"].get(score.key) is not None]
+    lines = [f"| | {' | '.join(score.label for score in shown)} |", f"|---|{'---|' * len(shown)}"]
     for name, scores in rows.items():
-        values = [scores.get(key) for key in shown]
-        lines.append(f"| {name} | {' | '.join('–' if v is None else f'{v:.3f}' for v in values)} |")
+        values = [(scores.get(score.key), score.digits) for score in shown]
+        cells = ("–" if value is None else f"{value:.{digits}f}" for value, digits in values)
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     features = report.get("features") or evaluation.get("features")
     return [*lines, *(["", f"Features: {features}."] if features else []), *_verdict(path)]
 
