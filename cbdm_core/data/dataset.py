@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -75,7 +76,7 @@ class Dataset:
         self._check_units()
         self._check_labels()
         self._check_condition()
-        twice = [name for i, name in enumerate(self.class_names) if name in self.class_names[:i]]
+        twice = [name for name, n in Counter(self.class_names).items() if n > 1]
         if twice:
             raise CbdmError(f"two classes are called {twice[0]!r}: give each class its own name")
 
