@@ -55,7 +55,7 @@ def folder(
 def _by_table(place: Path, table: Path) -> tuple[list[Path], Labelling]:
     if not place.is_dir():
         raise CbdmError(f"{place} is not a folder: give the path of the folder that the file names start from")
-    names, told = read_table(place / table if (place / table).is_file() else table)
+    names, told = read_table(place / table if (place / table).is_file() else table, place)
     return [place / name for name in names], told
 
 

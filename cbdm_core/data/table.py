@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from pathlib import Path
+import re
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -11,15 +12,16 @@ from cbdm_core.data.labelling import Labelling, from_attributes, from_classes, f
 from cbdm_core.errors import CbdmError
 from cbdm_core.reading import clean_text, inner_name, regular_file
 
-__all__ = ["read_table"]
+__all__ = ["names_a_file", "read_table"]
 
 _FILES = ("file_name", "filename", "file", "image", "path")
 _CLASSES = ("class", "label")
+_NAMELESS = re.compile(r"(Unnamed: \d+(_level_\d+)?)?")  # pandas reads its own nameless index back so
 _MOST_BYTES = 1 << 30
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
-def read_table(path: Path) -> tuple[list[str], Labelling]:
+def read_table(path: Path, place: Path | None = None) -> tuple[list[str], Labelling]:
     """(N file names, what the other columns say of each), in the order of the rows.
 
     The first row names the columns. The file names stand in the column called file_name, filename, file, image or path,
@@ -29,20 +31,66 @@ def read_table(path: Path) -> tuple[list[str], Labelling]:
 
     Args:
         path: of the CSV, UTF-8, separated by commas.
+        place: the folder that the file names start from; None takes that of the CSV.
 
     Raises:
-        CbdmError: no such file, a row of another length, a file named twice or outside its folder, or text where
-            numbers must stand.
+        CbdmError: no such file, no row of column names, a column without a name, a row of another length, a file named
+            twice or outside its folder, or text where numbers must stand.
     """
     head, rows = _rows(path)
-    lowered = [name.strip().lower() for name in head]
-    place = next((lowered.index(name) for name in _FILES if name in lowered), 0)
-    columns = {name: [row[i].strip() for row in rows] for i, name in enumerate(head) if i != place}
-    files = [inner_name(row[place].strip(), f"{path}") for row in rows]
+    at = _column_of_files(head)
+    _check_head(path, head, path.parent if place is None else place, at)
+    columns = {name: [row[i].strip() for row in rows] for i, name in enumerate(head) if i != at}
+    files = [str(PurePosixPath(inner_name(row[at].strip(), f"{path}"))) for row in rows]  # ./a.png is a.png
     twice = [name for name, n in zip(*np.unique(files, return_counts=True)) if n > 1]
     if twice:
         raise CbdmError(f"{path} names {clean_text(str(twice[0]))} twice: keep one row for each file")
     return files, _labelling(path, columns)
+
+
+def names_a_file(path: Path) -> bool:
+    """Whether a CSV names a file that is there, in or below its folder.
+
+    Args:
+        path: of the CSV; one that cannot be read names none.
+    """
+    try:
+        head, rows = _rows(path)
+    except CbdmError:
+        return False
+    at = _column_of_files(head)
+    return any(_is_file(path.parent / row[at].strip()) for row in rows)
+
+
+def _column_of_files(head: list[str]) -> int:
+    lowered = [name.strip().lower() for name in head]
+    return next((lowered.index(name) for name in _FILES if name in lowered), 0)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        regular_file(path)
+    except CbdmError:
+        return False
+    return True
+
+
+def _check_head(path: Path, head: list[str], place: Path, at: int) -> None:
+    """Refuse a first row that names no columns, or not each by a name of its own."""
+    if head[at].strip().lower() not in _FILES and _is_file(place / head[at].strip()):
+        raise CbdmError(
+            f"the first row of {path} names the file {clean_text(head[at].strip())}, and must name the columns: put a "
+            "row such as file_name,class above it"
+        )
+    for i, name in enumerate(head):
+        if _NAMELESS.fullmatch(name.strip()):
+            called = f"is called {name.strip()!r}" if name.strip() else "has no name"
+            raise CbdmError(
+                f"column {i + 1} of {path} {called}, as an index that pandas writes: write it without its index, by "
+                "to_csv(index=False), or name the column"
+            )
+    if len({name.strip() for name in head}) < len(head):
+        raise CbdmError(f"{path} has two columns of one name: {clean_text(', '.join(head))}; rename one")
 
 
 def _rows(path: Path) -> tuple[list[str], list[list[str]]]:
@@ -57,8 +105,6 @@ def _rows(path: Path) -> tuple[list[str], list[list[str]]]:
     wrong = next((i for i, row in enumerate(rows) if len(row) != len(rows[0])), None)
     if wrong is not None:
         raise CbdmError(f"row {wrong + 1} of {path} has {len(rows[wrong])} values, the first has {len(rows[0])}")
-    if len({name.strip() for name in rows[0]}) < len(rows[0]):
-        raise CbdmError(f"{path} has two columns of one name: {clean_text(', '.join(rows[0]))}; rename one")
     return rows[0], rows[1:]
 
 

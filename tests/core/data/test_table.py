@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from cbdm_core.data.folders import folder
+from cbdm_core.data.table import names_a_file
 from cbdm_core.errors import CbdmError
 
 NAMES = ("b.png", "deep/a.png", "c.png")
@@ -72,6 +73,16 @@ def test_attributes_and_vectors_are_conditions_of_their_kind(read):
         (table("x,u,v", "1,2", "3,red"), r"column v of .* has 'red' in row 3: .* call a column of names class"),
         (table("x,u,v", "1,2", "3,nan"), "column v of .* has 'nan' in row 3"),
         (table("x,u,v", "1,2", "3,1e60"), "column v of .* has '1e60' in row 3"),
+        (table("x,kind", 0, 1, files=("b.png", "./b.png")), r"names b\.png twice"),
+        (table("x,kind", 0, 1, files=("deep/a.png", "deep//./a.png")), r"names deep/a\.png twice"),
+        (",file,label\n0,b.png,owl\n1,c.png,cat\n", r"column 1 of .*t\.csv has no name, .* by to_csv\(index=False\)"),
+        (table("file,label, ", "owl,0.5"), "column 3 of .* has no name"),
+        (table("Unnamed: 0,file,label", "b.png,owl", files=(0,)), "column 1 of .* is called 'Unnamed: 0', as an index"),
+        (
+            table("b.png,owl", "cat", files=NAMES[1:]),
+            r"first row of .*t\.csv names the file b\.png, .* file_name,class",
+        ),
+        (table("./b.png,0.5,0.5", "1,2", files=NAMES[1:]), r"first row of .*t\.csv names the file \./b\.png"),
         (table("x,class,label", "1,2"), "has the columns class and label"),
         (table("x,u,u", "1,2"), "two columns of one name"),
         ("x,kind\n", "needs a row of column names"),
@@ -83,6 +94,32 @@ def test_refused_in_one_line(read, text, said):
     with pytest.raises(CbdmError, match=said) as caught:
         read(text)
     assert "\n" not in str(caught.value)
+
+
+def test_names_are_read_without_dots(read):
+    assert read(table("x,kind", 0, 1, 0, files=("./b.png", "deep/./a.png", ".//c.png"))).y.tolist() == [0, 1, 0]
+
+
+def test_a_table_without_column_names_is_known_beside_images_elsewhere(read, tmp_path):
+    """The files start from `path`, not from where the table lies."""
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "t.csv").write_text(table("b.png,owl", "cat", files=NAMES[1:]))
+    with pytest.raises(CbdmError, match="must name the columns"):
+        folder(path=tmp_path, labels="tables/t.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "there"),
+    [
+        (table("kind,file", *NAMES, files="abc"), True),
+        (table("x,kind", 0, 1, files=("gone.png", "deep/a.png")), True),
+        (table("x,kind", 0, 1, 2, files=("gone.png", "deep", "a" * 5000)), False),
+        ("hello", False),
+    ],
+)
+def test_a_table_names_a_file_or_none(tmp_path, read, text, there):
+    (tmp_path / "t.csv").write_text(text)
+    assert names_a_file(tmp_path / "t.csv") is there
 
 
 def test_text_of_another_encoding_is_refused(tmp_path):
