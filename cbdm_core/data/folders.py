@@ -49,7 +49,7 @@ def folder(
         raise CbdmError("allow_empty is for class folders, and labels names the classes here: leave one of them out")
     framing, place = Framing(size, channels), Path(path)
     files, told = _by_folder(place, allow_empty) if labels is None else _by_table(place, Path(labels))
-    return Dataset(framing.stack((str(file), file) for file in files), *told)
+    return Dataset(framing.stack(((str(file), file) for file in files), len(files)), *told)
 
 
 def _by_table(place: Path, table: Path) -> tuple[list[Path], Labelling]:
@@ -91,7 +91,7 @@ def _images(place: Path, allow_empty: bool) -> list[Path]:
         raise CbdmError(f"{nested[0]} is a folder inside a class folder: class folders hold images only")
     if not entries and not allow_empty:
         raise CbdmError(
-            f"class {place.name!r} has no image: remove its folder {place}, or give allow_empty=true to keep it with "
-            "count 0"
+            f"class {place.name!r} has no image: remove its folder {place}, or give allow_empty=true (--set "
+            "data.options.allow_empty=true) to keep it with count 0"
         )
     return entries

@@ -65,7 +65,7 @@ def parquet(
                 labels.append(value)
                 yield name, _encoded(name, encoded)
 
-    x = Framing(size, channels).stack(images())
+    x = Framing(size, channels).stack(images(), sum(map(_length, files)))
     return Dataset(x, *_labelling(features[columns[1]], labels))
 
 
@@ -112,6 +112,11 @@ def _column(
             f"{role}=ONE_OF_THEM"
         )
     return there[0]
+
+
+def _length(file: Path) -> int:
+    with _opened(file) as opened:
+        return opened.metadata.num_rows
 
 
 def _rows(file: Path, columns: list[str]) -> Iterator[tuple[Any, Any]]:

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from cbdm_core.errors import CbdmError, check_positive
+from cbdm_core.memory import check_memory
 from cbdm_core.reading import clean_text, regular_file
 
 __all__ = ["Framing"]
@@ -23,6 +24,7 @@ __all__ = ["Framing"]
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 _GRAY = ("1", "L", "LA")
 _DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+_MOST_BYTES = 1 << 62  # beyond any memory, and still a number that can be written as GB
 _MODES = {1: "L", 3: "RGB"}
 _DAMAGE = (
     *(OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, MemoryError),
@@ -53,18 +55,21 @@ class Framing:
         if self.channels not in (None, *_MODES):
             raise CbdmError(f"channels is {self.channels!r}: 1 makes images grey, 3 makes them RGB")
 
-    def stack(self, images: Iterable[tuple[str, Path | bytes]]) -> Tensor:
+    def stack(self, images: Iterable[tuple[str, Path | bytes]], count: int | None = None) -> Tensor:
         """(N, C, H, W) uint8 of images in their order.
 
         Args:
             images: the name of each for messages, and its file or its encoded bytes; one or more.
+            count: how many there are, None where that is not known before they are read.
 
         Raises:
-            CbdmError: no image, images of different sizes without `size`, or pixels that bytes cannot hold
-                (transparent, deeper than 8 bits, several frames).
+            CbdmError: no image, images of different sizes without `size`, more than the memory holds, or pixels that
+                bytes cannot hold (transparent, deeper than 8 bits, several frames).
         """
         first, found = None, []
         for name, source in images:
+            if count is None or len(found) < 2:  # the first tells the size and the channels, where they are not given
+                self._check_memory(found, count)
             name = clean_text(name)
             pixels = self._pixels(name, source)
             size = f"{pixels.shape[2]}×{pixels.shape[1]}"
@@ -72,13 +77,27 @@ class Framing:
             if size != first[1]:
                 raise CbdmError(
                     f"{first[0]} is {first[1]} and {name} is {size}: crop or resize the images to one size, or give "
-                    "size=N, which does so while reading"
+                    "size=N (--set data.options.size=N), which does so while reading"
                 )
             found.append(pixels)
         if not found:
             raise CbdmError("the data hold no image: name files that have some")
         channels = max(pixels.shape[0] for pixels in found)
         return torch.from_numpy(np.stack([np.broadcast_to(p, (channels, *p.shape[1:])) for p in found]))
+
+    def _check_memory(self, found: list[np.ndarray], count: int | None) -> None:
+        """Refuse images that do not fit, before the next is decoded."""
+        n = max(count or 0, len(found) + 1)
+        one = found[0].nbytes if found else (self.channels or 1) * (self.size or 0) ** 2
+        # Each is held by itself and once more in the array of all.
+        needed = min((2 * n - len(found)) * one, _MOST_BYTES)
+        given = "" if self.size is None else f" of size={self.size:,}"
+        images = f"{n:,} image{'s' if n > 1 else ''}{'' if count else ' or more'}"
+        check_memory(
+            f"reading {images}{given}",
+            needed,
+            f"give {'a' if self.size is None else 'a smaller'} size=N (--set data.options.size=N), or fewer images",
+        )
 
     def _pixels(self, name: str, source: Path | bytes) -> np.ndarray:
         """(1 or 3, H, W) bytes."""

@@ -90,7 +90,10 @@ def test_a_class_without_images_is_named_with_the_mend(tmp_path):
     save(tmp_path / "c" / "1.png", gray())
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / ".keep").touch()
-    with pytest.raises(CbdmError, match=r"class 'b' has no image: remove its folder .* or give allow_empty=true"):
+    with pytest.raises(
+        CbdmError,
+        match=r"class 'b' has no image: remove its folder .* or give allow_empty=true \(--set data\.options\.allow",
+    ):
         folder(path=tmp_path)
     data = folder(path=tmp_path, allow_empty=True)
     assert data.class_names == ("a", "b", "c") and data.counts().tolist() == [1, 0, 1]
@@ -99,7 +102,10 @@ def test_a_class_without_images_is_named_with_the_mend(tmp_path):
 def test_mixed_sizes_are_named(tmp_path):
     save(tmp_path / "a" / "1.png", gray(4, 6))
     save(tmp_path / "b" / "2.png", gray(6, 4))
-    with pytest.raises(CbdmError, match=r"a/1\.png is 6×4 and .*b/2\.png is 4×6: crop or resize .* give size=N"):
+    with pytest.raises(
+        CbdmError,
+        match=r"a/1\.png is 6×4 and .*b/2\.png is 4×6: crop or resize .* give size=N \(--set data\.options\.size=N\)",
+    ):
         folder(path=tmp_path)
     assert folder(path=tmp_path, size=4).shape == (1, 4, 4)
 

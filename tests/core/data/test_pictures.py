@@ -1,0 +1,76 @@
+"""Framing asks for memory before it decodes, whoever's the images are."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cbdm_core import memory
+from cbdm_core.data.folders import folder
+from cbdm_core.data.parquet import parquet
+from cbdm_core.data.pictures import Framing
+from cbdm_core.data.webdataset import webdataset
+from cbdm_core.errors import CbdmError
+from tests.core.data.cifar_files import tar
+
+
+def encoded(channels=1):
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((16, 16, channels), np.uint8).squeeze()).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+PNG = encoded()
+
+
+def in_folders(place, images, **options):
+    (place / "a").mkdir()
+    for i, image in enumerate(images):
+        (place / "a" / f"{i}.png").write_bytes(image)
+    return folder(path=place, **options)
+
+
+def in_parquet(place, images, **options):
+    arrow, files = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    files.write_table(arrow.table({"image": images, "label": [0] * len(images)}), place / "a.parquet")
+    return parquet(root=place, **options)
+
+
+def in_tar(place, images, **options):
+    parts = ((f"{i}.png", f"{i}.cls", image) for i, image in enumerate(images))
+    tar(place / "a.tar", {name: file for png, cls, image in parts for name, file in ((png, image), (cls, b"0"))}, "w")
+    return webdataset(root=place, **options)
+
+
+@pytest.mark.parametrize("size", [10_000_000, 10**200], ids=["large", "no float"])
+@pytest.mark.parametrize("read", [in_folders, in_parquet, in_tar])
+def test_a_size_beyond_memory_is_refused_before_an_image_is_read(tmp_path, read, size):
+    """Bytes that are no image would be refused by name as soon as they were looked at."""
+    asked = rf"reading (3 images|1 image or more) of size={size:,} needs at least .* of memory"
+    said = rf"{asked}, .* smaller size=N \(--set data\.options\.size=N\)"
+    with pytest.raises(CbdmError, match=said):
+        read(tmp_path, [b"no image"] * 3, size=size)
+
+
+@pytest.mark.parametrize(
+    ("read", "options", "channels", "said"),
+    [
+        (in_folders, {"size": 16}, 1, "reading 3 images of size=16 needs at least"),
+        (in_parquet, {"size": 16}, 1, "reading 3 images of size=16 needs at least"),
+        (in_folders, {}, 1, r"reading 3 images needs .* give a size=N"),  # known from the first
+        (in_folders, {"size": 8}, 3, "reading 3 images of size=8 needs at least"),  # so are three channels
+        (in_folders, {"size": 8, "channels": 3}, 1, "reading 3 images of size=8 needs at least"),
+        (in_tar, {"size": 16}, 1, "reading 3 images or more of size=16 needs"),  # seen only as they come
+    ],
+)
+def test_what_is_asked_for_is_every_image_twice(tmp_path, monkeypatch, read, options, channels, said):
+    """By itself and in the array of all; less what is held: 4·256 bytes at the third of a stream."""
+    monkeypatch.setattr(memory, "available_bytes", lambda _: 900)
+    with pytest.raises(CbdmError, match=said):
+        read(tmp_path, [encoded(channels)] * 3, **options)
+
+
+def test_what_fits_is_read(monkeypatch):
+    monkeypatch.setattr(memory, "available_bytes", lambda _: 2 * 3 * 256)
+    assert Framing(16).stack([("a", PNG)] * 3, 3).shape == (3, 1, 16, 16)
