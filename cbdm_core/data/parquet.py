@@ -60,9 +60,7 @@ def parquet(
         for file in files:
             for row, (encoded, value) in enumerate(_rows(file, columns)):
                 name = f"row {row} of {file}"
-                if type(value) not in (int, str) or value in (-1, ""):
-                    raise CbdmError(f"{name} has no label in {columns[1]!r}: remove the row, or give label=COLUMN")
-                labels.append(value)
+                labels.append(_label(name, columns[1], value))
                 yield name, _encoded(name, encoded)
 
     x = Framing(size, channels).stack(images(), sum(map(_length, files)))
@@ -109,7 +107,7 @@ def _column(
     if len(there) != 1:
         raise CbdmError(
             f"{file} has {len(there)} columns that could be the {role}, of {clean_text(', '.join(features))}: give "
-            f"{role}=ONE_OF_THEM"
+            f"{role}=ONE_OF_THEM (--set data.options.{role}=ONE_OF_THEM)"
         )
     return there[0]
 
@@ -125,6 +123,9 @@ def _rows(file: Path, columns: list[str]) -> Iterator[tuple[Any, Any]]:
         missing = [name for name in columns if name not in opened.schema_arrow.names]
         if missing:
             raise unknown_name(f"column of {file}", missing[0], opened.schema_arrow.names)
+        several = [name for name in columns if opened.schema_arrow.names.count(name) > 1]
+        if several:
+            raise CbdmError(f"{file} has several columns called {clean_text(several[0])!r}: rename all but one")
         try:
             for batch in opened.iter_batches(batch_size=_ROWS, columns=columns):
                 yield from zip(*(batch.column(name).to_pylist() for name in columns))
@@ -132,10 +133,26 @@ def _rows(file: Path, columns: list[str]) -> Iterator[tuple[Any, Any]]:
             raise _damaged(file, error) from error
 
 
+def _label(name: str, column: str, value: Any) -> int | str:
+    mend = "or give label=COLUMN (--set data.options.label=COLUMN)"
+    if value is None or (type(value) in (int, str) and value in (-1, "")):
+        raise CbdmError(f"{name} has no label in {column!r}: remove the row, {mend}")
+    if type(value) not in (int, str):
+        shown, kind = clean_text(repr(value))[:40], type(value).__name__
+        raise CbdmError(
+            f"{name} has {shown} in {column!r}, of the type {kind}: labels are whole numbers or names; convert the "
+            f"column, {mend}"
+        )
+    return value
+
+
 def _encoded(name: str, image: Any) -> bytes:
     content = image.get("bytes") if isinstance(image, dict) else image
     if not isinstance(content, bytes):
-        raise CbdmError(f"{name} has no bytes of an image: embed the images in the file, or give image=COLUMN")
+        raise CbdmError(
+            f"{name} has no bytes of an image: embed the images in the file, or give image=COLUMN "
+            "(--set data.options.image=COLUMN)"
+        )
     return content
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from datetime import date
 
 import numpy as np
 import pytest
@@ -71,7 +72,15 @@ def test_without_a_schema_the_usual_names_or_those_given(write):
         ({"image": PNG[:1], "label": [0]}, None, {"label": "lable"}, "'lable': did you mean 'label'"),
         ({"image": PNG[:2], "label": [0, -1]}, NAMED, {}, "row 1 of .* has no label in 'label'"),
         ({"image": PNG[:2], "label": [0, None]}, NAMED, {}, "row 1 of .* has no label in 'label'"),
-        ({"image": PNG[:2], "label": [0.5, 1.0]}, NAMED, {}, "row 0 of .* has no label"),
+        ({"image": PNG[:2], "label": [0.5, 1.0]}, NAMED, {}, r"row 0 of .* has 0\.5 in 'label', of the type float: "),
+        (
+            {"image": PNG[:2], "label": [True, False]},
+            None,
+            {},
+            "has True in 'label', of the type bool: labels are whole",
+        ),
+        ({"image": PNG[:2], "label": [date(2020, 1, 2)] * 2}, None, {}, r"has datetime\.date\(.* of the type date: "),
+        ({"image": PNG[:2], "label": [[1], [2]]}, None, {}, r"has \[1\] in 'label', of the type list: .*label=COLUMN"),
         ({"image": PNG[:2], "label": [0, 3]}, NAMED, {}, "label 3 of row 1 is out of range: 3 classes"),
         ({"image": structs([PNG[0], None]), "label": [0, 1]}, NAMED, {}, "row 1 of .* has no bytes of an image"),
         ({"image": ["a.png"], "label": [0]}, NAMED, {}, "row 0 of .* has no bytes of an image"),
@@ -84,6 +93,25 @@ def test_refused_in_one_line(write, columns, features, options, said):
     with pytest.raises(CbdmError, match=said) as caught:
         parquet(root=write(columns, features), **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("features", [None, NAMED])
+@pytest.mark.parametrize("twice", ["label", "image"])
+def test_two_columns_of_one_name_are_refused(tmp_path, features, twice):
+    arrow, files = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    columns = {"image": arrow.array(PNG[:2]), "label": arrow.array([0, 1])}
+    table = arrow.Table.from_arrays([*columns.values(), columns[twice]], [*columns, twice])
+    told = {} if features is None else {"huggingface": json.dumps({"info": {"features": features}})}
+    files.write_table(table.replace_schema_metadata(told), tmp_path / "a.parquet")
+    with pytest.raises(CbdmError, match=rf"a\.parquet has several columns called '{twice}': rename all but one"):
+        parquet(root=tmp_path)
+
+
+def test_another_column_twice_does_no_harm(tmp_path):
+    arrow, files = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    columns = [arrow.array(PNG[:2]), arrow.array([0, 1]), arrow.array([5, 6]), arrow.array([7, 8])]
+    files.write_table(arrow.Table.from_arrays(columns, ["image", "label", "id", "id"]), tmp_path / "a.parquet")
+    assert parquet(root=tmp_path).y.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("metadata", [b"", b"{", b"[]", b'{"info": 1}', b'{"info": {"features": [1]}}'])
