@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from cbdm_core.errors import CbdmError
 
 __all__ = ["files_of", "kept_under", "place_of"]
+
+# Words in the names of files, and the split that each means.
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "dev": "dev",
+    "eval": "eval",
+}
 
 
 def kept_under(name: str) -> Path | None:
@@ -42,11 +56,11 @@ def files_of(root: str | Path | Sequence[str | Path], ending: str) -> list[Path]
     """The files that a path, a glob or a list of either names, in the order of their names within each.
 
     Args:
-        root: a file, a folder (its files with that ending), a pattern with * or ?, or a list of such.
+        root: a file, a folder (its files with that ending, of one split), a pattern with * or ?, or a list of such.
         ending: of the files in a folder, such as ".tar".
 
     Raises:
-        CbdmError: one of them names no file.
+        CbdmError: one of them names no file, or a folder has files of several splits, such as train and test.
     """
     found: list[Path] = []
     for one in [root] if isinstance(root, str | Path) else root:
@@ -54,7 +68,7 @@ def files_of(root: str | Path | Sequence[str | Path], ending: str) -> list[Path]
         if path.is_file():
             named = [path]
         elif path.is_dir():
-            named = sorted(path.glob(f"*{ending}"))
+            named = _of_one_split(path, sorted(path.glob(f"*{ending}")), ending)
         else:
             named = sorted(p for p in Path(path.anchor).glob(str(path.relative_to(path.anchor))) if p.is_file())
         if not named:
@@ -65,3 +79,16 @@ def files_of(root: str | Path | Sequence[str | Path], ending: str) -> list[Path]
     if not found:
         raise CbdmError(f"root is an empty list: name one {ending} file or more")
     return found
+
+
+def _of_one_split(path: Path, files: list[Path], ending: str) -> list[Path]:
+    """The files of a folder; a pattern or a list mixes splits on purpose, and a folder would do so unseen."""
+    words = [re.split("[^a-z]+", file.name.removesuffix(ending).lower()) for file in files]
+    of_each = [frozenset(_SPLITS[word] for word in of if word in _SPLITS) for of in words]
+    if len(set(of_each) - {frozenset()}) < 2:
+        return files
+    first = next(word for of in words for word in of if word in _SPLITS)
+    raise CbdmError(
+        f"{path} holds the splits {' and '.join(sorted(frozenset().union(*of_each)))}: name a file, or a subset by "
+        f"root='{path}/*{first}*{ending}' (--set data.options.root=…); '{path}/*{ending}' reads all as one"
+    )

@@ -114,6 +114,29 @@ def test_another_column_twice_does_no_harm(tmp_path):
     assert parquet(root=tmp_path).y.tolist() == [0, 1]
 
 
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (("train-00000-of-00001", "test-00000-of-00001"), "test and train"),
+        (("data_training_0", "data_val_0", "data_test_0"), "test and train and validation"),
+        (("train-0", "train-1", "extra"), None),
+        (("train-test-0", "train-test-1"), None),
+        (("latest-0", "trainer-1"), None),
+    ],
+)
+def test_splits_in_one_folder_are_not_mixed(write, tmp_path, names, splits):
+    for label, name in enumerate(names):
+        write({"image": PNG[:2], "label": [label, label]}, name=f"{name}.parquet")
+    if splits is None:
+        assert len(parquet(root=tmp_path)) == 2 * len(names)
+        return
+    with pytest.raises(CbdmError, match=f"holds the splits {splits}: name a file, or a subset by root='") as caught:
+        parquet(root=tmp_path)
+    first, every = str(caught.value).split("'")[1::2]
+    assert parquet(root=first).y.unique().tolist() in [[i] for i in range(len(names))]
+    assert len(parquet(root=every)) == 2 * len(names)
+
+
 @pytest.mark.parametrize("metadata", [b"", b"{", b"[]", b'{"info": 1}', b'{"info": {"features": [1]}}'])
 def test_a_schema_that_says_nothing_is_as_none(write, tmp_path, metadata):
     arrow, files = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
