@@ -75,8 +75,11 @@ PriorDrawn = Annotated[
     ),
 ]
 OwnData = Annotated[
-    Path | None,
-    typer.Option(help="Your own: class folders, an npz, parquet, tar or CSV file; without a preset, scaled to it."),
+    str | None,  # a Path would make the current folder of an empty text
+    typer.Option(
+        metavar="PATH",
+        help="Your own: class folders, an npz, parquet, tar or CSV file; without a preset, scaled to it.",
+    ),
 ]
 From = Annotated[
     Path | None,
@@ -134,11 +137,13 @@ def train(
 ) -> None:
     """Train, then sample with balanced labels and evaluate against the balanced set."""
     from cbdm_cli.commands.train import begin_or_resume
+    from cbdm_cli.own_data import named_path
 
     named = {"method": method, "prior": prior, "tau": tau, "gamma": gamma, "steps": steps, "seed": seed}
     short = {"precision": precision, "batch_size": batch_size, "learning_rate": lr}
     settings = [*(set_ or []), *(f"training.{name}={value!r}" for name, value in short.items() if value is not None)]
-    more = {"log": log, "threads": threads, "evaluate": not no_evaluate, "data": data}
+    more = {"log": log, "threads": threads, "evaluate": not no_evaluate}
+    more["data"] = None if data is None else named_path(data)
     begin_or_resume(preset, config, settings, named, device, out=out, resumed=resume, origin=from_, dry=dry_run, **more)
 
 

@@ -11,18 +11,37 @@ from cbdm_cli import render
 from cbdm_cli.config import Config, load_config, merged, overlaid, validated
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.data.sources import DATASETS
+from cbdm_core.data.table import names_a_file
 from cbdm_core.errors import CbdmError
+from cbdm_core.reading import clean_text
 
-__all__ = ["CUSTOM", "own_table", "source_of", "suited"]
+__all__ = ["CUSTOM", "named_path", "own_table", "source_of", "suited"]
 
 CUSTOM = "custom"  # names runs on data of one's own, for which no preset was named
 _ENDINGS = {".npz": ("npz", "path"), ".parquet": ("parquet", "root"), ".tar": ("webdataset", "root")}
+_PARTS = (".parquet", ".tar")  # of which several files are one data set
+_KINDS = (*_PARTS, ".csv", ".npz")
+_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 _COARSEST = 4  # pixels of a side at the last level
 _LEVELS = 4
 _ATTENTION = 8  # pixels of a side up to which a level has attention
 _EPOCHS = 300
 _STEPS = (2_000, 200_000)
 _TAIL = ("profile", "imbalance", "n_max", "counts")
+
+
+def named_path(text: str) -> Path:
+    """The path that an option names.
+
+    Args:
+        text: as it is given.
+
+    Raises:
+        CbdmError: it is empty, which as a path would be the current folder.
+    """
+    if not text.strip():
+        raise CbdmError("the path of the data is empty: give a file or a folder, . for the current one")
+    return Path(text)
 
 
 def source_of(path: Path) -> dict[str, Any]:
@@ -32,17 +51,19 @@ def source_of(path: Path) -> dict[str, Any]:
     one with a single CSV or npz in it; else class folders.
 
     Raises:
-        CbdmError: nothing is there, a file of another kind, or a folder with several that it could be.
+        CbdmError: nothing is there, a file of another kind, or a folder with several that it could be, class folders
+            among them.
     """
     if path.is_dir():
         return _of_folder(path)
     if not path.exists():
-        raise CbdmError(f"--data {path} is not there: give a folder of class folders, an npz, parquet, tar or CSV file")
+        raise CbdmError(f"{path} is not there: give a folder of class folders, an npz, parquet, tar or CSV file")
     ending = path.suffix.lower()
     if ending == ".csv":
         return {"source": "folder", "options": {"path": str(path.parent), "labels": path.name}}
     if ending not in _ENDINGS:
-        raise CbdmError(f"--data {path} ends in {ending!r}: files that end in .npz, .parquet, .tar or .csv can be read")
+        what = f"ends in {ending!r}" if ending else "has no ending"
+        raise CbdmError(f"{path} {what}: files that end in .npz, .parquet, .tar or .csv can be read")
     name, option = _ENDINGS[ending]
     return {"source": name, "options": {option: str(path)}}
 
@@ -50,14 +71,35 @@ def source_of(path: Path) -> dict[str, Any]:
 def _of_folder(path: Path) -> dict[str, Any]:
     if any(path.glob("images*.npy")):
         return {"source": "npy", "options": {"path": str(path)}}
-    for ending in (".parquet", ".tar"):
-        if any(path.glob(f"*{ending}")):
-            name, option = _ENDINGS[ending]
-            return {"source": name, "options": {option: str(path)}}
-    single = sorted([*path.glob("*.csv"), *path.glob("*.npz")])
-    if len(single) > 1:
-        raise CbdmError(f"--data {path} holds {', '.join(f.name for f in single[:3])}: give the one that is meant")
-    return source_of(single[0]) if single else {"source": "folder", "options": {"path": str(path)}}
+    there = {kind: files for kind in _KINDS if (files := sorted(path.glob(f"*{kind}")))}
+    if not there:
+        return {"source": "folder", "options": {"path": str(path)}}
+    kind, files = next(iter(there.items()))
+    several = [one[0] for one in there.values()] if len(there) > 1 else [] if kind in _PARTS else files[:3]
+    if len(several) > 1:
+        raise CbdmError(
+            f"{path} holds {', '.join(clean_text(file.name) for file in several)}: give the one that is meant, or move "
+            "the others away"
+        )
+    _check_class_folders(path, files[0])
+    if kind not in _PARTS:
+        return source_of(files[0])
+    name, option = _ENDINGS[kind]
+    return {"source": name, "options": {option: str(path)}}
+
+
+def _check_class_folders(path: Path, file: Path) -> None:
+    """Refuse a file beside class folders, unless it is a CSV that says what the images in them are."""
+    image = next((f for f in path.glob("*/*") if f.suffix.lower() in _IMAGES and f.parent.name[0] != "."), None)
+    if image is None or (file.suffix == ".csv" and names_a_file(file)):
+        return
+    name, folder = clean_text(file.name), clean_text(image.parent.name)
+    no_table = file.suffix == ".csv"
+    meant = "mend its names" if no_table else f"give {path / name} itself or move the folders away"
+    raise CbdmError(
+        f"{path} holds {name}{', which names no file that is there' if no_table else ''}, and images in class folders "
+        f"such as {folder}: move {name} away to read the folders, or {meant} to read {name}"
+    )
 
 
 def own_table(

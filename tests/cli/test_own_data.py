@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import tomllib
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from cbdm_cli.own_data import source_of, suited
 from cbdm_core.conditions import Classes
+from cbdm_core.errors import CbdmError
 from cbdm_core.networks import NETWORKS
 
 SMALL = ["--set", "network.options.width=8", "--set", "sampling.steps=2", "--set", "evaluation.features=pixels"]
@@ -117,7 +119,8 @@ def test_a_preset_keeps_its_settings_on_ones_own_data(run, images):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--data", "no"], "--data no is not there: give a folder"),
+        (["--data", "no"], "cbdm: no is not there: give a folder"),
+        (["--data", ""], "the path of the data is empty: give a file or a folder, . for the current one"),
         (["--data", "mine.txt"], "mine.txt ends in '.txt': files that end in .npz, .parquet, .tar or .csv can be read"),
         (["--data", "two"], "two holds a.csv, b.npz: give the one that is meant"),
         (["--data", "mine.npz", "--batch-size", 0], "training.batch_size = 0"),
@@ -179,6 +182,63 @@ def test_warm_up_and_averages_go_by_the_steps_that_are_asked_for(run, images):
     config, out = planned(run, "--data", "mine.npz", "--steps", 300, *SMALL)
     assert config["training"]["warmup"] == 15 and "300 steps of 64, warm-up 15" in out
     assert suited((3,), 100_000, 10)["training"]["warmup"] == 500
+
+
+PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAQAAAAECAAAAACMmsGiAAAAC0lEQVR4nGNgwAQAABQAAX3+Hu4AAAAASUVORK5CYII=")
+
+
+def lay(place, *files, **texts):
+    """Files of one image each, and tables by their text."""
+    for name in files:
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(PNG)
+    for name, text in texts.items():
+        (place / f"{name}.csv").write_text(text)
+    return place
+
+
+@pytest.mark.parametrize(
+    ("files", "texts", "said"),
+    [
+        (["a.parquet", "b.tar"], {}, "holds a.parquet, b.tar: give the one that is meant, or move the others away"),
+        (["0.tar", "1.tar"], {"who": ""}, "holds 0.tar, who.csv: give the one"),
+        (["a.npz", "b.npz"], {}, "holds a.npz, b.npz: give the one"),
+        (
+            ["cat/1.png", "dog/1.png"],
+            {"notes": "name,kind\nfoo,1\n"},
+            "holds notes.csv, which names no file that is there, and images in class folders such as ",
+        ),
+        (["cat/1.png"], {"notes": "buy milk"}, "move notes.csv away to read the folders, or mend its names to read"),
+        (["cat/1.JPG", "0.tar", "1.tar"], {}, "holds 0.tar, and images in class folders such as cat: move 0.tar away"),
+    ],
+)
+def test_a_folder_of_several_readings_is_refused(tmp_path, files, texts, said):
+    with pytest.raises(CbdmError) as caught:
+        source_of(lay(tmp_path, *files, **texts))
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_table_of_images_in_folders_is_read(tmp_path):
+    lay(tmp_path, "cat/1.png", ".git/1.png", who="file,kind\ngone/1.png,a\ncat/1.png,b\n")
+    assert source_of(tmp_path)["options"]["labels"] == "who.csv"
+
+
+def test_folders_without_images_are_no_class_folders(tmp_path):
+    lay(tmp_path, "notes/read.me", ".cache/1.png", "0.tar")
+    assert source_of(tmp_path)["source"] == "webdataset"
+
+
+def test_one_split_of_a_folder_is_named_by_a_setting(run, refused, tmp_path):
+    arrow, files = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    (tmp_path / "f").mkdir()
+    for name, n in (("train-0", 5), ("test-0", 3)):
+        files.write_table(arrow.table({"image": [PNG] * n, "label": [0] * n}), tmp_path / "f" / f"{name}.parquet")
+    said = refused("data", "f")
+    assert "f holds the splits test and train: name a file, or a subset by root='f/*test*.parquet'" in said
+    code, out, err = run("data", "f", "--set", "data.options.root=f/*train*.parquet")
+    assert code == 0 and "parquet: 5 8-bit images" in out, err
+    code, out, err = run("train", "--data", "f", "--set", "data.options.root=f/*train*.parquet", "--dry-run")
+    assert code == 0 and "5 examples of 1×4×4" in out, err
 
 
 def test_the_version_is_printed(run):
