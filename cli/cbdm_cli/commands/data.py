@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cbdm_cli import render
 from cbdm_cli.config import Data, overlaid, validated
-from cbdm_cli.own_data import source_of
+from cbdm_cli.own_data import named_path, source_of
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.data.sources import DATASETS
 from cbdm_core.errors import CbdmError
@@ -57,7 +57,7 @@ def show_data(target: str, settings: Sequence[str]) -> None:
 def _asked(target: str, settings: Sequence[str]) -> Data:
     """The [data] of a source's name or a path, with the settings laid over it."""
     named = target in DATASETS
-    if not named and not Path(target).exists():
+    if not named and not named_path(target).exists():
         raise CbdmError(f"{target!r} is neither a path nor a source: sources are {', '.join(sorted(DATASETS))}")
     table = {"source": target} if named else source_of(Path(target))
     laid = overlaid({"data": table}, None, settings)

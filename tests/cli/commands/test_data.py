@@ -31,10 +31,15 @@ def test_a_path_and_its_options(run, tmp_path):
     ("arguments", "words"),
     [
         (["digts"], "'digts' is neither a path nor a source: sources are cifar10"),
+        ([""], "the path of the data is empty"),
+        (["notes"], "cbdm: notes has no ending: files that end in .npz, .parquet, .tar or .csv can be read"),
+        (["notes.txt"], "cbdm: notes.txt ends in '.txt': files that end in"),
         (["digits", "--set", "seed=1"], "--set seed: cbdm data reads data alone"),
         (["digits", "--set", "data.options.size=3"], "size"),
         (["cifar10"], "cifar10"),
     ],
 )
-def test_a_mistake_is_a_line(refused, arguments, words):
+def test_a_mistake_is_a_line(refused, tmp_path, arguments, words):
+    for name in ("notes", "notes.txt"):
+        (tmp_path / name).touch()
     assert words in refused("data", *arguments)
