@@ -146,7 +146,9 @@ def _laid_over(table: dict[str, Any], path: Path, data: dict[str, Any], settings
     kept = {name: value for name, value in table.get("data", {}).items() if name not in _TAIL}
     laid = overlaid(merged({**table, "data": kept}, {"data": data}), None, settings)
     source, option = data["source"], next(iter(data["options"]))
-    if laid["data"]["source"] != source or laid["data"]["options"].get(option) != data["options"][option]:
+    # A root may be narrowed to some of its files, by a pattern.
+    narrowed = option == "root" or laid["data"].get("options", {}).get(option) == data["options"][option]
+    if laid["data"]["source"] != source or not narrowed:
         raise CbdmError(
             f"--data {path} is read by the source {source!r}, and --set names other data (data.source or "
             f"data.options.{option}): leave one of them out"

@@ -46,7 +46,7 @@ def test_safetensors_are_the_averaged_weights_with_their_card(source, run, tmp_p
     assert all(torch.equal(weights[name], value) for name, value in loaded.network.state_dict().items())
     card = (tmp_path / "out" / "README.md").read_text()
     fid = json.loads((source / "evaluation.json").read_text())["overall"]["fid"]
-    assert "| 0 | 174 |" in card and "cbdm: null" in card and f"| overall | {fid:.3f} |" in card and "Verdict:" in card
+    assert "| 0 | 174 |" in card and "cbdm: null" in card and f"| overall | {fid:.2f} |" in card and "Verdict:" in card
 
 
 def test_the_card_tells_the_scores_of_the_one_table(source, run, tmp_path):
