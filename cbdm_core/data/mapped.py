@@ -11,7 +11,7 @@ import torch
 
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.data.mapped_rows import Layout, MappedRows
-from cbdm_core.data.npz import implied_layout, labels_of, names_of_labels
+from cbdm_core.data.npz import DAMAGE, implied_layout, labels_of, names_of_labels
 from cbdm_core.data.units import Units
 from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.reading import CONFIG_BYTES, clean_text, regular_file
@@ -19,7 +19,6 @@ from cbdm_core.reading import CONFIG_BYTES, clean_text, regular_file
 __all__ = ["npy"]
 
 NAMES = "class_names.txt"
-_DAMAGE = (OSError, ValueError, EOFError, SyntaxError, OverflowError, TypeError, MemoryError)
 
 
 def npy(*, path: str | Path, layout: Layout | None = None, standardise: bool | None = None) -> Dataset:
@@ -67,7 +66,7 @@ def _opened(folder: Path, stem: str) -> Iterator[np.ndarray]:
         regular_file(file)
         try:
             yield np.load(file, mmap_mode="r", allow_pickle=False)
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise CbdmError(
                 f"{clean_text(str(file))} is no npy file of numbers, or is cut off: write it again with numpy.save"
             ) from error

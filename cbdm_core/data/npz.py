@@ -23,7 +23,7 @@ from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.memory import check_memory
 from cbdm_core.reading import clean_text
 
-__all__ = ["implied_layout", "labels_of", "names_of_labels", "npz", "read_arrays", "whole"]
+__all__ = ["DAMAGE", "implied_layout", "labels_of", "names_of_labels", "npz", "read_arrays", "whole"]
 
 Kind = Literal["images", "values"]
 
@@ -32,7 +32,7 @@ _OTHER_DEFAULTS = (("x", "y"), ("train_images", "train_labels"))
 _CHANNELS = (1, 3)
 _INT64 = np.iinfo(np.int64).max
 _MOST_UNNAMED = 65_536  # labels that are really identity numbers would make as many classes as their largest
-_DAMAGE = (
+DAMAGE = (
     *(OSError, EOFError, ValueError, RuntimeError, KeyError, SyntaxError, MemoryError, OverflowError),
     *(IndexError, TypeError, AttributeError, AssertionError),
     *(zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError),
@@ -162,7 +162,7 @@ def read_arrays(path: Path, wanted: Callable[[list[str]], Iterable[str]]) -> dic
         raise CbdmError(f"{path} is not a file: give the path of an npz file")
     try:
         file = np.load(path, allow_pickle=False)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise CbdmError(
             f"{path} is no npz file, or is damaged ({_line(error)}): write it again with numpy.savez"
         ) from error
@@ -194,7 +194,7 @@ def _pair(path: Path, there: list[str], images: str, labels: str, split: str | N
 def _member(path: Path, file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
     try:
         array = file[name]
-    except _DAMAGE as error:
+    except DAMAGE as error:
         if "allow_pickle" in str(error):
             raise CbdmError(
                 f"array {name!r} of {path} holds pickled objects, and loading them could execute code, so it was not "

@@ -39,6 +39,7 @@ from cbdm_core import memory
 from cbdm_core.adjustment import DenoisingLoss
 from cbdm_core.checkpoint import load_checkpoint, save_checkpoint
 from cbdm_core.data.folders import folder
+from cbdm_core.data.mapped import npy
 from cbdm_core.data.npz import npz
 from cbdm_core.data.sources import mixture
 from cbdm_core.distributed import World
@@ -54,6 +55,7 @@ from cbdm_core.training import TrainSettings, TrainState
 from tests.faults.mutations import Opaque, array, as_json, damaged, hostile, mutated, tensor
 
 SECONDS = 10
+PIXELS = np.zeros((6, 4, 4), np.uint8)
 ADVICE = ("allow_pickle", "weights_only", "unpickl", "Traceback")
 SMALL = (
     "data.options={num_classes=4, per_class=12}",
@@ -268,7 +270,7 @@ def read_import(material, content):
 
 def npz_files(material):
     arrays = {
-        "images": np.zeros((6, 4, 4), np.uint8),
+        "images": PIXELS,
         "labels": np.arange(6) % 3,
         "class_names": np.array(["a", "b", "c"]),
     }
@@ -315,6 +317,36 @@ def read_npz(material, content):
             refused += 1
     if refused:
         raise CbdmError("refused")
+
+
+def npy_folders(material):
+    """Files of arrays, of which one or two are others, damaged, or have a forged header."""
+    own = {f"{stem}-{i}": value for i in range(2) for stem, value in (("images", PIXELS), ("labels", np.arange(6) % 3))}
+
+    def saved(value):
+        packed = io.BytesIO()
+        np.save(packed, value)
+        return packed.getvalue()
+
+    def header(text):
+        head = f"{text}\n".encode()
+        return b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head + bytes(96)
+
+    heads = mutated({"descr": "|u1", "fortran_order": False, "shape": [6, 4, 4]}).map(
+        lambda value: header(repr(value).replace("[", "(").replace("]", ",)"))
+    )
+    other = st.one_of(array(PIXELS).map(saved), array(own["labels-0"]).map(saved), damaged(saved(PIXELS)), heads)
+    twists = st.dictionaries(st.sampled_from([*own, "images", "class_names"]), other, min_size=1, max_size=2)
+    whole = {name: saved(value) for name, value in own.items()}
+    return twists.map(lambda twist: {**whole, **twist})
+
+
+def read_npy(material, files):
+    place = fresh(material, "arrays")
+    for name, content in files.items():
+        (place / (f"{name}.txt" if name == "class_names" else f"{name}.npy")).write_bytes(content)
+    data = npy(path=place)
+    assert len(data.model_input(torch.arange(len(data))[-2:])) == min(2, len(data)) and data.content_hash()
 
 
 def folders(material):
@@ -396,6 +428,7 @@ LOADERS = {
     "checkpoint": (checkpoints, read_checkpoint),
     "import": (imports, read_import),
     "npz": (npz_files, read_npz),
+    "npy": (npy_folders, read_npy),
     "folder": (folders, read_folder),
     "results": (results, read_results),
 }
