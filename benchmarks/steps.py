@@ -10,18 +10,24 @@ import argparse
 import json
 import math
 import os
+import random
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from metrics import ONE_THREAD, machine, timed
+from PIL import Image
 from torch import Tensor
 
 from cbdm_core.conditions import Condition
+from cbdm_core.data.batches import Batches
+from cbdm_core.data.dataset import Dataset
 from cbdm_core.draws import Draws, _key
 from cbdm_core.guidance import ClassifierFreeGuidance
 from cbdm_core.networks.base import ScoreNetwork
@@ -99,6 +105,46 @@ def published_ddim(x: Tensor, omega: float) -> Tensor:
     return x
 
 
+def batches(size: int, pairs: int, times: int = 20) -> list[Row]:
+    """Batches of mirrored images from 10,000: rows of one tensor of bytes, and an image at a time by Pillow.
+
+    The images are noise, which PNG does not compress, so that they are read as quickly as they can be.
+    """
+    x = torch.randint(0, 256, (10_000, 3, size, size), dtype=torch.uint8)
+    arrays = [image.movedim(0, -1).numpy() for image in x]
+    files = [_png(array) for array in arrays]
+    ours = Batches(Dataset(x, torch.arange(10_000) % 10, tuple("0123456789")), 64, seed=0, flip=True)
+    steps = iter(range(10**9))
+    routes: dict[str, Callable[[], Tensor]] = {
+        "ours": lambda: ours.at(next(steps)).x_0,
+        "Pillow, from arrays": lambda: by_pillow([Image.fromarray(arrays[i]) for i in chosen()]),
+        "Pillow, from PNG": lambda: by_pillow([Image.open(BytesIO(files[i])) for i in chosen()]),
+    }
+    name = f"batch, 64 × 3 × {size} × {size}"
+    return _rows(name, {key: _repeated(route, times) for key, route in routes.items()}, pairs, times)
+
+
+def chosen() -> list[int]:
+    return torch.randint(0, 10_000, (64,)).tolist()
+
+
+def _png(array: np.ndarray) -> bytes:
+    packed = BytesIO()
+    Image.fromarray(array).save(packed, format="PNG")
+    return packed.getvalue()
+
+
+def by_pillow(images: Sequence[Image.Image]) -> Tensor:
+    """The pipeline of a data set whose items are images: mirrored by a coin, made a tensor, scaled, stacked."""
+    examples = []
+    for image in images:
+        if random.random() < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        tensor = torch.from_numpy(np.array(image)).movedim(-1, 0).float().div(255)
+        examples.append(tensor.sub(0.5).div(0.5))
+    return torch.stack(examples)
+
+
 def _repeated(route: Callable[[], Tensor], times: int) -> Callable[[], None]:
     def repeated() -> None:
         for _ in range(times):
@@ -126,6 +172,7 @@ def _rows(name: str, routes: dict[str, Callable[[], Any]], pairs: int, times: in
 
 def measured(pairs: int) -> Row:
     rows = [row for shape in SHAPES for row in normals(*shape, pairs=pairs)]
+    rows += [row for size in (32, 64) for row in batches(size, pairs)]
     return {"machine": machine(), "pairs": pairs, "rows": rows + ddim(0.0, pairs) + ddim(1.0, pairs)}
 
 

@@ -161,16 +161,22 @@ class Batches:
         draws = Draws(self.seed, step, rows)
         t = self._times(draws)
         chosen = self._chosen(step, rows, t, draws)
-        x_0, y = self.dataset.model_input(chosen), self.dataset.y[chosen]
+        y, mirrored = self.dataset.y[chosen], self._mirrored(draws)
         if self.transplant is not None and t is not None:
-            x_0 = self.transplant(x_0, y, t, draws)
-        if self.flip:
-            coins = draws.uniform("flip") < 0.5
-            x_0 = torch.where(coins.reshape(-1, *[1] * (x_0.ndim - 1)), x_0.flip(-1), x_0)
+            x_0 = self.transplant(self.dataset.model_input(chosen), y, t, draws)
+            x_0[mirrored] = x_0[mirrored].flip(-1)
+        else:
+            x_0 = self.dataset.model_input(chosen, mirrored if self.flip else None)
         told = None
         if self.augment is not None:
             x_0, told = self.augment(x_0, draws)
         return Batch(x_0, y, rows, self.dataset.condition_values(chosen), t, told)
+
+    def _mirrored(self, draws: Draws) -> Tensor:
+        """(M,) the rows that are flipped."""
+        if not self.flip:
+            return torch.empty(0, dtype=torch.long)
+        return (draws.uniform("flip") < 0.5).nonzero()[:, 0]
 
     def _times(self, draws: Draws) -> Tensor | None:
         """(B,) the times that the process would draw for these rows, where the batch must know them."""

@@ -29,7 +29,7 @@ def to_uint8(x: Tensor) -> Tensor:
 
 def from_uint8(x: Tensor) -> Tensor:
     """float32 x/127.5 − 1 in [−1, 1] of bytes, the inverse of `to_uint8`."""
-    return x.float() / 127.5 - 1
+    return x.to(torch.float32, copy=True).div_(127.5).sub_(1)
 
 
 def as_seen(x: Tensor) -> Tensor:
@@ -180,10 +180,22 @@ class Dataset:
         """(K,) long, the number of examples of each class; zero where there is none."""
         return torch.bincount(self.y, minlength=self.num_classes)
 
-    def model_input(self, rows: Tensor | slice = slice(None)) -> Tensor:
-        """(B, …) float32: images as x/127.5 − 1 in [−1, 1], floats as they are or, with units, (x − mean)/scale."""
-        x = self.x[rows]
+    def model_input(self, rows: Tensor | slice = slice(None), mirrored: Tensor | None = None) -> Tensor:
+        """(B, …) float32: images as x/127.5 − 1 in [−1, 1], floats as they are or, with units, (x − mean)/scale.
+
+        Args:
+            rows: which examples; a tensor of numbers where some are mirrored.
+            mirrored: (M,) long places in the result of images that are flipped along their last axis.
+        """
+        if isinstance(rows, Tensor) and rows.dtype == torch.int64 and isinstance(self.x, Tensor):
+            x = self.x.index_select(
+                0, torch.where(rows < 0, rows + len(self.x), rows)
+            )  # a tenth of the time of x[rows]
+        else:
+            x = self.x[rows]
         if self.is_images:
+            if mirrored is not None:
+                x.index_copy_(0, mirrored, x.index_select(0, mirrored).flip(-1))  # of bytes; rows by number are a copy
             return from_uint8(x)
         return x if self.units is None else self.units.to_model(x)
 
