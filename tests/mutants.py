@@ -23,7 +23,11 @@ MODULES = {
     "cbdm_core/process.py": ("tests/core/test_process.py", "tests/truth/test_true_process.py"),
     "cbdm_core/schedules.py": ("tests/core/test_schedules.py", "tests/truth/test_true_process.py"),
     "cbdm_core/guidance.py": ("tests/core/test_guidance.py", "tests/truth/test_true_guidance.py"),
-    "cbdm_core/samplers.py": ("tests/core/test_samplers.py", "tests/parity/test_published_sampler.py"),
+    "cbdm_core/samplers.py": (
+        "tests/core/test_samplers.py",
+        "tests/parity/test_published_sampler.py",
+        "tests/test_contracts.py::TestSamplers",
+    ),
     "cbdm_core/data/levels.py": ("tests/core/data/test_levels.py", "tests/truth/test_noise_levels.py"),
     "cbdm_core/data/transplant.py": ("tests/core/data/test_transplant.py", "tests/truth/test_noise_levels.py"),
     "cbdm_core/metrics/frechet.py": ("tests/core/metrics/test_frechet.py", "tests/truth/test_true_metrics.py"),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from cbdm_core import samplers
 from cbdm_core.conditions import Condition
 from cbdm_core.draws import Draws
 from cbdm_core.errors import CbdmError
@@ -222,3 +223,13 @@ def test_mistakes_are_refused():
         DDIM(SCHEDULE).sample(oracle, LABELS, (2,), steps=0, draws=DRAWS)
     with pytest.raises(CbdmError, match="one condition per row"):
         DDIM(SCHEDULE).sample(oracle, LABELS[:3], (2,), steps=2, draws=DRAWS)
+
+
+def test_the_schedule_is_asked_once_for_each_time_and_not_remembered_without_end(monkeypatch):
+    asked = []
+    monkeypatch.setattr(samplers, "at_time", lambda schedule, t: asked.append(t) or (t, 1 - t))
+    sampler = DDIM(SCHEDULE)
+    assert [sampler.at(t) for t in (0.1, 0.2, 0.1, 0.2)] == [(0.1, 0.9), (0.2, 0.8)] * 2 and asked == [0.1, 0.2]
+    for i in range(3 * samplers._MOST_TIMES):
+        sampler.at(i / samplers._MOST_TIMES)
+        assert len(sampler._known) <= samplers._MOST_TIMES

@@ -1,5 +1,8 @@
 """The Fréchet distance against published numbers, closed forms and an independent matrix square root."""
 
+import hashlib
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -7,6 +10,7 @@ from hypothesis import strategies as st
 from torchmetrics.image.fid import _compute_fid
 
 from cbdm_core.errors import CbdmError
+from cbdm_core.metrics import frechet
 from cbdm_core.metrics.frechet import (
     Moments,
     _gram,
@@ -232,3 +236,21 @@ def test_fid_infinity_refused():
         fid_infinity(real, fake, points=1)
     with pytest.raises(CbdmError, match="3 generated feature rows are too few: give 4"):
         fid_infinity(real, fake[:3])
+
+
+def test_a_generator_is_keyed_by_seed_and_purpose():
+    """Philox under the first 16 bytes of a hash, by the words of the docstring."""
+    key = hashlib.sha256(b"7/metrics/some purpose").digest()[:16]
+    expected = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little"))).random(5)
+    assert seeded(7, "some purpose").random(5).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize(
+    ("n", "dimension", "smallest"),
+    [(40, 1, 5), (200, 1, 20), (20, 8, 10), (30, 8, 15), (4, 3, 2), (5, 1, 2)],  # 5D; n/10; n/2; n/2; 2; 2
+)
+def test_the_line_of_fid_infinity_begins_where_it_says(monkeypatch, n, dimension, smallest):
+    sizes = []
+    monkeypatch.setattr(frechet, "frechet_distance", lambda real, fake: sizes.append(len(fake)) or 1 / len(fake))
+    fid_infinity(features(0, n, dimension), features(1, n, dimension), points=3)
+    assert sizes[0] in (smallest, smallest + 1) and sizes[-1] == n

@@ -169,3 +169,20 @@ def test_subsets_are_seeded_and_whole_sets_are_all_alike():
 def test_refused(call, words):
     with pytest.raises(CbdmError, match=words):
         call(rows(0, 9, 3))
+
+
+def test_subsets_as_papers_take_them_and_the_fewest_there_can_be():
+    """100 of 1,000 rows by default; two rows and two subsets are enough, one is not."""
+    real, fake = rows(0, 60, 3), rows(1, 50, 3)
+    assert kernel_distance_subsets(real, fake) == kernel_distance_subsets(real, fake, subsets=100, size=1000, seed=0)
+    some = kernel_distance_subsets(real, fake, size=20)
+    assert (
+        some
+        == kernel_distance_subsets(real, fake, subsets=100, size=20, seed=0)
+        != kernel_distance_subsets(real, fake, subsets=99, size=20)
+    )
+    two = kernel_distance_subsets(real[:2], fake[:2], subsets=2, size=2)
+    assert two.value == pytest.approx(double_loop(real[:2], fake[:2]), rel=1e-12) and two.error == 0
+    for subsets, size in ((1, 2), (2, 1)):
+        with pytest.raises(CbdmError, match="give 2 subsets or more of 2 rows or more"):
+            kernel_distance_subsets(real, fake, subsets=subsets, size=size)
