@@ -12,7 +12,7 @@ from pathlib import Path
 from cbdm_core.errors import CbdmError
 from cbdm_core.reading import clean_text, inner_name, regular_file
 
-__all__ = ["check_md5", "members"]
+__all__ = ["check_md5", "md5_of", "members"]
 
 _DAMAGE = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, OverflowError)
 
@@ -54,15 +54,23 @@ def _content(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo, most
     return content
 
 
+def md5_of(path: Path) -> str:
+    """The MD5 sum of a regular file.
+
+    Raises:
+        CbdmError: there is none.
+    """
+    with regular_file(path).open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
 def check_md5(path: Path, expected: str) -> None:
     """Refuse a file whose MD5 sum is another than the published one, which a broken download has.
 
     Raises:
         CbdmError: it is another.
     """
-    with regular_file(path).open("rb") as file:
-        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if found != expected:
+    if (found := md5_of(path)) != expected:
         raise CbdmError(
             f"{path} has the MD5 sum {found}, the published one is {expected}: fetch it again, or read it as it is by "
             "verify=false"

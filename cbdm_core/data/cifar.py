@@ -11,12 +11,13 @@ import torch
 
 from cbdm_core.data.archives import check_md5, members
 from cbdm_core.data.dataset import Dataset
+from cbdm_core.data.fetching import Published
 from cbdm_core.data.places import place_of
 from cbdm_core.data.plain_pickle import load_plain
 from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.reading import regular_file
 
-__all__ = ["CIFAR10", "CIFAR100", "cifar10", "cifar100"]
+__all__ = ["CIFAR10", "CIFAR100", "FETCHED", "cifar10", "cifar100"]
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _FINE = """
@@ -144,6 +145,15 @@ _CIFAR100 = _Published(
     2,
     "fine_labels",
 )
+
+
+def _binary_archive(of: _Published) -> Published:
+    """Where the binary version is, for which no pickle is read."""
+    name, md5 = next((name, md5) for name, md5 in of.archives.items() if "binary" in name)
+    return Published(of.name, "https://www.cs.toronto.edu/~kriz/", {name: md5}, _MOST_BYTES)
+
+
+FETCHED = {of.name: _binary_archive(of) for of in (_CIFAR10, _CIFAR100)}
 
 
 def cifar10(*, root: str | Path | None = None, part: str = "train", verify: bool = True) -> Dataset:

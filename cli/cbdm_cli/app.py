@@ -362,6 +362,18 @@ def data(
 
 
 @app.command()
+def fetch(
+    source: Annotated[str, typer.Argument(help="A published data set: cifar10, cifar100, fashion or mnist.")],
+    to: Annotated[str | None, typer.Option(metavar="FOLDER", help="Default: its place under $CBDM_DATA.")] = None,
+    mirror: Annotated[str | None, typer.Option(metavar="URL", help="Where else the same files are.")] = None,
+) -> None:
+    """Download the files of a published data set and check them."""
+    from cbdm_cli.commands.fetch import fetch_source
+
+    fetch_source(source, to, mirror)
+
+
+@app.command()
 def priors(
     preset: Annotated[str, typer.Argument(autocompletion=_presets, help="Whose class counts.")] = "digits-lt",
     law: Annotated[list[str] | None, typer.Option(help="Only these laws, for example power:0.25; repeat it.")] = None,

@@ -1,0 +1,67 @@
+"""`cbdm fetch`: download the files of a published data set to where its source looks for them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from cbdm_cli import render
+from cbdm_core.data import cifar, fashion, mnist
+from cbdm_core.data.fetching import Published, download, is_there
+from cbdm_core.data.sources import DATASETS
+from cbdm_core.errors import CbdmError, unknown_name
+
+__all__ = ["fetch_source"]
+
+_KNOWN: dict[str, Published] = {**cifar.FETCHED, **fashion.FETCHED, **mnist.FETCHED}
+
+
+def fetch_source(source: str, to: str | None, mirror: str | None) -> None:
+    """Bring each file of a data set into its folder; those that are there and right are left.
+
+    Args:
+        source: its name.
+        to: the folder; None is its place under $CBDM_DATA.
+        mirror: address of a web folder with the same files; None is the published one.
+
+    Raises:
+        CbdmError: another source, no folder, wrong files there, or what `download` refuses.
+    """
+    published = _published(source)
+    folder = _folder(source, published, to)
+    address = published.address if mirror is None else mirror
+    for name, md5 in published.md5s.items():
+        _bring(f"{address.rstrip('/')}/{name}", folder / name, md5, published.most)
+    found = "" if to is None else f" --set data.options.root={folder}"
+    render.note(f"cbdm data {source}{found} shows what it holds")
+
+
+def _published(source: str) -> Published:
+    if source in _KNOWN:
+        return _KNOWN[source]
+    if source in DATASETS:
+        raise CbdmError(
+            f"{source} is not among what can be fetched, {', '.join(sorted(_KNOWN))}: where it needs files, bring them "
+            f"by hand and name them by --set data.options (cbdm data lists what each source reads)"
+        )
+    raise unknown_name("source to fetch", source, _KNOWN)
+
+
+def _folder(source: str, published: Published, to: str | None) -> Path:
+    kept = os.environ.get("CBDM_DATA")
+    if to is not None and not to:
+        raise CbdmError("the folder of --to is empty: name one, or leave it out for the place under $CBDM_DATA")
+    if to is None and not kept:
+        raise CbdmError(f"where shall {source} go? Set CBDM_DATA to the folder of your data sets, or give --to FOLDER")
+    return Path(to).expanduser() if to else Path(kept or "").expanduser() / published.folder
+
+
+def _bring(url: str, path: Path, md5: str, most: int) -> None:
+    if is_there(path, md5):
+        render.note(f"{path} is there already, and right")
+        return
+    with render.progress() as bar:
+        task = bar.add_task(path.name, total=None, facts="kB")
+        for done, total in download(url, path, md5, most=most):
+            bar.update(task, completed=done / 1e3, total=None if total is None else total / 1e3)
+    render.note(f"{path}: {path.stat().st_size:,} bytes, MD5 sum as published")
