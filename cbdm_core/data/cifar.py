@@ -51,7 +51,7 @@ class _Published:
             raise unknown_name(f"part of {self.name}", part, tuple(self.parts))
         if not isinstance(verify, bool):
             raise CbdmError(f"verify is {verify!r}, it must be true or false")
-        place = place_of(self.name, root)
+        place = place_of(self.name, root, fetched=True)
         files = self._files(place, part, verify)
         pixels, labels = zip(*(self._examples(name, content) for name, content in files))
         x = np.concatenate(pixels).reshape(-1, 3, 32, 32)

@@ -178,6 +178,7 @@ class _Redirects(request.HTTPRedirectHandler):
 
 
 def _check_address(url: str) -> None:
+    """Refuse what urllib would read from elsewhere, or stumble over."""
     try:
         parts = urlsplit(url)
         good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.username is None
@@ -185,7 +186,9 @@ def _check_address(url: str) -> None:
     except ValueError:
         good = False
     if not good:
-        raise CbdmError(f"{clean_text(url)!r} is no address to fetch from: it must be http://… or https://…, no more")
+        raise CbdmError(
+            f"{clean_text(url)!r} is no address to fetch from: it must begin with http:// or https:// and have no user or blank"
+        )
 
 
 def _check_bound(url: str, size: int, most: int) -> None:

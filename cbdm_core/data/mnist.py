@@ -42,4 +42,4 @@ def mnist(*, size: int = 28, part: str = "train", root: str | Path | None = None
 
     Source: LeCun, Bottou, Bengio & Haffner, Proceedings of the IEEE 86, 1998.
     """
-    return _FILES.read(place_of("mnist", root), part, size)
+    return _FILES.read(place_of("mnist", root, fetched=True), part, size)

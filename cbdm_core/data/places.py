@@ -32,20 +32,23 @@ def kept_under(name: str) -> Path | None:
     return place if place is not None and place.exists() else None
 
 
-def place_of(name: str, root: str | Path | None) -> Path:
+def place_of(name: str, root: str | Path | None, *, fetched: bool = False) -> Path:
     """The file or folder of a data set.
 
     Args:
         name: of the data set, and of its folder under $CBDM_DATA.
         root: as the user says; None looks under $CBDM_DATA.
+        fetched: whether `cbdm fetch` knows it.
 
     Raises:
         CbdmError: neither is there.
     """
     place = kept_under(name) if root is None else Path(root).expanduser()
     if place is None:
+        loads = f", as cbdm fetch {name} does" if fetched else ""
         raise CbdmError(
             f"the data set {name} needs its files: --set data.options.root=FOLDER, or put them into $CBDM_DATA/{name}"
+            f"{loads}"
         )
     if not place.exists():
         raise CbdmError(f"{place} is not there: name the files of {name} by --set data.options.root=FOLDER")
