@@ -2,7 +2,7 @@
 
 import re
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -62,10 +62,8 @@ class _Answers(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _send(self, content):
-        try:
+        with suppress(ConnectionError):  # the other side had enough
             self.wfile.write(content)
-        except ConnectionError:
-            pass  # the other side had enough
 
 
 @contextmanager
