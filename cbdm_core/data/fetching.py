@@ -20,7 +20,6 @@ from cbdm_core.reading import clean_text
 __all__ = ["Loaded", "Published", "download", "is_there"]
 
 _CHUNK = 1 << 18  # bytes read at once, at most
-_BY_HAND = "bring it there by hand, or name another address by --mirror URL"
 
 
 @dataclass(frozen=True)
@@ -92,8 +91,7 @@ def download(
     if (found := md5_of(part)) != md5:
         part.unlink()
         raise CbdmError(
-            f"{url} gave bytes with the MD5 sum {found}, expected {md5}; they are removed: fetch again, or "
-            f"{path.parent} lacks {path.name}: {_BY_HAND}"
+            f"{url} gave bytes with the MD5 sum {found}, expected {md5}; they are removed: fetch again, {_by_hand(part)}"
         )
     with _writing(path):
         part.replace(path)
@@ -107,10 +105,7 @@ def _in_tries(url: str, part: Path, most: int, stall: float, tries: int, pause: 
         except (OSError, HTTPException) as error:
             if turn == tries - 1 or not _may_pass(error):
                 kept = f"; what came is in {part}, and the next fetch goes on with it" if _size(part) else ""
-                raise CbdmError(
-                    f"{url} cannot be fetched ({_reason(error, stall)}) and {part.parent} lacks {part.stem}: "
-                    f"{_BY_HAND}{kept}"
-                ) from error
+                raise CbdmError(f"{url} cannot be fetched ({_reason(error, stall)}): {_by_hand(part)}{kept}") from error
         time.sleep(pause * 2**turn)
 
 
@@ -123,7 +118,7 @@ def _stream(url: str, part: Path, most: int, stall: float) -> Iterator[Loaded]:
             raise ConnectionError(f"the range from byte {start:,} was asked for, and another came")
         done = start if response.status == 206 else 0
         total = None if response.length is None else done + response.length
-        _check_bound(url, total or done, most)
+        _check_bound(url, part, total or done, most)
         if not done:
             _put(part, b"", "wb")
         yield Loaded(done, total)
@@ -131,7 +126,7 @@ def _stream(url: str, part: Path, most: int, stall: float) -> Iterator[Loaded]:
             done += len(piece)
             if done > most:
                 part.unlink()
-                _check_bound(url, done, most)
+                _check_bound(url, part, done, most)
             _put(part, piece, "ab")
             yield Loaded(done, total)
     if total is not None and done < total:
@@ -187,13 +182,18 @@ def _check_address(url: str) -> None:
         good = False
     if not good:
         raise CbdmError(
-            f"{clean_text(url)!r} is no address to fetch from: it must begin with http:// or https:// and have no user or blank"
+            f"{clean_text(url)!r} is no address to fetch from: it must begin with http:// or https://, "
+            "without a user or blanks"
         )
 
 
-def _check_bound(url: str, size: int, most: int) -> None:
+def _check_bound(url: str, part: Path, size: int, most: int) -> None:
     if size > most:
-        raise CbdmError(f"{url} has {size:,} bytes or more, and at most {most:,} are taken: {_BY_HAND}")
+        raise CbdmError(f"{url} has {size:,} bytes or more, and at most {most:,} are taken: {_by_hand(part)}")
+
+
+def _by_hand(part: Path) -> str:
+    return f"bring {part.stem} into {part.parent} by hand, or name another address by --mirror URL"
 
 
 def _may_pass(error: Exception) -> bool:
