@@ -91,7 +91,8 @@ def download(
     if (found := md5_of(part)) != md5:
         part.unlink()
         raise CbdmError(
-            f"{url} gave bytes with the MD5 sum {found}, expected {md5}; they are removed: fetch again, {_by_hand(part)}"
+            f"{url} gave bytes with the MD5 sum {found}, expected {md5}; they are removed: fetch again, "
+            f"{_by_hand(part)}"
         )
     with _writing(path):
         part.replace(path)
