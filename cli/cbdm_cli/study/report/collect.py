@@ -13,6 +13,7 @@ from cbdm_cli.config import flat
 from cbdm_cli.method import completed_entries
 from cbdm_cli.run_folder import read_records
 from cbdm_cli.study.plan import FILE, READINGS, Plan, Variant, load_plan, run_folder
+from cbdm_cli.study.report.diagnosis import Diagnosed, read_diagnosis
 from cbdm_cli.study.results import Result, estimate, read_results
 from cbdm_cli.study.summary import Row, by_score, summary_of
 from cbdm_core.errors import CbdmError
@@ -38,12 +39,14 @@ class SeedRun:
         config: its `config.toml` as plain values, with facts.
         records: the lines of its `metrics.jsonl`, none where it has none.
         environment: its `environment.json`, empty where it has none.
+        diagnosis: what `cbdm diagnose` left in it, None where it left nothing.
     """
 
     path: Path
     config: dict[str, Any]
     records: tuple[dict[str, Any], ...]
     environment: dict[str, Any]
+    diagnosis: Diagnosed | None = None
 
     @property
     def seed(self) -> int:
@@ -261,7 +264,13 @@ def _run(path: Path) -> SeedRun:
     if "method" in config:  # as a list of whole parts, so that runs of any version can be compared
         config = {**config, "method": completed_entries(config["method"])}
     environment = path / "environment.json"
-    return SeedRun(path, config, _records(path / "metrics.jsonl"), _json(environment) if environment.exists() else {})
+    return SeedRun(
+        path,
+        config,
+        _records(path / "metrics.jsonl"),
+        _json(environment) if environment.exists() else {},
+        read_diagnosis(path, facts["class_names"]),
+    )
 
 
 def _records(file: Path) -> tuple[dict[str, Any], ...]:

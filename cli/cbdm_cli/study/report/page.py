@@ -16,6 +16,7 @@ from cbdm_cli.study.report import figures
 from cbdm_cli.study.report.card import card
 from cbdm_cli.study.report.collect import MethodScores, Story, differing
 from cbdm_cli.study.report.drawing import COLOURS, Drawing
+from cbdm_cli.study.report.heat_maps import diagnoses
 from cbdm_cli.study.report.neighbours import Neighbours
 from cbdm_cli.study.report.wording import number, width_text
 from cbdm_cli.study.results import COMPARED, Estimate
@@ -73,6 +74,7 @@ def page(story: Story, neighbours: Sequence[Neighbours] = ()) -> str:
         scores=_score_sections(story),
         losses=figures.loss_curves(story),
         laws=figures.law_trajectories(story),
+        diagnoses=[(story.methods[d.method].name, _colour(d.method), d) for d in diagnoses(story)],
         grids=_grids(story),
         grid_note=_grid_note(story),
         neighbours=[_neighbours(story, found) for found in neighbours],
