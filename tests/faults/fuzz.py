@@ -136,12 +136,14 @@ class Material:
         return sorted(str(p) for p in self.base.rglob("*") if self.box not in (p, *p.parents))
 
     def _run(self) -> Path:
+        from cbdm_cli.commands.diagnose import LEVELS, QUERIES, diagnose_run
         from cbdm_cli.commands.train import start
         from cbdm_cli.run_through import Manner
 
         config = resolved(load_config("mixture-lt", None, SMALL), {})
         with contextlib.redirect_stdout(io.StringIO()):
             start(config, self.base / "run", "cpu", False, Manner())
+            diagnose_run(self.base / "run", levels=LEVELS, queries=QUERIES, folds=0, seed=0, device="cpu")
         return self.base / "run"
 
     def _comparison(self) -> Path:
@@ -402,6 +404,7 @@ def results(material):
         under(reading, as_json(json.loads(reading.read_text()))),
         under(run / "metrics.jsonl", st.one_of(damaged(records), record)),
         under(run / "config.toml", mutated(material.config).map(toml)),
+        under(run / "diagnosis.json", as_json(json.loads((run / "diagnosis.json").read_text()))),
         under(run / "environment.json", as_json(json.loads((run / "environment.json").read_text()))),
     )
 

@@ -16,6 +16,7 @@ from cbdm_core.reading import clean_text, regular_file
 __all__ = ["Diagnosed", "Ratios", "read_diagnosis"]
 
 _BYTES = 32 << 20  # a thousand classes at thirty noise levels have less
+_LEVELS = 10_000  # more noise levels make no picture
 _LARGEST = 1e15  # no count and no ratio is larger, and the page would not hold its digits
 _LONGEST = 1000  # characters of a sentence
 _ERRORS = 2.0  # standard errors that are beyond chance, as in `Contrast.beyond_chance`
@@ -78,21 +79,23 @@ def read_diagnosis(run: Path, class_names: Any) -> Diagnosed | None:
     if file is None:
         return None
     try:
-        table = json.loads(regular_file(file, _BYTES).read_text(encoding="utf-8"))
+        if regular_file(file).stat().st_size > _BYTES:
+            raise CbdmError(f"it has more than {_BYTES:,} bytes: fewer --levels do")
+        table = json.loads(file.read_text(encoding="utf-8"))
         return _diagnosed(file, table, class_names)
     except (OSError, ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0]
-    except CbdmError as error:
-        reason = str(error).removeprefix(f"{clean_text(str(file))} ")
-    raise CbdmError(f"{file} holds no diagnosis ({reason}): run cbdm diagnose again, or remove the file")
+        reason = str(error).splitlines()[0].removeprefix(f"{clean_text(str(file))} ")
+        raise CbdmError(f"{file} holds no diagnosis ({reason}): run cbdm diagnose again, or remove it") from error
 
 
 def _diagnosed(file: Path, table: Any, class_names: Any) -> Diagnosed:
     if not isinstance(table, dict):
         raise CbdmError(f"it is a {type(table).__name__}, not an object")
-    if _at(table, "class_names") != class_names:
+    if not isinstance(class_names, list) or not class_names or _at(table, "class_names") != class_names:
         raise CbdmError("its classes are not the run's")
     counts, times = _numbers(table, "training_counts", len(class_names)), _numbers(table, "times")
+    if len(times) > _LEVELS:
+        raise CbdmError(f"it has more than {_LEVELS:,} noise levels: ask for fewer --levels")
     shape = len(counts), len(times)
     folds, verdict = _whole(table, "folds"), _at(table, "verdict")
     if not isinstance(verdict, list) or len(verdict) > len(shape):

@@ -12,6 +12,7 @@ from cbdm_cli.study.report.collect import Story
 from cbdm_cli.study.report.diagnosis import Diagnosed, Ratios
 from cbdm_cli.study.report.drawing import Drawing, canvas, diverging, finished
 from cbdm_core.metrics.report import rank_groups
+from cbdm_core.reading import clean_text
 
 __all__ = ["MethodDiagnosis", "diagnoses"]
 
@@ -46,7 +47,7 @@ def diagnoses(story: Story) -> list[MethodDiagnosis]:
         if run is None or run.diagnosis is None:
             continue
         of = run.diagnosis
-        facts = f"seed {run.seed}, step {of.step:,}, {of.file.name}; held-out images: {of.held_out}"
+        facts = f"seed {run.seed}, step {of.step:,}, {clean_text(of.file.name)}; held-out images: {of.held_out}"
         found.append(MethodDiagnosis(i, facts, _maps(i, method.name, of), of.verdict))
     return found
 
@@ -94,7 +95,7 @@ def _cells(axes: Any, values: Any) -> Any:
 def _numbers(axes: Any, values: Any, sure: Any) -> None:
     for (i, j), value in np.ndenumerate(values):
         weight = "bold" if sure[i, j] else "normal"
-        axes.text(j, i, _short(value), ha="center", va="center", fontsize=8, fontweight=weight)
+        axes.text(j, i, _short(value), ha="center", va="center", fontsize=9, fontweight=weight)
 
 
 def _short(value: float) -> str:
@@ -108,7 +109,7 @@ def _frame(axes: Any, of: Diagnosed, order: Sequence[int]) -> None:
     rows = range(0, len(order), -(-len(order) // _CLASSES))
     columns = range(0, len(of.times), -(-len(of.times) // _LEVELS))
     axes.set_yticks(rows, [f"{_cut(of.names[order[i]])} ({of.counts[order[i]]})" for i in rows], fontsize=9)
-    axes.set_xticks(columns, [f"{of.times[j]:.2f}".removeprefix("0") for j in columns], fontsize=8)
+    axes.set_xticks(columns, [f"{of.times[j]:.2f}".removeprefix("0") for j in columns], fontsize=9)
     axes.set_xlabel("noise level t", fontsize=9)
     axes.tick_params(length=0)
     axes.grid(visible=False)
