@@ -143,13 +143,14 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    total = noticed = 0
+    total = noticed = failing = 0
     for file, tests in MODULES.items():
         if chosen.only not in (None, file):
             continue
         source = (ROOT / file).read_text(encoding="utf-8")
         if notices(file, source, tests):
             print(f"{file}: its tests fail without any change", flush=True)
+            failing += 1
             continue
         every = mutants(source)
         some = random.Random(chosen.seed).sample(every, min(chosen.n or len(every), len(every)))
@@ -160,6 +161,7 @@ def main() -> None:
             for number, old, new in _changes(source, mutant):
                 print(f"    {number}: {old.strip()} → {new.strip()}", flush=True)
     print(f"{noticed} of {total} mutants noticed, {noticed / max(total, 1):.1%}")
+    sys.exit(bool(failing))
 
 
 if __name__ == "__main__":

@@ -184,9 +184,12 @@ class Dataset:
         """(B, …) float32: images as x/127.5 − 1 in [−1, 1], floats as they are or, with units, (x − mean)/scale.
 
         Args:
-            rows: which examples; a tensor of numbers where some are mirrored.
-            mirrored: (M,) long places in the result of images that are flipped along their last axis.
+            rows: which examples.
+            mirrored: (M,) long places in the result of images that are flipped along their last axis, for rows that
+                are given by number.
         """
+        if mirrored is not None and not (isinstance(rows, Tensor) and self.is_images):
+            raise CbdmError("only images that are given by number are mirrored: those of a slice are the data's own")
         if isinstance(rows, Tensor) and rows.dtype == torch.int64 and isinstance(self.x, Tensor):
             x = self.x.index_select(
                 0, torch.where(rows < 0, rows + len(self.x), rows)

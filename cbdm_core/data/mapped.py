@@ -31,7 +31,7 @@ def npy(*, path: str | Path, layout: Layout | None = None, standardise: bool | N
 
     Args:
         path: of the folder.
-        layout: where the channels of images stand: "first", "last", or "none" for one channel without an axis.
+        layout: where the channels stand: "first" (the default of values), "last", or "none" for one without an axis.
         standardise: values; None and True do, False shows them as they are.
 
     Raises:
@@ -51,7 +51,7 @@ def npy(*, path: str | Path, layout: Layout | None = None, standardise: bool | N
     images = arrays[0].dtype == np.uint8
     if images and standardise is not None:
         raise CbdmError("standardise is for values, and these are images: leave it out")
-    x = MappedRows(arrays, _channels(arrays, layout) if images else "first")
+    x = MappedRows(arrays, _channels(arrays, layout) if images else layout or "first")
     names = _names(folder, y)
     data = Dataset(x, torch.from_numpy(y), names)
     return data if images or standardise is False else replace(data, units=Units.standardising(x))
@@ -65,11 +65,14 @@ def _opened(folder: Path, stem: str) -> Iterator[np.ndarray]:
     for file in files:
         regular_file(file)
         try:
-            yield np.load(file, mmap_mode="r", allow_pickle=False)
+            array = np.load(file, mmap_mode="r", allow_pickle=False)
         except DAMAGE as error:
             raise CbdmError(
                 f"{clean_text(str(file))} is no npy file of numbers, or is cut off: write it again with numpy.save"
             ) from error
+        if not isinstance(array, np.ndarray) or array.ndim == 0:
+            raise CbdmError(f"{clean_text(str(file))} holds no rows: write an array with numpy.save")
+        yield array
 
 
 def _channels(arrays: Sequence[np.ndarray], layout: Layout | None) -> Layout:

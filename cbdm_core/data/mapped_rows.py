@@ -98,6 +98,8 @@ class MappedRows:
         if rows.dtype == torch.bool:
             rows = rows.nonzero()[:, 0]
         rows = torch.where(rows < 0, rows + len(self), rows)
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self):
+            raise IndexError(f"rows {int(rows.min())} … {int(rows.max())} of {len(self)}")
         return rows if self.rows is None else self.rows[rows]
 
     def _read(self, rows: np.ndarray) -> np.ndarray:

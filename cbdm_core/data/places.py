@@ -90,7 +90,7 @@ def _of_one_split(path: Path, files: list[Path], ending: str) -> list[Path]:
     of_each = [frozenset(_SPLITS[word] for word in of if word in _SPLITS) for of in words]
     if len(set(of_each) - {frozenset()}) < 2:
         return files
-    first = next(word for of in words for word in of if word in _SPLITS)
+    first = next(word for file in files for word in re.split("[^A-Za-z]+", file.name) if word.lower() in _SPLITS)
     raise CbdmError(
         f"{path} holds the splits {' and '.join(sorted(frozenset().union(*of_each)))}: name a file, or a subset by "
         f"root='{path}/*{first}*{ending}' (--set data.options.root=…); '{path}/*{ending}' reads all as one"

@@ -22,7 +22,9 @@ def _laws() -> list[str]:
 
 
 def _parts() -> list[str]:
-    return ["ddpm", *_declared("cbdm.adjustments")]
+    from cbdm_cli.method import BATCH_PARTS
+
+    return ["ddpm", *BATCH_PARTS, *_declared("cbdm.adjustments")]
 
 
 def _declared(group: str) -> list[str]:
@@ -57,8 +59,8 @@ Method = Annotated[
     typer.Option(
         autocompletion=_parts,
         help="ddpm, or parts joined by +, each with its law: cbdm:null, shrink:null, reweight:uniform, t2h, h2t, "
-        "transfer, coral, ccua, diffrop:uniform, capacity, resample:uniform, pure. Options: "
-        "--set method.PART.NAME=VALUE.",
+        "transfer, coral, ccua, diffrop:uniform, capacity, resample:uniform, pure, transplant. "
+        "Options: --set method.PART.NAME=VALUE.",
     ),
 ]
 Prior = Annotated[
@@ -131,7 +133,7 @@ def train(
     log: Annotated[str | None, typer.Option(help="Also log to tensorboard, wandb or trackio (an extra each).")] = None,
     threads: Annotated[int | None, typer.Option(help="On the CPU. Default: as quick as a trial finds.")] = None,
     no_evaluate: Annotated[
-        bool, typer.Option("--no-evaluate", help="Only train; `cbdm evaluate RUN` samples and judges later.")
+        bool, typer.Option("--no-evaluate", help="Only train; --resume RUN samples and judges later.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run and take; write nothing.")] = False,
 ) -> None:

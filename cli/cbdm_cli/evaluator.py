@@ -25,9 +25,10 @@ __all__ = ["Evaluator", "check_judging"]
 def check_judging(config: Config, full: Dataset, training: Dataset) -> None:
     """Refuse before any work a reference that these data do not have, and features that cannot be found."""
     reference, name = load_reference(config, full, training)
-    if isinstance(reference.x, MappedRows):
-        needed = 4 * reference.x.numel()
-        check_memory(f"to judge against {name}", needed, "train with --no-evaluate, or judge against a smaller set")
+    whole = [reference, *([full] if config.evaluation.features.strip() == "classifier" else [])]  # it learns from all
+    if sizes := [data.x.numel() for data in whole if isinstance(data.x, MappedRows)]:
+        mend = "train with --no-evaluate, or judge a smaller set in other features"
+        check_memory(f"to judge against {name}", 4 * max(sizes), mend)
     check_features(config.evaluation.features, full)
 
 

@@ -57,10 +57,14 @@ def source_of(path: Path) -> dict[str, Any]:
     if path.is_dir():
         return _of_folder(path)
     if not path.exists():
-        raise CbdmError(f"{path} is not there: give a folder of class folders, an npz, parquet, tar or CSV file")
+        raise CbdmError(
+            f"{path} is not there: give a folder of class folders or of npy files, an npz, parquet, tar or CSV file"
+        )
     ending = path.suffix.lower()
     if ending == ".csv":
         return {"source": "folder", "options": {"path": str(path.parent), "labels": path.name}}
+    if ending == ".npy":
+        raise CbdmError(f"{path} is one of several files: give its folder, with images.npy and labels.npy")
     if ending not in _ENDINGS:
         what = f"ends in {ending!r}" if ending else "has no ending"
         raise CbdmError(f"{path} {what}: files that end in .npz, .parquet, .tar or .csv can be read")
@@ -69,7 +73,7 @@ def source_of(path: Path) -> dict[str, Any]:
 
 
 def _of_folder(path: Path) -> dict[str, Any]:
-    if any(path.glob("images*.npy")):
+    if (path / "images.npy").exists() or any(path.glob("images-*.npy")):
         return {"source": "npy", "options": {"path": str(path)}}
     there = {kind: files for kind in _KINDS if (files := sorted(path.glob(f"*{kind}")))}
     if not there:
@@ -141,11 +145,18 @@ def own_table(
 def _laid_over(table: dict[str, Any], path: Path, data: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
     """Plain values with the data of `path` in the place of theirs, and settings over both.
 
-    How a file or preset makes the tail of its own data says nothing of these.
+    How a file or preset reads data of its own, and makes their tail, says nothing of these; a file that names no data
+    speaks of these.
     """
-    kept = {name: value for name, value in table.get("data", {}).items() if name not in _TAIL}
-    laid = overlaid(merged({**table, "data": kept}, {"data": data}), None, settings)
     source, option = data["source"], next(iter(data["options"]))
+    kept = dict(table.get("data", {}))
+    if "source" in kept:
+        kept = {name: value for name, value in kept.items() if name not in _TAIL}
+        if kept.get("options", {}).get(option, str(path)) != data["options"][option]:
+            del kept["options"]
+    else:
+        data = {**data, **{name: kept[name] for name in _TAIL if name in kept}}
+    laid = overlaid(merged({**table, "data": kept}, {"data": data}), None, settings)
     # A root may be narrowed to some of its files, by a pattern.
     narrowed = option == "root" or laid["data"].get("options", {}).get(option) == data["options"][option]
     if laid["data"]["source"] != source or not narrowed:
@@ -237,6 +248,6 @@ def _told(full: Dataset, config: Config, steps: int | None) -> str:
         f"{CUSTOM}: {len(full):,} examples of {what} in {full.num_classes} classes of {int(counts.min()):,} … "
         f"{int(counts.max()):,}{told}\n"
         f"chosen for them, unless you said: {network.name} of {options}; {steps or training.steps:,} steps of "
-        f"{training.batch_size}, warm-up {training.warmup}, averages of {training.ema_decay}, {config.method_text}, "
+        f"{training.batch_size}, warm-up {training.warmup}, averages of {training.ema_decay}, "
         f"held against the {config.evaluation.reference} set"
     )

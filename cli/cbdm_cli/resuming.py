@@ -28,7 +28,7 @@ from cbdm_core.run import LAW_DATA, read_config
 from cbdm_core.training import TrainState
 from cbdm_core.writing import clean
 
-__all__ = ["go_on", "refuse_difference", "resume"]
+__all__ = ["first_difference", "go_on", "refuse_difference", "resume"]
 
 
 def resume(
@@ -90,7 +90,7 @@ def go_on(folder: Path, saved: Config, config: Config, world: World, manner: Man
     experiment = assemble(config).with_origin(origin)
     refuse_difference(folder, config, experiment.config)
     _refuse_other_laws(folder, experiment)
-    if manner.evaluate:
+    if manner.evaluate or config.training.score_every:
         check_judging(experiment.config, experiment.full, experiment.data)
     check_tracker(manner.log)
     set_threads(experiment, world, manner.threads, before=threads_of(folder))
@@ -129,16 +129,27 @@ def _newest(folder: Path, experiment: Experiment, world: World) -> TrainState:
     return experiment.start(world)
 
 
-def refuse_difference(folder: Path, saved: Config, asked: Config, but: Sequence[str] = ()) -> None:
+def first_difference(saved: Config, asked: Config, but: Sequence[str] = ()) -> tuple[str, Any, Any] | None:
+    """(dotted name, saved value, asked value) of a setting that differs; facts count where both have them."""
     mine, theirs = flat(saved.model_dump()), flat(asked.model_dump())
     if asked.facts is None:
         but = [*but, *(key for key in {*mine, *theirs} if key.startswith("facts"))]
-    for key in sorted({*mine, *theirs} - {*but}):
-        if mine.get(key) != theirs.get(key):
-            raise CbdmError(
-                f"--resume {folder} was trained with {key} = {mine.get(key)!r}, not {theirs.get(key)!r}: leave it out "
-                "to continue, or start a new run (only --steps and --device may change)"
-            )
+    differing = (key for key in sorted({*mine, *theirs} - {*but}) if mine.get(key) != theirs.get(key))
+    return next(((key, mine.get(key), theirs.get(key)) for key in differing), None)
+
+
+def refuse_difference(folder: Path, saved: Config, asked: Config, but: Sequence[str] = ()) -> None:
+    """Refuse to go on with a run under other settings.
+
+    Raises:
+        CbdmError: one of them, but for those named in `but`, is not that of the run.
+    """
+    if (found := first_difference(saved, asked, but)) is not None:
+        key, before, now = found
+        raise CbdmError(
+            f"--resume {folder} was trained with {key} = {before!r}, not {now!r}: leave it out to continue, or start "
+            "a new run (only --steps and --device may change)"
+        )
 
 
 def _refuse_other_laws(folder: Path, experiment: Experiment) -> None:

@@ -85,9 +85,16 @@ def run_through(experiment: Experiment, state: TrainState, folder: Path, manner:
         if manner.evaluate:
             _evaluate(experiment, state, folder)
     if state.world.leads:
-        later = "" if manner.evaluate else f"; to sample and judge it: cbdm evaluate {quoted(str(folder))}"
+        later = "" if manner.evaluate else f"; to sample and judge it: {_again(folder, experiment.config)}"
         render.note(f"run folder: {folder}{later}")
-        render.note(f"run folder: {folder}{later}")
+
+
+def _again(folder: Path, config: Config) -> str:
+    """The command that goes on with the run; features that run code have to be named once more."""
+    features = config.evaluation.features
+    return f"cbdm train --resume {quoted(str(folder))}" + (
+        f" {features_option(features)}" if runs_code(features) else ""
+    )
 
 
 def _train(experiment: Experiment, state: TrainState, folder: Path, log: str | None) -> None:
@@ -119,9 +126,10 @@ def _train(experiment: Experiment, state: TrainState, folder: Path, log: str | N
 
 def _stopped(folder: Path, config: Config, step: int, number: int, world: World) -> Stopped:
     if world.leads:
-        trusted = f" {features_option(config.evaluation.features)}" if runs_code(config.evaluation.features) else ""
-        name, mend = signal.Signals(number).name, f"cbdm train --resume {quoted(str(folder))}{trusted}"
-        print(f"cbdm: stopped by {name}, saved at step {step}; continue with: {mend}", file=sys.stderr)
+        name = signal.Signals(number).name
+        print(
+            f"cbdm: stopped by {name}, saved at step {step}; continue with: {_again(folder, config)}", file=sys.stderr
+        )
     return Stopped(128 + number)
 
 

@@ -79,6 +79,7 @@ def _linked(temporary: Path, path: Path, out: Path | None, format_: str) -> Path
 
 
 def next_free(path: Path, format_: str) -> Path:
+    """The first `drawn-NNN` of a run folder that is not there, with the ending of the format."""
     taken = {p.stem for p in path.glob("drawn-*")}
     number = next(i for i in range(1, len(taken) + 2) if f"drawn-{i:03d}" not in taken)
     return path / f"drawn-{number:03d}{_SUFFIXES[format_]}"

@@ -55,6 +55,7 @@ def test_a_list_of_presets_pays_for_no_configuration(tmp_path):
         ("cbdm train dig", ["digits-lt"]),
         ("cbdm train --prior ba", ["balanced", "bank"]),
         ("cbdm train --method c", ["capacity", "cbdm", "ccua", "coral"]),
+        ("cbdm train --method tr", ["transfer", "transplant"]),
         ("cbdm sample r --guidance-prior un", ["uniform"]),
     ],
 )
@@ -170,6 +171,7 @@ def test_an_import_says_what_it_was_trained_with_and_how_the_published_program_w
     assert (part["part"], part["time_weight"], part["tau"], part["gamma"]) == ("cbdm", "published", 1.0, 0.25)
     assert type(loaded.laws["cbdm"]).__name__ == "Training"
     assert "cbdmm" in refused(*asked, "cbdmm", "--out", "o") and not (tmp_path / "o").exists()
+    assert run(*asked, "resample:uniform@0.2", "--out", "split")[0] == 0
 
 
 class _Evil:

@@ -162,6 +162,14 @@ def test_a_file_does_not_replace_the_data_that_are_named(run, images, preset):
     assert config["training"]["steps"] == 2400 and config["preset"] == (preset[0] if preset else "custom")
 
 
+def test_a_file_that_names_no_data_speaks_of_those_that_are_named(run, images):
+    Path("tail.toml").write_text('[data]\nprofile = "step"\nimbalance = 0.5\nn_max = 4\n')
+    assert planned(run, "--data", "mine.npz", "--config", "tail.toml", *SMALL)[0]["facts"]["counts"] == [4, 4, 2]
+    Path("other.toml").write_text('[data]\nsource = "npz"\noptions = {path = "b.npz", labels = "who"}\n')
+    config, _ = planned(run, "--data", "mine.npz", "--config", "other.toml", *SMALL)
+    assert config["data"]["options"] == {"path": "mine.npz"}
+
+
 def test_a_tail_can_be_made_of_ones_own_data(run, images):
     asked = ["--data", "mine.npz", "--set", "data.profile=step", "--set", "data.imbalance=0.5"]
     assert planned(run, *asked, "--set", "data.n_max=4", *SMALL)[0]["facts"]["counts"] == [4, 4, 2]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from cbdm_cli.locking import held, holder
 from cbdm_cli.run_folder import claimed_folder, write_json
 from cbdm_cli.study.asked import Asked
 from cbdm_cli.study.job import config_of, job_command
-from cbdm_cli.study.launching import Launch, open_jobs, shell_lines, write_script
+from cbdm_cli.study.launching import Launch, is_done, open_jobs, shell_lines, write_script
 from cbdm_cli.study.plan import (
     FILE,
     Plan,
@@ -67,8 +67,7 @@ class _Job:
 
     def done(self) -> bool:
         """Whether nothing is left to do."""
-        written, there = self.evaluated()
-        return (self.path / "evaluation.json").exists() and written == there
+        return is_done(self.path, self.plan, self.variant)
 
     def progress(self) -> float:
         """In [0, 1]: training counts as much as its share of the time usually is, a half."""
@@ -208,7 +207,7 @@ def _work(folder: Path, plan: Plan, launch: Launch) -> None:
         write_json(folder / "results.json", summary.to_dict())
         render.comparison_table(summary, _title(plan))
     render.note(f"comparison: {folder}")
-    if others := [job for job in todo if job.elsewhere()]:
+    if others := [job for job in todo if job.elsewhere() and not job.done()]:
         first = f"{others[0].child.name} {others[0].child.state}"
         render.note(f"{len(others)} of {len(todo)} jobs are not done yet, {first}; after them: {_again(folder, plan)}")
     if failed:
@@ -236,7 +235,7 @@ def _title(plan: Plan) -> str:
 
 def _run_all(folder: Path, plan: Plan, todo: list[_Job], launch: Launch) -> list[_Job]:
     """Run what is not done, so many at a time; returns those that failed."""
-    begun, before = time.monotonic(), sum(job.progress() for job in todo)
+    begun, before = time.monotonic(), {id(job): job.progress() for job in todo}
     with render.LiveJobs(_title(plan)) as live:
         came = run_children(
             [job.child for job in todo],
@@ -262,11 +261,11 @@ def _rows(todo: Sequence[_Job]) -> list[tuple[str, str, str]]:
     return [(job.variant.name, str(job.seed), job.words()) for job in [*busy, *waiting[:3]]]
 
 
-def _time_left(todo: Sequence[_Job], begun: float, before: float) -> str:
+def _time_left(todo: Sequence[_Job], begun: float, before: Mapping[int, float]) -> str:
     ours = [job for job in todo if job.child.state != "failed" and not job.elsewhere()]
     done, wanted = sum(job.progress() for job in ours), len(ours)
     finished = sum(job.child.state == "done" for job in todo)
-    gained, seconds = done - before, time.monotonic() - begun
+    gained, seconds = done - sum(before[id(job)] for job in ours), time.monotonic() - begun
     left = "time left not known yet"
     if gained > 0.02:
         left = f"about {seconds * (wanted - done) / gained / 60:.0f} min left"

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from cbdm_cli import render
+from cbdm_cli.trust import quoted
 from cbdm_core.data import cifar, fashion, mnist
 from cbdm_core.data.fetching import Published, download, is_there
 from cbdm_core.data.sources import DATASETS
@@ -32,7 +33,7 @@ def fetch_source(source: str, to: str | None, mirror: str | None) -> None:
     address = published.address if mirror is None else mirror
     for name, md5 in published.md5s.items():
         _bring(f"{address.rstrip('/')}/{name}", folder / name, md5, published.most)
-    found = "" if to is None else f" --set data.options.root={folder}"
+    found = "" if to is None else f" --set {quoted(f'data.options.root={folder}')}"
     render.note(f"cbdm data {source}{found} shows what it holds")
 
 

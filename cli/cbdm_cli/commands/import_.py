@@ -67,8 +67,9 @@ def import_checkpoint(
     network = load_published(state_dict, spatial=(image_size, image_size)).float()
     classes = network.num_classes or 0  # published networks have classes
     for part in parts:
-        if takes_law(part.name) and PRIORS[_law(part).partition(":")[0]].made_from == "counts":
-            make_law(_law(part), (1,) * classes)  # a law that does not exist is refused
+        law = _law(part).partition("@")[0]  # the levels of a batch law stand behind it
+        if takes_law(part.name) and PRIORS[law.partition(":")[0]].made_from == "counts":
+            make_law(law, (1,) * classes)  # a law that does not exist is refused
     options: dict[str, Any] = dict(network.options)
     schedule = Schedule(name="linear", options={"steps": options["time_steps"], "beta_1": beta_1, "beta_T": beta_T})
     shape = network.shape

@@ -20,7 +20,7 @@ from cbdm_cli.evaluator import check_judging
 from cbdm_cli.foreseen import held_bytes, one_step, probed
 from cbdm_cli.own_data import own_table
 from cbdm_cli.resolve import resolved
-from cbdm_cli.resuming import go_on, refuse_difference, resume
+from cbdm_cli.resuming import first_difference, go_on, refuse_difference, resume
 from cbdm_cli.run_folder import (
     environment,
     launch_id,
@@ -111,13 +111,13 @@ def start(
     check_tracker(manner.log)
     world = join(device)
     try:
-        if not dry_run and (folder := _begun_before(out, config.preset, world)) is not None:
+        if not dry_run and (folder := _begun_before(out, config, world)) is not None:
             _resume_the_same(config, folder, world, manner)
             return
         experiment = _from(origin, assemble(config))
         # A mistake in the sampling or the judging should show before training, not after.
         solver(experiment.config, experiment.objective.network, experiment.schedule)
-        if manner.evaluate:
+        if manner.evaluate or config.training.score_every:
             check_judging(experiment.config, experiment.full, experiment.data)
         _rehearse(experiment)
         if dry_run:
@@ -134,20 +134,27 @@ def start(
         leave()
 
 
-def _begun_before(out: Path | None, preset: str, world: World) -> Path | None:
+def _begun_before(out: Path | None, config: Config, world: World) -> Path | None:
     """The run that this very command has begun, where torchrun starts it once more after a worker died.
 
-    torchrun counts restarts on the node of the dead worker alone; its name for the launch is the same on all.
+    torchrun counts restarts on the node of the dead worker alone; its name for the launch is the same on all. Where
+    no node counts one, a name may have been used before: only a run of the same settings without an end is meant.
     """
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     again, launch = largest_over_ranks(restarts, world) > 0, launch_id()
     if launch is None and not again:
         return None
-    runs = (out,) if out is not None else sorted(Path("runs").glob(f"{glob.escape(preset)}-*"))
+    runs = (out,) if out is not None else sorted(Path("runs").glob(f"{glob.escape(config.preset)}-*"))
     begun = (run for run in runs if world.leads and (run / "config.toml").exists())
-    found = [run for run in begun if launch is None or launch_of(run) == launch]
+    named = (run for run in begun if launch is None or launch_of(run) == launch)
+    found = [run for run in named if again or _same_without_end(run, config)]
     text = text_of_the_leader((str(found[-1]) if found else "") if world.leads else None, world)
     return Path(text) if text else None
+
+
+def _same_without_end(run: Path, config: Config) -> bool:
+    saved = resolved(read_config(run), {})
+    return not (run / "evaluation.json").exists() and first_difference(saved, config) is None
 
 
 def _resume_the_same(config: Config, folder: Path, world: World, manner: Manner) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from cbdm_cli import render
 from cbdm_cli.durations import duration
-from cbdm_cli.locking import LOCK
+from cbdm_cli.locking import holder
 from cbdm_cli.run_folder import is_record, parsed_line, read_records
 from cbdm_cli.scoring import SCORES_FILE, is_scored
 from cbdm_core.errors import CbdmError
@@ -64,7 +64,7 @@ class Standing:
         losses: means over the last records: of the loss, its terms, and the denoising loss of each class group.
         scores: (step, the scores there) of the last judging, None before the first.
         silent: seconds since the last record.
-        finished: whether the last step is done and nobody is at work in the folder.
+        finished: whether the last step is done, and judged or left by everybody.
         evaluated: whether the evaluation is there.
         grid: the newest grid of samples, None if there is none.
     """
@@ -124,7 +124,7 @@ def standing(path: Path, tail: Tail, seen: deque[tuple[float, int]], now: float)
     grids = sorted((path / "grids").glob("step-*.png"))
     steps = _steps(config, step)
     evaluated = (path / "evaluation.json").exists()
-    finished = evaluated or (step >= steps and not (path / LOCK).exists())
+    finished = step >= steps and (evaluated or not _held(path))
     scores, grid = _last_scores(path / SCORES_FILE), grids[-1] if grids else None
     return Standing(step, steps, _rate(path, seen, saved), losses, scores, now - written, finished, evaluated, grid)
 
@@ -138,6 +138,14 @@ def _last_scores(file: Path) -> tuple[int, dict[str, float]] | None:
 def _mean(records: list[dict[str, Any]], value: Any) -> float:
     there = [v for record in records if (v := value(record)) is not None]
     return fmean(there)
+
+
+def _held(path: Path) -> bool:
+    """Whether a process is at work in the folder; a lock that cannot be read is somebody's."""
+    try:
+        return holder(path) is not None
+    except CbdmError:
+        return True
 
 
 def _steps(config: Mapping[str, Any], step: int) -> int:

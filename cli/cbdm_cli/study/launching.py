@@ -6,13 +6,14 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from cbdm_cli.locking import holder
 from cbdm_cli.run_folder import write_text
 from cbdm_cli.study.job import job_command
 from cbdm_cli.study.plan import Plan, Variant, missing_readings, run_folder
 from cbdm_cli.study.pool import THREADS
 from cbdm_core.errors import CbdmError, unknown_name
 
-__all__ = ["LAUNCHERS", "SCRIPT", "Launch", "array_script", "open_jobs", "shell_lines", "write_script"]
+__all__ = ["LAUNCHERS", "SCRIPT", "Launch", "array_script", "is_done", "open_jobs", "shell_lines", "write_script"]
 
 LAUNCHERS = ("local", "commands", "slurm")
 SCRIPT = "jobs.sbatch"
@@ -52,20 +53,21 @@ class Launch:
 
 
 def open_jobs(folder: Path, plan: Plan, device: str) -> list[list[str]]:
-    """The command of each job that is not done, by seed and then by variant, so that a part of the list is paired.
+    """The command of each job that is not done and that no process is at work on.
 
+    They are ordered by seed and then by variant, so that a part of the list is paired.
     A job trains its run, or goes on with it, and judges it at each reading that is missing; run twice it does nothing.
     """
     return [
         job_command(folder.resolve(), variant, seed, device)
         for seed in range(plan.seeds)
         for variant in plan.variants
-        if not _done(folder, plan, variant, seed)
+        if not is_done(path := run_folder(folder, variant, seed), plan, variant) and holder(path) is None
     ]
 
 
-def _done(folder: Path, plan: Plan, variant: Variant, seed: int) -> bool:
-    path = run_folder(folder, variant, seed)
+def is_done(path: Path, plan: Plan, variant: Variant) -> bool:
+    """Whether nothing is left to do for a run of the plan: it was trained and judged, and every reading is written."""
     return (path / "evaluation.json").exists() and not missing_readings(path, plan, variant)
 
 

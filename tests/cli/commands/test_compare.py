@@ -417,6 +417,7 @@ def test_killed_in_the_middle_and_extended_it_ends_as_if_it_had_not_been(run, wh
     assert {name: now[name] for name in first} == first, "a finished run is left as it was"
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_is_told_and_the_others_finish(run, whole, tmp_path):
     """A method is added whose first run is damaged: the old runs stay as they were, its second seed is judged."""
     folder = tmp_path / "more"

@@ -238,18 +238,37 @@ def test_torchrun_trains_one_run_as_one_process_does(run, tmp_path, cache):
 
 
 def test_training_alone_is_judged_later_with_the_same_numbers(run, tmp_path):
-    """`--no-evaluate` leaves weights, records and curves; `cbdm evaluate` then finds what a whole run finds."""
+    """`--no-evaluate` leaves weights, records and curves; going on then finds what a whole run finds."""
     assert run("train", "--steps", 3, *TINY, "--out", "whole")[0] == 0
     code, out, _ = run("train", "--steps", 3, *TINY, "--out", "bare", "--no-evaluate")
-    assert code == 0 and "cbdm evaluate bare" in out
+    assert code == 0 and out.count("run folder:") == 1 and "to sample and judge it: cbdm train --resume bare" in out
     bare = tmp_path / "bare"
     assert (bare / "loss.svg").exists() and not (bare / "evaluation.json").exists()
     assert not (bare / "samples.png").exists()
     assert "finished, not evaluated" in run("watch", "bare")[1]
-    assert run("evaluate", "bare")[0] == 0
-    (later,) = bare.glob("*evaluation*.json")
-    scores = [json.loads(file.read_text())["overall"] for file in (tmp_path / "whole" / "evaluation.json", later)]
-    assert scores[0] == scores[1]
+    assert run("train", "--resume", "bare")[0] == 0
+    assert (bare / "samples.png").read_bytes() == (tmp_path / "whole" / "samples.png").read_bytes()
+    whole, later = ((tmp_path / name / "evaluation.json").read_text() for name in ("whole", "bare"))
+    assert whole == later and "finished and evaluated" in run("watch", "bare")[1]
+
+
+def test_what_judges_on_the_way_is_looked_for_without_an_evaluation_too(refused, tmp_path):
+    asked = ["--set", "training.score_every=1", "--set", "evaluation.features=nonsense"]
+    assert "nonsense" in refused("train", "--steps", 3, *TINY, *asked, "--no-evaluate", "--out", "r")
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_name_of_a_launch_may_be_used_again(run, tmp_path, monkeypatch):
+    """A run of the same name is gone on with where it has the same settings and no end, and is left alone else."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "nightly")
+    asked = ["train", "--steps", 2, *TINY]
+    for seed, number in ((0, 1), (1, 2), (0, 3)):
+        assert run(*asked, "--seed", seed)[0] == 0
+        assert (tmp_path / "runs" / f"digits-lt-{number:03d}" / "evaluation.json").exists()
+    (tmp_path / "runs" / "digits-lt-003" / "evaluation.json").unlink()
+    assert run(*asked)[0] == 0
+    assert (tmp_path / "runs" / "digits-lt-003" / "evaluation.json").exists()
+    assert not (tmp_path / "runs" / "digits-lt-004").exists()
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 from collections import deque
 
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 
 from cbdm_cli.commands.watch import Tail, standing
 from cbdm_cli.durations import duration
+from cbdm_cli.locking import LOCK
 from cbdm_cli.render import half_blocks
 
 
@@ -89,7 +91,16 @@ def test_silence_and_the_end_are_told(folder):
     write(folder, record(100), 1050)
     assert "no record for 66.7 min" in standing(folder, tail, deque(), 1050 + 4000).lines()[0]
     (folder / "evaluation.json").write_text("{}")
-    assert "finished and evaluated" in standing(folder, tail, deque(), 1050 + 4000).lines()[0]
+    going = standing(folder, tail, deque(), 1051)  # of a run that is extended; the evaluation is that of before
+    assert not going.finished and "finished" not in going.lines()[0]
+    write(folder, record(1000), 1060)
+    assert "finished and evaluated" in standing(folder, tail, deque(), 1060 + 4000).lines()[0]
+    (folder / "evaluation.json").unlink()
+    for owner, finished in (({"host": "node7", "pid": 1}, False), ({"host": socket.gethostname(), "pid": 2**22}, True)):
+        (folder / LOCK).write_text(json.dumps(owner))
+        assert standing(folder, tail, deque(), 1061).finished == finished  # a dead process holds nothing
+    (folder / LOCK).write_text("damaged")
+    assert not standing(folder, tail, deque(), 1061).finished
 
 
 def test_a_clock_that_goes_backwards_gives_no_rate_rather_than_a_wrong_one(folder):

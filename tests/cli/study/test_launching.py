@@ -1,5 +1,6 @@
 """Jobs as lines of shell: they name every open run once, survive the shell, and an array script runs the right one."""
 
+import json
 import os
 import shlex
 import subprocess
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cbdm_cli.locking import LOCK
 from cbdm_cli.study.launching import array_script, open_jobs, shell_lines
 from cbdm_cli.study.plan import READINGS, Plan, readings_of, run_folder, variants_of
 from tests.cli.tiny import TINY, fingerprint
@@ -34,6 +36,14 @@ def test_each_open_run_has_one_job_and_a_finished_one_none(tmp_path):
     for reading in readings_of(plan, plan.variants[0]):
         (done / READINGS / reading.file).write_text("{}")
     assert open_jobs(tmp_path, plan, "cpu") == jobs[1:]
+
+
+def test_a_job_that_a_process_is_at_work_on_is_not_handed_out(tmp_path):
+    plan = Plan(preset="digits-lt", seeds=2, omegas=("0",), variants=variants_of(["ddpm"], [], []))
+    path = run_folder(tmp_path, plan.variants[0], 0)
+    path.mkdir(parents=True)
+    (path / LOCK).write_text(json.dumps({"host": "node7", "pid": 12}))
+    assert [job[-2] for job in open_jobs(tmp_path, plan, "cpu")] == ["1"]
 
 
 def test_lines_are_read_back_by_the_shell(tmp_path):

@@ -29,6 +29,7 @@ SHAPES = {
     "said": ((5, 4, 3), np.uint8, "last"),
     "vectors": ((6,), np.float32, None),
     "signals": ((2, 9), np.float64, None),
+    "signals, said": ((9, 2), np.float32, "last"),
 }
 
 
@@ -69,6 +70,9 @@ def test_rows_of_rows_are_those_of_the_whole(first, second):
     assert torch.equal(some[second], whole[10:40][second])
     assert torch.equal(some.subset(torch.tensor(second))[:], whole[10:40][second])
     assert torch.equal(torch.cat(list(some.split(7))), whole[10:40])
+    for outside in ([60], [-61], [0, 99]):
+        with pytest.raises(IndexError):
+            rows[outside]
     assert torch.equal(rows[whole.flatten() > 30], whole[31:]) and rows.numel() == 60 and rows.ndim == 4
 
 
@@ -82,6 +86,7 @@ def test_rows_of_rows_are_those_of_the_whole(first, second):
         (lambda f: np.save(f / "images-001.npy", np.array([{}] * 40)), "images-001.npy is no npy file of numbers"),
         (lambda f: np.save(f / "labels-001.npy", np.full(40, 10**12)), "number the classes from 0"),
         (lambda f: np.save(f / "labels-001.npy", np.zeros(40)), "labels are float64"),
+        (lambda f: np.save(f / "images-001.npy", np.uint8(3)), "images-001.npy holds no rows"),
         (lambda f: (f / "class_names.txt").write_text("a\nb\n"), "2 classes have labels"),
         (lambda f: (f / "class_names.txt").write_bytes(b"\xff"), "no text in UTF-8"),
         (lambda f: os.truncate(f / "images-001.npy", 200), "images-001.npy is no npy file of numbers"),

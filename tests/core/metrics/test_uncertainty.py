@@ -1,5 +1,7 @@
 """Intervals against closed forms and statistics of the rows themselves, and how often they hold the truth."""
 
+import inspect
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,8 +9,8 @@ from hypothesis import strategies as st
 
 from cbdm_core.errors import CbdmError
 from cbdm_core.metrics.frechet import frechet_distance
-from cbdm_core.metrics.kernel import kernel_distance
-from cbdm_core.metrics.manifold import precision_recall
+from cbdm_core.metrics.kernel import kernel_distance, kernel_distance_subsets
+from cbdm_core.metrics.manifold import prdc, precision_recall
 from cbdm_core.metrics.uncertainty import (
     bootstrap_counts,
     bootstrap_interval,
@@ -150,3 +152,32 @@ def test_more_rows_narrow_the_interval():
 def test_refused(call, words):
     with pytest.raises(CbdmError, match=words):
         call(rows(0, 9))
+
+
+def test_the_fewest_rows_there_can_be():
+    """One row of each is enough to draw anew, and gives an interval of no width; the jackknife needs two."""
+    one, two = rows(0, 1), rows(1, 2)
+    assert bootstrap_interval(difference, one, one + 1, 5) == pytest.approx((-1.0, -1.0))
+    found = jackknife_interval(difference, two, two + 1)
+    assert (found.low + found.high) / 2 == pytest.approx(-1.0)
+    with pytest.raises(CbdmError):
+        jackknife_interval(difference, one, two)
+
+
+DEFAULTS = {
+    bootstrap_counts: {"seed": 0, "purpose": "rows"},
+    bootstrap_interval: {"resamples": 200, "seed": 0, "level": 0.95, "centred": False},
+    frechet_interval: {"resamples": 200, "seed": 0, "level": 0.95, "centred": False},
+    precision_recall_intervals: {"k": 5, "resamples": 200, "seed": 0, "level": 0.95, "centred": False},
+    jackknife_interval: {"level": 0.95},
+    kernel_distance_subsets: {"subsets": 100, "size": 1000, "seed": 0},
+    prdc: {"k": 5, "strict": True},
+    precision_recall: {"k": 5},
+}
+
+
+@pytest.mark.parametrize("function", DEFAULTS, ids=lambda function: function.__name__)
+def test_defaults_are_those_of_the_papers_and_pages(function):
+    """k = 5, 95 %, 200 resamples, 100 subsets of 1,000: figures without a word of how they were made are these."""
+    found = {name: p.default for name, p in inspect.signature(function).parameters.items() if p.default is not p.empty}
+    assert {name: found[name] for name in DEFAULTS[function]} == DEFAULTS[function]

@@ -334,6 +334,7 @@ def test_null_is_not_reached_by_the_tokens():
     assert (network(x_t, t, c.null()) - said).abs().max() > 1e-6
 
 
+@pytest.mark.slow
 def test_a_token_sequence_that_decides_the_mean_is_learned():
     """Four sequences of two words, told apart by their order too; the data are a point for each."""
     torch.manual_seed(0)
