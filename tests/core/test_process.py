@@ -10,6 +10,7 @@ from cbdm_core import process
 from cbdm_core.conditions import Condition
 from cbdm_core.draws import Draws
 from cbdm_core.errors import CbdmError
+from cbdm_core.networks.base import ScoreNetwork
 from cbdm_core.networks.mlp import MLP
 from cbdm_core.oracle import GaussianMixtureOracle
 from cbdm_core.process import Process
@@ -130,3 +131,24 @@ def test_a_batch_whose_parts_differ_in_length_is_refused(counts):
         Process(Cosine()).denoise(
             oracle, normal(0, examples, 2), Condition.of([0] * conditions), Draws(0, 0, torch.arange(rows))
         )
+
+
+def test_the_masks_of_a_step_are_had_again_where_they_were_kept():
+    """ε̂ to the bit under its own masks and condition, other numbers under new ones; not kept, they are not made up."""
+    draws, x_0 = Draws(0, 3, torch.arange(64)), normal(0, 64, 4).float()
+    torch.manual_seed(0)
+    network, c = Dropping(), Condition.of(torch.arange(64) % 3)
+    kept = Process(Cosine()).denoise(network, x_0, c, draws, keep_dropout=True)
+    assert torch.equal(kept.predict(c, same_dropout=True), kept.eps_hat)
+    assert not torch.equal(kept.predict(c), kept.eps_hat)
+    plain = Process(Cosine()).denoise(network, x_0, c, draws)
+    assert not torch.equal(plain.predict(c), plain.eps_hat)
+    with pytest.raises(CbdmError, match="dropout masks of this batch are not known"):
+        plain.predict(c, same_dropout=True)
+
+
+class Dropping(ScoreNetwork):
+    """x_t, half of whose values are dropped."""
+
+    def forward(self, x_t, t, c):
+        return torch.nn.functional.dropout(x_t, 0.5)

@@ -1,5 +1,6 @@
 """Schedules against the published table, the printed formula and exact arithmetic; and samplers under each of them."""
 
+import inspect
 from decimal import Decimal, localcontext
 
 import numpy as np
@@ -349,3 +350,24 @@ def test_one_gaussian_follows_the_closed_form_and_meets_it_with_more_steps(sched
         )
         errors.append(float((x - gaussian_flow(schedule, start, 0.0)).abs().max()))
     assert errors[1] < tolerance and errors[1] < 0.35 * errors[0], errors
+
+
+@pytest.mark.parametrize(
+    ("schedule", "published"),
+    [
+        (Linear, {"steps": 1000, "beta_1": 1e-4, "beta_T": 0.02}),  # Ho et al. 2020
+        (VP, {"beta_min": 0.1, "beta_max": 20.0}),  # Song et al. 2021
+        (EDM, {"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0, "mean": -1.2, "std": 1.2}),  # Karras et al. 2022
+    ],
+)
+def test_defaults_are_the_published_values(schedule, published):
+    found = {name: p.default for name, p in inspect.signature(schedule).parameters.items()}
+    assert found == published
+
+
+def test_what_is_too_much_is_refused_at_its_bound():
+    assert VP(beta_min=40, beta_max=60).beta_max == 60
+    with pytest.raises(CbdmError, match="a sum of at most 100"):
+        VP(beta_min=40, beta_max=60.001)
+    with pytest.raises(CbdmError, match="steps"):
+        Linear(steps=10**7 + 1)
