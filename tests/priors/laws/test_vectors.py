@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from cbdm import make_law
 from cbdm_core.conditions import Condition
 from cbdm_core.draws import Draws
 from cbdm_core.errors import CbdmError
+from cbdm_priors.laws import vectors as laws
 from cbdm_priors.laws.affinity import Affinity, feature_similarity
 from cbdm_priors.laws.vectors import (
     Bank,
@@ -190,3 +193,35 @@ def test_refused_in_one_line(make, message):
     with pytest.raises(CbdmError, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("density", [lambda x: knn_log_density(x, 3), lambda x: kernel_log_density(x, 0.4)])
+def test_densities_of_many_conditions_do_not_depend_on_the_parts(monkeypatch, density):
+    """Looked at seven at a time, the last part shorter, they are those of the whole."""
+    table = vectors(40)
+    whole = density(table)
+    monkeypatch.setattr(laws, "_CHUNK", 7)
+    torch.testing.assert_close(density(table), whole, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [2, 5])
+def test_a_gaussian_law_of_few_conditions_has_their_unbiased_covariance(n):
+    """root·rootᵀ = w²Σ with the divisor N − 1, which counts where N is small."""
+    table = vectors(n)
+    law = Gaussian(table, widening=1.5)
+    torch.testing.assert_close(law.root @ law.root.T, 2.25 * torch.cov(table.T), rtol=1e-12, atol=1e-12)
+
+
+def test_laws_without_an_argument_are_the_plain_ones():
+    """κ = 0 makes combinations alike, an exponent of 1 undoes the density, a widening of 1 is the fit."""
+    table, hot = vectors(30), torch.tensor([[1, 0], [1, 0], [0, 1]])
+    for plain, said in (
+        (Combinations(hot), Combinations(hot, 0.0)),
+        (KernelBank(table), KernelBank(table, 1.0, 0.0)),
+        (NeighbourBank(table), NeighbourBank(table, 1.0)),
+    ):
+        torch.testing.assert_close(plain.probs, said.probs, rtol=0, atol=0)
+    assert torch.equal(Gaussian(table).root, Gaussian(table, 1.0).root)
+    for wrong in (0.0, math.inf, math.nan):
+        with pytest.raises(CbdmError, match="a widening above 0"):
+            Gaussian(table, wrong)
