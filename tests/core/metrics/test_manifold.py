@@ -9,6 +9,7 @@ from prdc import compute_prdc
 
 from cbdm_core.errors import CbdmError
 from cbdm_core.metrics import bounds as near
+from cbdm_core.metrics import manifold
 from cbdm_core.metrics.manifold import prdc, precision_recall, resampled_precision_recall
 
 
@@ -330,3 +331,18 @@ def test_autocast_changes_nothing(dtype):
 def test_float32_features_give_what_their_float64_copies_give():
     real, fake = points(0, 80, 40).float(), points(1, 70, 40, spread=1.1).float()
     assert prdc(real, fake, 4) == prdc(real.double(), fake.double(), 4)
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_radii_of_a_resample_whose_rows_are_far_away(k):
+    """Neighbours are looked for until there are copies enough: against copies that are written out."""
+    points = torch.arange(300, dtype=torch.float64)[:, None] ** 1.1
+    counts = torch.zeros(2, 300, dtype=torch.long)
+    counts[0, 0], counts[0, 250:], counts[1, ::2] = 1, 2, 1
+    found = manifold._resampled_radii(points, k, counts)
+    for taken, radii in zip(counts, found, strict=True):
+        written_out = points.repeat_interleave(taken, 0)
+        for row in range(300):
+            distances = (written_out - points[row]).abs().flatten().sort().values
+            expected = distances[k] if taken[row] else -1.0  # the first is the point itself
+            assert float(radii[row]) == pytest.approx(float(expected), rel=1e-12)
