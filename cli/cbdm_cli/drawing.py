@@ -43,7 +43,6 @@ def drawn_with_bar(
     device: torch.device,
     name: str = "sampling",
     *,
-    unconditional: str | None = None,
     world: World | None = None,
 ) -> Tensor:
     """Samples for the conditions, guided and solved as the configuration's `sampling` table says, with a progress bar.
@@ -56,13 +55,9 @@ def drawn_with_bar(
         shape: of one sample.
         device: to compute on.
         name: what the bar is called.
-        unconditional: a law to generate under without conditions; `conditions` then only counts the samples.
         world: the processes that share the work; each is given all samples.
     """
-    batches = drawn_in_batches(
-        config, network, schedule, conditions, shape, device, name, unconditional=unconditional, world=world
-    )
-    return torch.cat(list(batches))
+    return torch.cat(list(drawn_in_batches(config, network, schedule, conditions, shape, device, name, world=world)))
 
 
 def drawn_in_batches(
@@ -78,7 +73,20 @@ def drawn_in_batches(
     world: World | None = None,
     first: int = 0,
 ) -> Iterator[Tensor]:
-    """As `drawn_with_bar`, a batch at a time, from sample number `first`; the bar moves at every solver step."""
+    """As `drawn_with_bar`, a batch at a time; the bar moves at every solver step.
+
+    Args:
+        config: as of `drawn_with_bar`, and so are those that are not named here.
+        network: in eval mode on `device`.
+        schedule: the schedule it was trained under.
+        conditions: (N, …).
+        shape: of one sample.
+        device: to compute on.
+        name: what the bar is called.
+        unconditional: a law to generate under without conditions; `conditions` then only counts the samples.
+        world: the processes that share the work.
+        first: the number of the first sample; those before it are not drawn.
+    """
     sampling, size = config.sampling, world.size if world else 1
     guided, sampler = solver(config, in_precision(network, sampling.precision), schedule, unconditional)
     moves = generate_stepwise(
