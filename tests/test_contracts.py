@@ -117,7 +117,8 @@ def a_folder(where: Path) -> Path:
     return where
 
 
-# Kind → name → how to build it. Schedules, samplers and loss weights are built from their defaults when not named.
+# Kind → name → how to build it. Schedules, samplers and loss weights are built from their defaults when not named, and
+# laws from their name alone.
 EXAMPLES: Mapping[str, Mapping[str, Any]] = {
     "schedule": {},
     "sampler": {},
@@ -131,15 +132,11 @@ EXAMPLES: Mapping[str, Mapping[str, Any]] = {
         ),
     },
     "law": {
-        "training": "training",
-        "uniform": "uniform",
         "balanced": "balanced:0.99",
         "power": "power:0.5",
         "fixed": "fixed:0.5,0.2,0,0.2,0.1",
-        "null": "null",
         "affinity": "affinity:2",
         "learned": "learned:0.1,0.1",
-        "bank": "bank",
         "knn": "knn:1,3",
         "kde": "kde:1",
         "gaussian": "gaussian:1.5",
@@ -529,8 +526,9 @@ def law_name(request) -> str:
 
 
 def law_for(name: str) -> ConditionPrior:
+    """The example of a law, or what its name alone makes."""
     similarity = -normal(CLASSES, CLASSES).square().masked_fill(torch.tensor(COUNTS) == 0, math.inf)
-    return make_law(example("law", name), COUNTS, conditions=normal(40, 2, seed=3), similarity=similarity)
+    return make_law(EXAMPLES["law"].get(name, name), COUNTS, conditions=normal(40, 2, seed=3), similarity=similarity)
 
 
 def over_vectors(law_name: str) -> bool:
@@ -851,8 +849,8 @@ class TestDatasets:
 
 
 def test_a_name_without_an_example_says_where_to_add_one():
-    with pytest.raises(pytest.fail.Exception, match=r"add an example to EXAMPLES\['law'\]"):
-        example("law", "newcomer")
+    with pytest.raises(pytest.fail.Exception, match=r"add an example to EXAMPLES\['network'\]"):
+        example("network", "newcomer")
 
 
 def test_null_law_is_the_one_that_hides():

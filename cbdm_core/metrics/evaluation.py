@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -20,6 +21,8 @@ from cbdm_core.metrics.manifold import prdc
 from cbdm_core.metrics.memorisation import memorisation, relative_diversity
 from cbdm_core.metrics.prd import prd
 from cbdm_core.metrics.report import ClassScores, Report, Scores, count_groups, rank_groups
+from cbdm_core.metrics.rows import EvaluatedRows, rows_of
+from cbdm_core.metrics.scores import SCORES, Score
 from cbdm_core.metrics.uncertainty import frechet_interval, precision_recall_intervals
 
 __all__ = ["Copies", "evaluate"]
@@ -69,7 +72,7 @@ class Copies:
         _check_alike(pool, training)
         seen = set(row_digests(training.x))
         rows = torch.tensor([row not in seen for row in row_digests(pool.x)])
-        features, _ = _of_rows(known or extractor(pool.model_input()), len(pool))
+        features, _ = rows_of(known or extractor(pool.model_input()), len(pool))
         trained, _ = extractor(training.model_input())
         pixels = _pixels(training), _pixels(pool, rows)
         return cls(trained.cpu(), training.y, features[rows], pool.y[rows], *pixels)
@@ -120,7 +123,7 @@ def evaluate(
     _check(samples, labels, reference, counts, k)
     _check_options(intervals, prd_runs)
     outputs = known or classifier(reference.model_input())
-    real, fake = _Evaluated.of_output(outputs, reference.y), _judged(samples, labels, reference, classifier)
+    real, fake = EvaluatedRows.of_output(outputs, reference.y), _judged(samples, labels, reference, classifier)
     if isinstance(training, Dataset):
         _check_alike(reference, training)
         training = Copies.of(training, reference, classifier, outputs)
@@ -150,9 +153,9 @@ def evaluate(
     )
 
 
-def _judged(samples: Tensor, labels: Tensor, reference: Dataset, classifier: FeatureExtractor) -> _Evaluated:
+def _judged(samples: Tensor, labels: Tensor, reference: Dataset, classifier: FeatureExtractor) -> EvaluatedRows:
     """Samples of images as they are seen."""
-    return _Evaluated.by(classifier, as_seen(samples) if reference.is_images else samples.float(), labels)
+    return EvaluatedRows.by(classifier, as_seen(samples) if reference.is_images else samples.float(), labels)
 
 
 def _check(samples: Tensor, labels: Tensor, reference: Dataset, counts: Tensor, k: int) -> None:
@@ -198,60 +201,7 @@ def _check_alike(reference: Dataset, training: Dataset) -> None:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class _Evaluated:
-    """Rows as the extractor sees them.
-
-    Args:
-        features: (N, D) float64.
-        labels: (N,) long, the class each row is of or was asked for.
-        log_probs: (N, K) float64.
-        nearer: (N,) float64 of `Memorisation`, NaN where nothing is known.
-        expected: (N,) float64, what `nearer` is on average without copies.
-        nearer_pixels: (N,) float64, as `nearer`, in pixels instead of features.
-        authentic: (N,) float64 of `authentic`, NaN where nothing is known.
-    """
-
-    features: Tensor
-    labels: Tensor
-    log_probs: Tensor
-    nearer: Tensor
-    expected: Tensor
-    nearer_pixels: Tensor
-    authentic: Tensor
-
-    @classmethod
-    def by(cls, classifier: FeatureExtractor, x: Tensor, labels: Tensor) -> _Evaluated:
-        return cls.of_output(classifier(x), labels)
-
-    @classmethod
-    def of_output(cls, outputs: tuple[Tensor, Tensor], labels: Tensor) -> _Evaluated:
-        """Of what an extractor has said: features and log-probabilities."""
-        features, log_probs = _of_rows(outputs, len(labels))
-        unknown = torch.full((len(labels),), torch.nan, dtype=torch.float64)
-        return cls(features, labels, log_probs, unknown, unknown, unknown, unknown)
-
-    def of(self, chosen: Sequence[int]) -> _Evaluated:
-        """The rows of these labels."""
-        rows = torch.isin(self.labels, torch.tensor(chosen))
-        return _Evaluated(*(getattr(self, column.name)[rows] for column in fields(self)))
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-
-def _of_rows(outputs: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
-    """On the CPU what an extractor has said, of so many rows."""
-    features, log_probs = (part.cpu() for part in outputs)
-    if not len(features) == len(log_probs) == count:
-        raise CbdmError(
-            f"{len(features)} feature rows and {len(log_probs)} of probabilities are known of {count} examples: give "
-            "those of this very set"
-        )
-    return features, log_probs
-
-
-def _with_copies(fake: _Evaluated, copies: Copies, pixels: Tensor) -> _Evaluated:
+def _with_copies(fake: EvaluatedRows, copies: Copies, pixels: Tensor) -> EvaluatedRows:
     """The samples with what is known of their neighbours, class by class: only there are the two sets of one law."""
     nearer, expected, nearer_pixels = fake.nearer.clone(), fake.expected.clone(), fake.nearer_pixels.clone()
     own = fake.authentic.clone()
@@ -275,7 +225,7 @@ def _pixels(data: Dataset, rows: Tensor | slice = slice(None)) -> Tensor:
     return data.x[rows] if data.is_images else data.model_input(rows)
 
 
-def _scores(real: _Evaluated, fake: _Evaluated, k: int, prd_runs: int) -> Scores:
+def _scores(real: EvaluatedRows, fake: EvaluatedRows, k: int, prd_runs: int) -> Scores:
     x, y = real.features, fake.features
     fewest = min(len(real), len(fake))
     kid, kid_error = kernel_distance(x, y) if fewest >= 3 else (None, None)
@@ -300,14 +250,23 @@ def _scores(real: _Evaluated, fake: _Evaluated, k: int, prd_runs: int) -> Scores
         memorised_pixels=_memorised(fake.nearer_pixels, fake.expected),
         authenticity=_mean(fake.authentic[~fake.authentic.isnan()].tolist()),
         diversity=_mean(relative_diversity(x, real.labels, y, fake.labels).values()),
+        further={score.key: _further(score, real, fake) for score in SCORES if score.of is not None},
     )
+
+
+def _further(score: Score, real: EvaluatedRows, fake: EvaluatedRows) -> float | None:
+    """The value of a registered score; a file of results holds no NaN."""
+    value = score.of(real, fake) if score.of is not None else None
+    if value is not None and not math.isfinite(value):
+        raise CbdmError(f"the score {score.key!r} gave {value}: let it give None where it is not defined")
+    return None if value is None else float(value)
 
 
 def _mean(values: Collection[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _prd(real: _Evaluated, fake: _Evaluated, runs: int) -> tuple[float | None, float | None]:
+def _prd(real: EvaluatedRows, fake: EvaluatedRows, runs: int) -> tuple[float | None, float | None]:
     num_classes = len(real.labels.unique())
     if runs == 0 or num_classes < 2 or min(len(real), len(fake)) < 20 * num_classes:
         return None, None
@@ -322,7 +281,7 @@ def _memorised(nearer: Tensor, expected: Tensor) -> float | None:
     return float((nearer[known] - expected[known]).sum() / (1 - expected[known]).sum())
 
 
-def _intervals(real: _Evaluated, fake: _Evaluated, k: int, resamples: int) -> dict[str, tuple[float, float]]:
+def _intervals(real: EvaluatedRows, fake: EvaluatedRows, k: int, resamples: int) -> dict[str, tuple[float, float]]:
     """Those that are defined."""
     fewest, found = min(len(real), len(fake)), {}
     if fewest >= 2:

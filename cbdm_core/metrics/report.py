@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
@@ -47,6 +47,7 @@ class Scores:
         memorised_pixels: as `memorised`, with neighbours in pixels instead of features: a sampler may copy in one only.
         authenticity: the mean of `authentic` in these features, each sample by the training examples of its class, of
             which there are 2 or more; 0 for copies, about ½ for a fair sampler.
+        further: key → value of the scores registered under "cbdm.scores".
     """
 
     fid: float | None
@@ -66,6 +67,29 @@ class Scores:
     diversity: float | None = None
     memorised_pixels: float | None = None
     authenticity: float | None = None
+    further: dict[str, float | None] = field(default_factory=dict)
+
+    def value(self, key: str) -> float | None:
+        """The score of a key of `SCORES`; None where it is not known."""
+        return self.further.get(key) if key not in _FIELDS else getattr(self, key)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Key → value, registered scores beside the others."""
+        table = asdict(self)
+        return table | table.pop("further")
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> Scores:
+        """The scores of `to_dict`; a key that is no field is a registered score's, here or where the file was made.
+
+        Raises:
+            TypeError: a field without a default that is missing.
+        """
+        own = {key: value for key, value in table.items() if key in _FIELDS}
+        return cls(**own, further={key: value for key, value in table.items() if key not in _FIELDS})
+
+
+_FIELDS = {column.name for column in fields(Scores)} - {"further"}
 
 
 @dataclass(frozen=True)
@@ -106,7 +130,13 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; what is undefined is None, and nothing is NaN."""
-        return {**asdict(self), "classes": [asdict(entry) for entry in self.classes]}
+        return {
+            **asdict(self),
+            "overall": self.overall.to_dict(),
+            "groups": {name: scores.to_dict() for name, scores in self.groups.items()},
+            "by_count": {name: scores.to_dict() for name, scores in self.by_count.items()},
+            "classes": [{**asdict(entry), "scores": entry.scores.to_dict()} for entry in self.classes],
+        }
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Report:
@@ -117,13 +147,13 @@ class Report:
         """
         try:
             return cls(
-                overall=Scores(**table["overall"]),
-                groups={name: Scores(**scores) for name, scores in table["groups"].items()},
+                overall=Scores.from_dict(table["overall"]),
+                groups={name: Scores.from_dict(scores) for name, scores in table["groups"].items()},
                 classes=tuple(
-                    ClassScores(entry["name"], entry["training_count"], Scores(**entry["scores"]))
+                    ClassScores(entry["name"], entry["training_count"], Scores.from_dict(entry["scores"]))
                     for entry in table["classes"]
                 ),
-                by_count={name: Scores(**scores) for name, scores in table.get("by_count", {}).items()},
+                by_count={name: Scores.from_dict(scores) for name, scores in table.get("by_count", {}).items()},
                 intervals={
                     group: {name: (low, high) for name, (low, high) in found.items()}
                     for group, found in table.get("intervals", {}).items()

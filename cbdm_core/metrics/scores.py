@@ -1,11 +1,19 @@
 """The table of scores: what each is called, how many digits it deserves, which way is better, and where it is shown.
 
-Every table, page and file of results takes its scores from here, so that a score is added in one place.
+Every table, page and file of results takes its scores from here. Another package adds one by an entry point.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cbdm_core.errors import CbdmError
+from cbdm_core.registry import Registry
+
+if TYPE_CHECKING:  # a table of names costs no torch
+    from cbdm_core.metrics.rows import EvaluatedRows
 
 __all__ = ["SCORES", "Score", "compared_scores", "digits_of", "label_of"]
 
@@ -15,13 +23,15 @@ class Score:
     """One score of an evaluation.
 
     Args:
-        key: its field in `Scores`, and so in a result file.
+        key: its name in a result file, and its field in `Scores` or, of a registered score, in `Scores.further`.
         label: as columns and captions call it.
         digits: after the point.
         less_is_better: which way is better; None where neither is.
         shown: whether the tables of one evaluation have a column for it.
         compared: the groups of classes in which a study compares it; "" is overall.
         name: as a study calls it behind the group, where that is not the key.
+        of: (reference rows, sample rows) → the score, None where they are too few; of a registered score, since
+            `evaluate` computes the others itself.
     """
 
     key: str
@@ -31,9 +41,10 @@ class Score:
     shown: bool = False
     compared: tuple[str, ...] = ()
     name: str = ""
+    of: Callable[[EvaluatedRows, EvaluatedRows], float | None] | None = None
 
 
-SCORES: tuple[Score, ...] = (
+_OWN = (
     Score("fid", "FID", digits=2, less_is_better=True, shown=True, compared=("", "tail")),
     Score("kid", "KID", digits=2, less_is_better=True, shown=True),
     Score("precision", "precision", shown=True, compared=("",)),
@@ -44,6 +55,22 @@ SCORES: tuple[Score, ...] = (
     Score("memorised_pixels", "copies in pixels", less_is_better=True, compared=("tail",), name="copies in pixels"),
     Score("authenticity", "authenticity", compared=("tail",)),
 )
+
+
+def _registered() -> tuple[Score, ...]:
+    """Those of the entry points, by name."""
+    registry = Registry("score", "cbdm.scores", {})
+    found = {name: registry[name] for name in registry}
+    for name, score in found.items():
+        if not isinstance(score, Score) or score.key != name or score.of is None or name in {s.key for s in _OWN}:
+            raise CbdmError(
+                f"the score {name!r} is registered as {score!r}: register a Score with of=… whose key is that name, "
+                f"and none of {', '.join(s.key for s in _OWN)}"
+            )
+    return tuple(found.values())
+
+
+SCORES: tuple[Score, ...] = (*_OWN, *_registered())
 
 
 def compared_scores() -> dict[str, tuple[tuple[str, ...], Score]]:

@@ -88,7 +88,7 @@ _HEADS = [score.label for score in _SHOWN]
 
 
 def _cells(scores: Scores) -> list[str]:
-    return [_number(getattr(scores, score.key), score.digits) for score in _SHOWN]
+    return [_number(scores.value(score.key), score.digits) for score in _SHOWN]
 
 
 def _table(title: str, columns: Sequence[str], left: int = 1) -> Table:
@@ -173,7 +173,7 @@ def sweep_table(rows: Iterable[tuple[str, str, Report]], title: str) -> None:
     lines = []
     for run, omega, report in rows:
         tail = report.groups.get("tail", report.overall)
-        extra = [_number(getattr(tail, score.key), score.digits) for score in of_tail]
+        extra = [_number(tail.value(score.key), score.digits) for score in of_tail]
         lines.append([run, omega, *_cells(report.overall), *extra])
     _print_columns(title, columns, lines, left=2)
 

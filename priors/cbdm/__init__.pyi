@@ -60,6 +60,7 @@ from cbdm_core.metrics.manifold import precision_recall as precision_recall
 from cbdm_core.metrics.memorisation import memorisation as memorisation
 from cbdm_core.metrics.prd import prd as prd
 from cbdm_core.metrics.report import Report as Report
+from cbdm_core.metrics.scores import Score as Score
 from cbdm_core.networks import NETWORKS as NETWORKS
 from cbdm_core.networks.adapters import Adapter as Adapter
 from cbdm_core.networks.adapters import from_diffusers as from_diffusers
