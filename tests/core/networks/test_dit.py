@@ -140,6 +140,31 @@ class OurSinusoid(nn.Module):
         return sinusoid(timestep, self.width)
 
 
+def put(module, source):
+    """The weights of one layer into another."""
+    module.load_state_dict({"weight": source.weight, "bias": source.bias})
+
+
+def put_block(block, mine, ours):
+    """The weights of one of our blocks into one of diffusers', which embeds times and labels in each."""
+    embed = block.norm1.emb
+    width = ours.places.shape[1]
+    embed.time_proj = OurSinusoid(width)
+    embed.timestep_embedder.linear_1 = nn.Linear(width, width).double()
+    put(embed.timestep_embedder.linear_1, ours.time.first)
+    put(embed.timestep_embedder.linear_2, ours.time.second)
+    null = torch.zeros(1, width, dtype=torch.float64)
+    embed.class_embedder.embedding_table.weight.copy_(torch.cat([ours.label.vectors.weight, null]))
+    put(block.norm1.linear, mine.modulate)
+    for part, name in enumerate(("to_q", "to_k", "to_v")):
+        layer = getattr(block.attn1, name)
+        layer.weight.copy_(mine.attention.qkv.weight.chunk(3)[part])
+        layer.bias.copy_(mine.attention.qkv.bias.chunk(3)[part])
+    put(block.attn1.to_out[0], mine.attention.out)
+    put(block.ff.net[0].proj, mine.first)
+    put(block.ff.net[2], mine.second)
+
+
 @torch.no_grad()
 def test_equals_the_dit_of_diffusers():
     """With our weights, and our sinusoids in place of theirs."""
@@ -158,25 +183,8 @@ def test_equals_the_dit_of_diffusers():
     )
     theirs = theirs.double().eval()
 
-    def put(module, source):
-        module.load_state_dict({"weight": source.weight, "bias": source.bias})
-
     for block, mine in zip(theirs.transformer_blocks, ours.blocks, strict=True):
-        embed = block.norm1.emb
-        embed.time_proj = OurSinusoid(width)
-        embed.timestep_embedder.linear_1 = nn.Linear(width, width).double()
-        put(embed.timestep_embedder.linear_1, ours.time.first)
-        put(embed.timestep_embedder.linear_2, ours.time.second)
-        null = torch.zeros(1, width, dtype=torch.float64)
-        embed.class_embedder.embedding_table.weight.copy_(torch.cat([ours.label.vectors.weight, null]))
-        put(block.norm1.linear, mine.modulate)
-        for part, name in enumerate(("to_q", "to_k", "to_v")):
-            layer = getattr(block.attn1, name)
-            layer.weight.copy_(mine.attention.qkv.weight.chunk(3)[part])
-            layer.bias.copy_(mine.attention.qkv.bias.chunk(3)[part])
-        put(block.attn1.to_out[0], mine.attention.out)
-        put(block.ff.net[0].proj, mine.first)
-        put(block.ff.net[2], mine.second)
+        put_block(block, mine, ours)
     patches = rearrange(ours.inward.weight, "w (p q c) -> w c p q", p=2, q=2)
     theirs.pos_embed.proj.load_state_dict({"weight": patches, "bias": ours.inward.bias})
     theirs.pos_embed.pos_embed = ours.places[None]
