@@ -40,6 +40,12 @@ def steps(monkeypatch):
     return program("steps")
 
 
+@pytest.fixture
+def training(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return program("training")
+
+
 @pytest.fixture(scope="module")
 def results():
     return json.loads(RESULTS.read_text())
@@ -91,6 +97,20 @@ def test_memory_is_that_of_a_fresh_process(bench):
 def test_the_page_holds_the_table_of_the_steps(steps):
     """`python benchmarks/steps.py` prints it for the page."""
     assert steps.page(json.loads(steps.RESULTS.read_text())) in PAGE.read_text(encoding="utf-8")
+
+
+def test_the_page_holds_the_table_of_training_steps(training):
+    """`python benchmarks/training.py` prints it for the page."""
+    assert training.page(json.loads(training.RESULTS.read_text())) in PAGE.read_text(encoding="utf-8")
+
+
+def test_every_method_is_timed_on_training_that_goes_on(training):
+    """A route that stood still, or a method that is no method, would be timed all the same."""
+    state, batches = training.started(*training.METHODS[training.QUARTER])
+    training.go_on(state, batches)
+    training.go_on(state, batches)
+    assert state.step == 2 * training.STEPS
+    assert {row["method"] for row in json.loads(training.RESULTS.read_text())["rows"]} == training.METHODS.keys()
 
 
 def test_routes_of_normals_agree_to_the_bit(steps):
