@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """What the network is told about each row, and whether it is told.
+    """What the network is told about each row, and whether it is told; its tensors are not written to.
 
     Args:
         value: (B, …) long labels, float vectors, multi-hot rows or tokens. Kept even where it is not shown.
@@ -51,6 +52,14 @@ class Condition:
 
     def beside_null(self) -> Condition:
         """2B rows: these, and after them the same with no condition shown."""
+        # A solver asks at every step. What is made in inference mode cannot serve a gradient, and serves only there.
+        return self._with_null if torch.is_inference_mode_enabled() else self._doubled()
+
+    @cached_property
+    def _with_null(self) -> Condition:
+        return self._doubled()
+
+    def _doubled(self) -> Condition:
         augment = None if self.augment is None else torch.cat([self.augment, self.augment])
         present = torch.cat([self.present, torch.zeros_like(self.present)])
         return Condition(torch.cat([self.value, self.value]), present, augment)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
@@ -15,12 +16,11 @@ __all__ = ["ScoreNetwork"]
 class ScoreNetwork(nn.Module, ABC):
     """ε̂(x_t, t, c), the network's estimate of the noise; the score is −ε̂/σ_t."""
 
+    __call__: Callable[[Tensor, Tensor, Condition], Tensor]  # as typed; what it does is torch's
+
     @abstractmethod
     def forward(self, x_t: Tensor, t: Tensor, c: Condition) -> Tensor:
         """ε̂ of the shape of `x_t`; `t` is (B,) in [0, 1]."""
-
-    def __call__(self, x_t: Tensor, t: Tensor, c: Condition) -> Tensor:
-        return super().__call__(x_t, t, c)
 
     def with_features(self, x_t: Tensor, t: Tensor, c: Condition) -> tuple[Tensor, Tensor]:
         """(ε̂, z) with z (B, D) pooled inner features, for the adjustments that need them.

@@ -292,3 +292,26 @@ def test_an_mlp_learns_what_labels_mean_together():
     found = means_learned(MLP((2,), MultiLabel(4), width=64, depth=2), y, x_0, y, steps=400)
     error = (found - x_0).abs().amax(1)
     assert error.max() < 0.35, error  # neighbours are 0.7 apart
+
+
+@pytest.mark.parametrize("augment", [None, torch.tensor([[1.0], [2.0], [3.0], [4.0]])])
+def test_beside_null_by_hand_and_the_same_object_to_a_solver(augment):
+    c = Condition(torch.tensor([2, 0, 1, 3]), PRESENT, augment)
+    with torch.inference_mode():
+        first = c.beside_null()
+        assert c.beside_null() is first
+    for both in (first, c.beside_null()):
+        assert both.value.tolist() == [2, 0, 1, 3, 2, 0, 1, 3]
+        assert both.present.tolist() == [True, False, True, False, False, False, False, False]
+        assert (both.augment is None) == (augment is None)
+        assert both.augment is None or both.augment[:, 0].tolist() == [1, 2, 3, 4, 1, 2, 3, 4]
+
+
+def test_a_gradient_reaches_conditions_that_a_solver_was_shown():
+    value = torch.ones(4, 2, requires_grad=True)
+    c = Condition(value, PRESENT)
+    with torch.inference_mode():
+        c.beside_null()
+    for _ in range(2):  # each with a graph of its own
+        c.beside_null().value.square().sum().backward()
+    torch.testing.assert_close(value.grad, torch.full((4, 2), 8.0))
