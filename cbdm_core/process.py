@@ -13,6 +13,7 @@ from cbdm_core.draws import Draws
 from cbdm_core.dropout import dropout_rng_state, replayed
 from cbdm_core.errors import CbdmError
 from cbdm_core.networks.base import ScoreNetwork
+from cbdm_core.scalars import divided, scaled
 from cbdm_core.schedules import NoiseSchedule, per_row
 
 __all__ = [
@@ -29,12 +30,12 @@ Number = Tensor | float
 
 def eps_to_x0(eps: Tensor, x_t: Tensor, alpha_t: Number, sigma_t: Number) -> Tensor:
     """x_0 = (x_t − σ_t ε)/α_t."""
-    return (x_t - sigma_t * eps) / alpha_t
+    return divided(x_t - scaled(sigma_t, eps), alpha_t)
 
 
 def x0_to_eps(x_0: Tensor, x_t: Tensor, alpha_t: Number, sigma_t: Number) -> Tensor:
     """ε = (x_t − α_t x_0)/σ_t."""
-    return (x_t - alpha_t * x_0) / sigma_t
+    return divided(x_t - scaled(alpha_t, x_0), sigma_t)
 
 
 class Step(NamedTuple):

@@ -17,6 +17,7 @@ from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.networks.base import ScoreNetwork
 from cbdm_core.process import Step, eps_to_x0, x0_to_eps
 from cbdm_core.registry import Registry
+from cbdm_core.scalars import scaled
 from cbdm_core.schedules import NoiseSchedule, at_time
 
 __all__ = [
@@ -136,8 +137,7 @@ VARIANCES = ("large", "small")
 
 
 def _eps_hat(network: ScoreNetwork, x: Tensor, t: float, c: Condition) -> Tensor:
-    times = torch.full((len(x),), t, device=x.device, dtype=real_dtype(x.device))
-    return network(x, times, c)
+    return network(x, x.new_full(x.shape[:1], t, dtype=real_dtype(x.device)), c)
 
 
 def _clipped(x_0: Tensor, clip: float | None) -> Tensor:
@@ -179,11 +179,12 @@ class Ancestral(Sampler):
         (alpha_t, sigma_t), (alpha_s, sigma_s) = self.at(t), self.at(s)
         step = Step.of((alpha_s, sigma_s), (alpha_t, sigma_t))
         x_0 = _clipped(eps_to_x0(_eps_hat(network, x_t, t, c), x_t, alpha_t, sigma_t), self.clip)
-        mean = step.of_x_t * x_t + step.of_x_0 * x_0
+        mean = scaled(step.of_x_t, x_t) + scaled(step.of_x_0, x_0)
         if s == 0:
             return mean, None
         variance = step.between if self.variance == "large" else step.variance
-        return mean + math.sqrt(variance) * draws.normal("noise", *x_t.shape[1:], dtype=x_t.dtype), None
+        noise = draws.normal("noise", *x_t.shape[1:], dtype=x_t.dtype)
+        return mean + scaled(math.sqrt(variance), noise), None
 
 
 class DDIM(Sampler):
@@ -221,9 +222,9 @@ class DDIM(Sampler):
         added = 0.0
         if self.stochastic:
             added = self.eta * math.sqrt(Step.of((alpha_s, sigma_s), (alpha_t, sigma_t)).variance)
-        x_s = alpha_s * x_0 + math.sqrt(max(sigma_s**2 - added**2, 0.0)) * eps
+        x_s = scaled(alpha_s, x_0) + scaled(math.sqrt(max(sigma_s**2 - added**2, 0.0)), eps)
         if added > 0:
-            x_s = x_s + added * draws.normal("noise", *x_t.shape[1:], dtype=x_t.dtype)
+            x_s = x_s + scaled(added, draws.normal("noise", *x_t.shape[1:], dtype=x_t.dtype))
         return x_s, None
 
 
@@ -267,8 +268,8 @@ class DPMSolverPP2M(Sampler):
         mixed = x_0
         if memory is not None:
             weight = h / (2 * memory.h)
-            mixed = (1 + weight) * x_0 - weight * memory.x_0
-        return (sigma_s / sigma_t) * x_t - (alpha_s * math.expm1(-h)) * mixed, _Last(x_0, h)
+            mixed = scaled(1 + weight, x_0) - scaled(weight, memory.x_0)
+        return scaled(sigma_s / sigma_t, x_t) - scaled(alpha_s * math.expm1(-h), mixed), _Last(x_0, h)
 
 
 class Heun(Sampler):
@@ -297,11 +298,11 @@ class Heun(Sampler):
         (alpha_t, sigma_t), (alpha_s, sigma_s) = self.at(t), self.at(s)
         slope = self._slope(network, x_t, t, c)
         width = sigma_s / alpha_s - sigma_t / alpha_t
-        x_s = (alpha_s / alpha_t) * x_t + (alpha_s * width) * slope
+        x_s = scaled(alpha_s / alpha_t, x_t) + scaled(alpha_s * width, slope)
         if s == 0:
             return x_s, None
-        corrected = 0.5 * (slope + self._slope(network, x_s, s, c))
-        return (alpha_s / alpha_t) * x_t + (alpha_s * width) * corrected, None
+        corrected = scaled(0.5, slope + self._slope(network, x_s, s, c))
+        return scaled(alpha_s / alpha_t, x_t) + scaled(alpha_s * width, corrected), None
 
     def _slope(self, network: ScoreNetwork, x: Tensor, t: float, c: Condition) -> Tensor:
         """dx̄/dσ̄ at t: ε̂, or what it is where x̂_0 is bounded."""
