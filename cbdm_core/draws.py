@@ -14,16 +14,18 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 __all__ = ["Draws", "philox", "real_dtype"]
 
-Words = Any  # a tensor, or on the CPU an array: numpy's integers cost half of what torch's do
+Words = Any  # int64 in a tensor, or on the CPU uint64 in an array: numpy's integers cost half of what torch's do
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
+_HIGH, _LOW = (1 << 53) - (1 << 26), (1 << 26) - 1  # of 53 bits, those of a first word and those of a second
 _CACHED = 1 << 14  # counters at a time on the CPU: the words of so many stay in its cache
 _WHOLE_BATCH = _MASK  # the row number of a draw that the whole batch shares
 
@@ -43,29 +45,53 @@ def philox(counter: Sequence[Tensor], key: tuple[int, int]) -> tuple[Tensor, ...
     Returns:
         Four int64 tensors of the common shape, each word in [0, 2³²).
     """
-    return tuple(torch.as_tensor(word) for word in _rounds([_quick(word) for word in counter], key))
+    c0_c1, c2_c3 = _rounds([_quick(word) for word in counter], key)
+    return *_split(c0_c1), *_split(c2_c3)
+
+
+def _number(number: int) -> Words:
+    """An array of no dimension: Python's own cost a small array as much again as the operation."""
+    return np.array(number, np.uint64)
+
+
+_HALF, _FACTORS = _number(32), [_number(factor) for factor in _MULTIPLIERS]
 
 
 def _quick(words: Tensor) -> Words:
     """The same numbers as an array, where they are on the CPU."""
-    return words.numpy() if words.device.type == "cpu" else words
+    return words.numpy().view(np.uint64) if words.device.type == "cpu" else words
 
 
-def _rounds(words: Sequence[Words], key: tuple[int, int]) -> tuple[Words, ...]:
+def _split(pair: Words) -> tuple[Tensor, Tensor]:
+    return _tensor((pair >> 32) & _MASK), _tensor(pair & _MASK)
+
+
+def _tensor(words: Words) -> Tensor:
+    return words if isinstance(words, Tensor) else torch.from_numpy(words.view(np.int64))
+
+
+def _rounds(words: Sequence[Words], key: tuple[int, int]) -> tuple[Words, Words]:
     """The ten rounds: p = c·M, its low half one new word, its high half xor another and the key a second.
 
-    Arrays or tensors. The first rounds multiply words that differ along rows or along blocks only, and are done on
-    those: a row's word meets a block's in the second round.
+    Returns:
+        2³² c0 + c1 and 2³² c2 + c3, for the CPU's numbers are as wide as two words.
+    """
+    return _of_tensors(words, key) if isinstance(words[0], Tensor) else _of_arrays(words, key)
+
+
+def _of_tensors(words: Sequence[Words], key: tuple[int, int]) -> tuple[Words, Words]:
+    """Word by word, which is the fewest kernels where right shifts keep the sign.
+
+    The first rounds multiply words that differ along rows or along blocks only, and are done on those: a row's word
+    meets a block's in the second round.
     """
     (c0, c1, c2, c3), (k0, k1) = words, key
     for _ in range(10):
         # int64 products wrap, which leaves both 32-bit halves right once masked; a low half is masked when it is used.
         p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
         c0, c1, c2, c3 = _mixed(p1, c1, k0), p1, _mixed(p0, c3, k1), p0
-        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
-    c1 &= _MASK
-    c3 &= _MASK
-    return c0, c1, c2, c3
+        k0, k1 = _next(k0, k1)
+    return (c0 << 32) | (c1 & _MASK), (c2 << 32) | (c3 & _MASK)
 
 
 def _mixed(product: Words, word: Words, key: int) -> Words:
@@ -73,6 +99,45 @@ def _mixed(product: Words, word: Words, key: int) -> Words:
     mixed ^= key
     mixed &= _MASK
     return mixed
+
+
+def _of_arrays(words: Sequence[Words], key: tuple[int, int]) -> tuple[Words, Words]:
+    """Two words at a time and in place: a new pair is a product xor the old low word and the key, both shifted up."""
+    (c0, c1, c2, c3), keys = words, _keys(key)
+    shape = np.broadcast_shapes(*(word.shape for word in words))
+    x, y, of_x, of_y = (np.empty(shape, np.uint64) for _ in range(4))
+    np.bitwise_xor(c2 * _FACTORS[1] ^ keys[0][0], c1 << _HALF, out=x)
+    np.bitwise_xor(c0 * _FACTORS[0] ^ keys[0][1], c3 << _HALF, out=y)
+    for k0, k1 in keys[1:]:
+        _multiply(x, _FACTORS[0], of_x)
+        _multiply(y, _FACTORS[1], of_y)
+        _mix(x, of_y, k0)
+        _mix(y, of_x, k1)
+    return x, y
+
+
+def _multiply(pair: Words, factor: Words, out: Words) -> None:
+    np.right_shift(pair, _HALF, out=out)
+    np.multiply(out, factor, out=out)
+
+
+def _mix(pair: Words, product: Words, key: Words) -> None:
+    np.left_shift(pair, _HALF, out=pair)
+    np.bitwise_xor(pair, key, out=pair)
+    np.bitwise_xor(pair, product, out=pair)
+
+
+@lru_cache(maxsize=1024)
+def _keys(key: tuple[int, int]) -> list[tuple[Words, Words]]:
+    """The keys of the ten rounds, each where a pair has its high word."""
+    keys = [key]
+    while len(keys) < 10:
+        keys.append(_next(*keys[-1]))
+    return [(_number(k0 << 32), _number(k1 << 32)) for k0, k1 in keys]
+
+
+def _next(k0: int, k1: int) -> tuple[int, int]:
+    return (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
 
 
 @lru_cache(maxsize=1024)
@@ -166,43 +231,45 @@ class Draws:
         step, low, high = row[:1] * 0 + (self.step & _MASK), row & _MASK, (row >> 32) & _MASK
         out = torch.empty(len(rows), blocks, kind.per_block, dtype=kind.dtype, device=rows.device)
         for some, span in _parts(len(rows), blocks, rows.device):
-            words = _rounds((block[:, span], low[some], step, high[some]), key)
-            for place, number in enumerate(kind.made_of(words)):
+            pairs = _rounds((block[:, span], low[some], step, high[some]), key)
+            for place, number in enumerate(kind.made_of(*pairs)):
                 out[some, span, place] = number
         return out.flatten(1)[:, :count]
 
 
 class _Kind(NamedTuple):
-    """What is drawn: how `per_block` numbers are made of the four words of a block, and their dtype."""
+    """What is drawn: how `per_block` numbers are made of the two pairs of words of a block, and their dtype."""
 
-    made_of: Callable[[tuple[Words, ...]], Sequence[Tensor]]
+    made_of: Callable[[Words, Words], Sequence[Tensor]]
     per_block: int
     dtype: torch.dtype
 
 
-def _as_drawn(words: tuple[Words, ...]) -> tuple[Tensor, ...]:
-    return tuple(torch.as_tensor(word) for word in words)
+def _as_drawn(first: Words, second: Words) -> tuple[Tensor, ...]:
+    return *_split(first), *_split(second)
 
 
-def _uniforms(words: tuple[Words, ...]) -> tuple[Tensor, Tensor]:
-    return _uniform_of(words[0], words[1]), _uniform_of(words[2], words[3])
+def _uniforms(first: Words, second: Words) -> tuple[Tensor, Tensor]:
+    return _uniform_of(first), _uniform_of(second)
 
 
-def _uniform_of(high: Words, low: Words) -> Tensor:
-    """53 bits of two words (23 of one on MPS) and a half, which is never 0."""
-    if isinstance(high, Tensor) and real_dtype(high.device) == torch.float32:
-        return ((high >> 9).float() + 0.5) / 2**23
-    high >>= 5
-    high <<= 26
-    high |= low >> 6
-    return torch.as_tensor(high).double().add_(0.5).mul_(2.0**-53)
+def _uniform_of(pair: Words, times: float = 1.0) -> Tensor:
+    """`times` 53 bits of two words (23 of one on MPS) and a half, which is never 0."""
+    if isinstance(pair, Tensor) and real_dtype(pair.device) == torch.float32:
+        return (((pair >> 41) & 0x7FFFFF).float() + 0.5) * (times / 2**23)
+    low = pair >> 6
+    low &= _LOW
+    pair >>= 11
+    pair &= _HIGH
+    pair |= low
+    return _tensor(pair).double().add_(0.5).mul_(times / 2**53)
 
 
-def _normals(words: tuple[Words, ...]) -> tuple[Tensor, Tensor]:
+def _normals(first: Words, second: Words) -> tuple[Tensor, Tensor]:
     """Box–Muller: the radius from the first half of a block, the angle from the second."""
-    u, v = _uniforms(words)
-    radius, angle = u.log_().mul_(-2).sqrt_(), v.mul_(2 * math.pi)
-    return radius * torch.cos(angle), radius.mul_(torch.sin(angle))
+    radius = _uniform_of(first).log_().mul_(-2).sqrt_()
+    angle = _uniform_of(second, 2 * math.pi)  # the power of two in 2π/2⁵³ rounds nothing
+    return radius * torch.cos(angle), radius.mul_(angle.sin_())
 
 
 def _parts(rows: int, blocks: int, device: torch.device) -> Iterator[tuple[slice, slice]]:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 
-from cbdm_core.draws import Draws, _key, philox
+from cbdm_core.draws import Draws, _key, _of_arrays, _of_tensors, _quick, _uniform_of, philox
 
 ONES = 0xFFFFFFFF
 
@@ -29,6 +29,15 @@ def test_philox_gives_the_published_vectors(counter, key, words):
     """Known answers of Philox4x32-10 (Random123)."""
     drawn = philox(tuple(torch.tensor([word]) for word in counter), key)
     assert tuple(int(word) for word in drawn) == words
+
+
+def test_a_device_draws_by_tensors_what_the_cpu_draws_by_arrays():
+    """Words, and the bits of uniform numbers made of them, at counters whose high bits are set and not."""
+    rows = (torch.arange(50)[:, None] * 0x5DEECE66D) & ONES
+    counter, key = (torch.arange(7)[None], rows, torch.full((1, 1), 3), rows.flip(0)), (ONES, 12345)
+    for ours, quick in zip(_of_tensors(counter, key), _of_arrays([_quick(word) for word in counter], key), strict=True):
+        assert ours.tolist() == quick.view("int64").tolist() and ours.shape == (50, 7)
+        assert torch.equal(_uniform_of(ours), _uniform_of(quick))
 
 
 def plain_words(counter, key):
