@@ -181,6 +181,12 @@ class Draws:
         """(B, *shape), uniform on (0, 1) with 53 bits (23 on MPS), never 0."""
         return self._uniform(self.rows, purpose, math.prod(shape)).reshape(len(self.rows), *shape)
 
+    def uniform_ahead(self, purpose: str, steps: int) -> Tensor:
+        """(steps, B), what `uniform(purpose)` says at this step and at those after it, for little more than one."""
+        row, step = _quick(self.rows)[None], _quick(torch.arange(steps, device=self.rows.device) + self.step)[:, None]
+        counter = (step * 0, row & _MASK, step & _MASK, (row >> 32) & _MASK)
+        return _uniform_of(_rounds(counter, _key(self.seed, self.scope + purpose))[0])
+
     def shared_uniform(self, purpose: str) -> float:
         """One number, uniform on (0, 1), the same for every row of the step on every process."""
         row = torch.full((1,), _WHOLE_BATCH, dtype=torch.long)

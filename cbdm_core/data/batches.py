@@ -20,6 +20,9 @@ from cbdm_core.schedules import NoiseSchedule
 __all__ = ["Batch", "Batches", "resampling_weights"]
 
 
+_AHEAD = 32  # steps whose coins are tossed together, which takes about as long as those of one
+
+
 class Batch(NamedTuple):
     """One process's share of a batch.
 
@@ -104,6 +107,7 @@ class Batches:
     transplant: Transplant | None = field(default=None, kw_only=True)
     augment: Augment | None = field(default=None, kw_only=True)
     _orders: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
+    _coins: dict[tuple[int, int, int], Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -176,7 +180,13 @@ class Batches:
         """(M,) the rows that are flipped."""
         if not self.flip:
             return torch.empty(0, dtype=torch.long)
-        return (draws.uniform("flip") < 0.5).nonzero()[:, 0]
+        first = draws.step - draws.step % _AHEAD
+        key = (first, int(draws.rows[0]), len(draws.rows))
+        coins = self._coins.get(key)
+        if coins is None:
+            self._coins.clear()
+            coins = self._coins[key] = draws.at(first).uniform_ahead("flip", _AHEAD) < 0.5
+        return coins[draws.step - first].nonzero()[:, 0]
 
     def _times(self, draws: Draws) -> Tensor | None:
         """(B,) the times that the process would draw for these rows, where the batch must know them."""

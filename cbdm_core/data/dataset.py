@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,7 +30,20 @@ def to_uint8(x: Tensor) -> Tensor:
 
 def from_uint8(x: Tensor) -> Tensor:
     """float32 x/127.5 − 1 in [−1, 1] of bytes, the inverse of `to_uint8`."""
-    return x.to(torch.float32, copy=True).div_(127.5).sub_(1)
+    if x.device.type != "cpu":
+        return x.to(torch.float32).div_(127.5).sub_(1)
+    out = torch.empty_like(x, dtype=torch.float32)
+    values = out.numpy()
+    np.divide(x.numpy(), np.float32(127.5), out=values)  # numpy converts as it divides, torch in a pass of its own
+    values -= np.float32(1)
+    return out
+
+
+def _mirror(x: np.ndarray, rows: np.ndarray) -> None:
+    """Reverse bytes along the last axis: the order of words, and the bytes in each, a sixth of the time of a flip."""
+    width = math.gcd(x.shape[-1], 8)
+    words = np.ascontiguousarray(x[rows]).view(f"u{width}")[..., ::-1]
+    x[rows] = np.ascontiguousarray(words).byteswap(inplace=True).view(np.uint8)
 
 
 def as_seen(x: Tensor) -> Tensor:
@@ -198,7 +212,7 @@ class Dataset:
             x = self.x[rows]
         if self.is_images:
             if mirrored is not None:
-                x.index_copy_(0, mirrored, x.index_select(0, mirrored).flip(-1))  # of bytes; rows by number are a copy
+                _mirror(x.numpy(), mirrored.numpy())  # rows by number are a copy
             return from_uint8(x)
         return x if self.units is None else self.units.to_model(x)
 

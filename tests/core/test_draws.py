@@ -40,6 +40,15 @@ def test_a_device_draws_by_tensors_what_the_cpu_draws_by_arrays():
         assert torch.equal(_uniform_of(ours), _uniform_of(quick))
 
 
+@pytest.mark.parametrize("first", [0, 31, 2**32 - 2])
+def test_what_is_drawn_ahead_is_what_each_step_draws(first):
+    draws = Draws(3, first, torch.arange(6) + 2**33, "scope/")
+    ahead = draws.uniform_ahead("flip", 5)
+    for step, row in enumerate(ahead):
+        assert torch.equal(row, draws.at(first + step).uniform("flip"))
+    assert ahead.shape == (5, 6)
+
+
 def plain_words(counter, key):
     """Philox4x32-10 in whole numbers, as Salmon et al. write it."""
     (c0, c1, c2, c3), (k0, k1) = counter, key

@@ -132,6 +132,14 @@ def test_resampling_weights_sum_to_the_law(counts, data):
     torch.testing.assert_close(mass, law, rtol=0, atol=1e-12)
 
 
+def test_coins_are_those_of_the_step_in_any_order_and_share():
+    x = torch.tensor([[0, 255]], dtype=torch.uint8).expand(8, 1, 1, 2)
+    batches = Batches(Dataset(x, torch.zeros(8, dtype=torch.long), ("a",)), 4, seed=9, flip=True)
+    for step, rank, world in ((0, 0, 1), (31, 0, 1), (31, 1, 2), (31, 0, 2), (32, 0, 2), (5, 0, 1), (2**31, 3, 4)):
+        x_0, _, rows, *_ = batches.at(step, rank, world)
+        assert torch.equal(x_0[:, 0, 0, 0] == 1, Draws(9, step, rows).uniform("flip") < 0.5)
+
+
 def test_half_of_the_images_are_mirrored():
     """Left to right, one fair coin per row, whatever else is drawn."""
     n = 6000

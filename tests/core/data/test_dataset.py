@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cbdm_core.conditions import Classes, MultiLabel, Vectors
-from cbdm_core.data.dataset import Dataset, to_uint8
+from cbdm_core.data.dataset import Dataset, from_uint8, to_uint8
 from cbdm_core.data.units import Units
 from cbdm_core.errors import CbdmError
 
@@ -29,6 +29,25 @@ def test_bytes_and_model_input_are_inverse():
     np.testing.assert_allclose(z.flatten().double(), truth, atol=1e-7)
     assert z.dtype == torch.float32 and (z.min(), z.max()) == (-1, 1)
     assert torch.equal(to_uint8(z), x)
+
+
+def test_bytes_in_any_layout_have_the_bits_of_torch():
+    x = torch.arange(256, dtype=torch.uint8).reshape(4, 2, 8, 4)
+    for some in (x, x.transpose(1, 3), x[:, :, ::2], x[0, 0, 0, 0], x[:0]):
+        ours, theirs = from_uint8(some), some.to(torch.float32).div(127.5).sub(1)
+        assert torch.equal(ours, theirs) and ours.stride() == theirs.stride() and ours.dtype == torch.float32
+
+
+@pytest.mark.parametrize("shape", [(1, 8), (3, 2, 16), (2, 3, 12), (1, 28, 28), (1, 6), (2, 5, 7), (1, 1)])
+def test_mirrored_images_are_flipped_at_every_width(shape):
+    """Widths of whole words of 8, 4 and 2 bytes and of none."""
+    x = torch.randint(0, 256, (9, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    rows, places = torch.tensor([4, 4, 0, -1, 7]), torch.tensor([1, 3])
+    data = Dataset(x, torch.zeros(9, dtype=torch.long), ("a",))
+    expected = data.model_input(rows)
+    expected[places] = expected[places].flip(-1)
+    assert torch.equal(data.model_input(rows, places), expected)
+    assert torch.equal(data.model_input(rows, places[:0]), data.model_input(rows))
 
 
 def test_beyond_the_range_is_clipped():
