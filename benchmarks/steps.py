@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from metrics import ONE_THREAD, machine, timed
 from PIL import Image
 from torch import Tensor
@@ -31,11 +32,11 @@ from cbdm_core.data.dataset import Dataset
 from cbdm_core.draws import Draws, _key
 from cbdm_core.guidance import ClassifierFreeGuidance
 from cbdm_core.networks.base import ScoreNetwork
-from cbdm_core.samplers import DDIM
+from cbdm_core.samplers import DDIM, Ancestral
 from cbdm_core.schedules import Linear
 
 RESULTS = Path(__file__).parent / "results" / "steps.json"
-STEPS = 200
+STEPS, ANCESTRAL_STEPS = 200, 20
 SHAPES = ((64, 3, 32, 32), (64, 1, 8, 8), (128, 2))
 
 Row = dict[str, Any]
@@ -91,17 +92,43 @@ def our_ddim(omega: float) -> Callable[[Tensor], Tensor]:
     return lambda x: sampler.sample(network, c, (1, 8, 8), steps=STEPS, draws=draws, x_T=x)
 
 
-@torch.inference_mode()
 def published_ddim(x: Tensor, omega: float) -> Tensor:
-    """The loop of diffusers' pipelines around its scheduler."""
-    scheduler = DDIMScheduler(1000)  # pyright: ignore[reportCallIssue]
-    scheduler.set_timesteps(STEPS)
+    """From x_T to samples."""
+    return _published(DDIMScheduler(1000), x, STEPS, omega)  # pyright: ignore[reportCallIssue]
+
+
+def ancestral(pairs: int) -> list[Row]:
+    """Steps of ancestral sampling at 64 × 3 × 32 × 32, each of which draws as many normal numbers."""
+    x = torch.randn(64, 3, 32, 32)
+    routes: dict[str, Callable[[], Any]] = {
+        "ours": lambda: our_ancestral(x),
+        "diffusers": lambda: published_ancestral(x),
+    }
+    return _rows("step of ancestral, 64 × 3 × 32 × 32", routes, pairs, ANCESTRAL_STEPS)
+
+
+def our_ancestral(x: Tensor) -> Tensor:
+    """From x_T to samples, with the variance "small"."""
+    numbers = torch.arange(len(x))
+    sampler, draws = Ancestral(Linear(), variance="small", clip=1.0), Draws(0, 0, numbers)
+    return sampler.sample(_Says(), Condition.of(numbers), x.shape[1:], steps=ANCESTRAL_STEPS, draws=draws, x_T=x)
+
+
+def published_ancestral(x: Tensor) -> Tensor:
+    """From x_T to samples, with the clip and the variance of the scheduler's defaults."""
+    return _published(DDPMScheduler(1000), x, ANCESTRAL_STEPS)  # pyright: ignore[reportCallIssue]
+
+
+@torch.inference_mode()
+def _published(scheduler: Any, x: Tensor, steps: int, omega: float = 0.0) -> Tensor:
+    """The loop of diffusers' pipelines around a scheduler."""
+    scheduler.set_timesteps(steps)
     for t in scheduler.timesteps:
         eps = x
         if omega:
             eps_c, eps_null = torch.cat([x] * 2).chunk(2)
             eps = eps_null + (1 + omega) * (eps_c - eps_null)
-        x = scheduler.step(eps, t, x).prev_sample  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+        x = scheduler.step(eps, t, x).prev_sample
     return x
 
 
@@ -173,7 +200,7 @@ def _rows(name: str, routes: dict[str, Callable[[], Any]], pairs: int, times: in
 def measured(pairs: int) -> Row:
     rows = [row for shape in SHAPES for row in normals(*shape, pairs=pairs)]
     rows += [row for size in (32, 64) for row in batches(size, pairs)]
-    return {"machine": machine(), "pairs": pairs, "rows": rows + ddim(0.0, pairs) + ddim(1.0, pairs)}
+    return {"machine": machine(), "pairs": pairs, "rows": rows + ddim(0.0, pairs) + ddim(1.0, pairs) + ancestral(pairs)}
 
 
 def page(results: Row) -> str:
