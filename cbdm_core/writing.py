@@ -18,9 +18,9 @@ __all__ = ["WRITING", "clean", "flush", "plain_write_errors", "replacing"]
 WRITING = ".writing-"  # how the names of unfinished files and folders begin
 
 _MENDS = {
-    errno.ENOSPC: "the disk is full: free some space or choose another --out",
-    errno.EFBIG: "the file-size limit is reached: raise it (ulimit -f) or choose another --out",
-    errno.EDQUOT: "the quota is used up: free some space or choose another --out",
+    errno.ENOSPC: "the disk is full: free some space or ",
+    errno.EFBIG: "the file-size limit is reached: raise it (ulimit -f) or ",
+    errno.EDQUOT: "the quota is used up: free some space or ",
 }
 
 
@@ -38,8 +38,12 @@ _WRITE_FAULTS = (
 
 
 @contextmanager
-def plain_write_errors(path: Path) -> Iterator[None]:
+def plain_write_errors(path: Path, option: str = "--out") -> Iterator[None]:
     """Turn a failed write below `path` into one line: what failed, why, and what to do.
+
+    Args:
+        path: written to.
+        option: that names another place.
 
     Raises:
         CbdmError: in place of the system's error, or of torch's and safetensors' own wording of it.
@@ -47,14 +51,14 @@ def plain_write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        why = _MENDS.get(error.errno or 0, f"{error.strerror or error}: choose another --out")
+        why = _MENDS.get(error.errno or 0, f"{error.strerror or error}: ") + f"choose another {option}"
         raise CbdmError(f"cannot write {error.filename or path}: {why}; what was written before is intact") from error
     except (SafetensorError, RuntimeError) as error:
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if not any(word in why for word in _WRITE_FAULTS):
             raise
         raise CbdmError(
-            f"cannot write {path}: {why}; free some space or choose another --out; what was written before is intact"
+            f"cannot write {path}: {why}; free some space or choose another {option}; what was written before is intact"
         ) from error
 
 

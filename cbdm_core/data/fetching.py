@@ -17,7 +17,7 @@ from cbdm_core.data.archives import md5_of
 from cbdm_core.errors import CbdmError
 from cbdm_core.reading import clean_text
 
-__all__ = ["Loaded", "Published", "download", "is_there"]
+__all__ = ["Loaded", "Published", "check_address", "download", "is_there"]
 
 _CHUNK = 1 << 18  # bytes read at once, at most
 
@@ -80,7 +80,7 @@ def download(
     Raises:
         CbdmError: another kind of address, no answer, too many or wrong bytes, or a folder that cannot be written.
     """
-    _check_address(url)
+    check_address(url)
     part = path.with_name(f"{path.name}.part")
     with _writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -171,12 +171,16 @@ class _Redirects(request.HTTPRedirectHandler):
     def redirect_request(
         self, req: request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> request.Request | None:
-        _check_address(newurl)
+        check_address(newurl)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _check_address(url: str) -> None:
-    """Refuse what urllib would read from elsewhere, or stumble over."""
+def check_address(url: str) -> None:
+    """Refuse what urllib would read from elsewhere, or stumble over.
+
+    Raises:
+        CbdmError: not http or https, a user in it, or what no address has.
+    """
     try:
         parts = urlsplit(url)
         good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.username is None

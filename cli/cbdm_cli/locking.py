@@ -27,7 +27,7 @@ def contents(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def held(folder: Path, what: str) -> Iterator[None]:
+def held(folder: Path, what: str, option: str = "--out") -> Iterator[None]:
     """Hold the folder for the time of the block, on this host and others.
 
     The lock file is made atomically and names host and process. That of a process of this host that is dead, which
@@ -36,12 +36,13 @@ def held(folder: Path, what: str) -> Iterator[None]:
     Args:
         folder: there already.
         what: runs in it, for messages.
+        option: that names another folder, for messages.
 
     Raises:
-        CbdmError: another process holds it.
+        CbdmError: another process holds it, or the lock cannot be written.
     """
     lock = folder / LOCK
-    with plain_write_errors(folder), _one_at_a_time(folder):
+    with plain_write_errors(folder, option), _one_at_a_time(folder):
         _acquire(lock, what)
     try:
         clean(folder)

@@ -1,10 +1,15 @@
 """`cbdm fetch`, end to end from a server in this process."""
 
+import errno
 import hashlib
+import json
+import socket
+import subprocess
 
 import pytest
 
 from cbdm_cli.commands import fetch
+from cbdm_cli.locking import LOCK, held, holder
 from cbdm_core.data import cifar
 from cbdm_core.data.fetching import Published
 from tests.core.data.cifar_files import cifar_archive
@@ -66,6 +71,53 @@ def test_a_mistake_is_a_line(refused, web, tmp_path, monkeypatch, arguments, wor
     (tmp_path / "own" / NAME).write_bytes(b"mine")
     assert words in refused("fetch", *arguments)
     assert web.asked == []
+
+
+def test_one_at_a_time_downloads_into_a_folder(refused, run, web, tmp_path, monkeypatch):
+    """The folder is held while bytes come, and one that is held is left alone; what is there needs no lock."""
+    download, seen, asked = fetch.download, [], ["fetch", "cifar10", "--to", "x", "--mirror", web.url()]
+    folder = tmp_path / "x"
+    folder.mkdir()
+    with held(folder, "cbdm fetch"):
+        assert "cbdm fetch already runs in x, as process" in refused(*asked)
+    assert web.asked == [] and not list(folder.iterdir())
+    monkeypatch.setattr(fetch, "download", lambda *a, **of: seen.append(holder(folder)) or download(*a, **of))
+    assert run(*asked)[0] == 0 and seen[0].startswith("process ") and holder(folder) is None
+    with held(folder, "cbdm fetch"):
+        assert run(*asked)[0] == 0
+
+
+def test_the_lock_of_a_dead_fetch_is_taken_over(run, web, tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / LOCK).write_text(json.dumps({"host": socket.gethostname(), "pid": dead.pid, "since": "1"}))
+    code, _, err = run("fetch", "cifar10", "--to", "x", "--mirror", web.url())
+    assert code == 0, err
+    assert [p.name for p in (tmp_path / "x").iterdir()] == [NAME]
+
+
+def test_what_another_fetch_brought_in_the_meantime_is_left(run, web, tmp_path, monkeypatch):
+    """It came between the look and the lock."""
+    alone, whole = fetch._alone, (tmp_path / "made" / NAME).read_bytes()
+
+    def later(folder):
+        folder.mkdir()
+        (folder / NAME).write_bytes(whole)
+        return alone(folder)
+
+    monkeypatch.setattr(fetch, "_alone", later)
+    code, out, _ = run("fetch", "cifar10", "--to", "x", "--mirror", web.url())
+    assert code == 0 and "is there already, and right" in out and web.asked == []
+
+
+def test_a_folder_that_cannot_be_held_names_the_option(refused, web, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "no room")
+
+    monkeypatch.setattr("cbdm_cli.locking._acquire", full)
+    said = refused("fetch", "cifar10", "--to", "x", "--mirror", web.url())
+    assert "the disk is full: free some space or choose another --to;" in said
 
 
 def test_an_error_of_the_network_is_a_line(refused, web):
