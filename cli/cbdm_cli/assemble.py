@@ -16,7 +16,7 @@ from cbdm_cli.batches import build_batches, exposure_of, refuse_strays, told_net
 from cbdm_cli.config import Config, Facts, Origin, Training, UnitsFact
 from cbdm_cli.laws import ChosenLaws, choose_laws, counts_classes, sampled_from, table_law
 from cbdm_cli.method import BATCH_PARTS, Part, completed, part_class, part_options
-from cbdm_cli.run_data import load_data
+from cbdm_cli.run_data import ReadData, load_data
 from cbdm_core.adjustment import DenoisingLoss, PriorAdjustment
 from cbdm_core.conditions import space_to_dict
 from cbdm_core.data.batches import Batches
@@ -150,14 +150,18 @@ def _loss_weight(config: Config) -> LossWeight:
     return LOSS_WEIGHTS.build(weight.name, options)
 
 
-def assemble(config: Config) -> Experiment:
+def assemble(config: Config, read: ReadData | None = None) -> Experiment:
     """Build everything that the configuration names; the same seed gives the same network and data.
+
+    Args:
+        config: of the run.
+        read: its data, where they were read before.
 
     Raises:
         CbdmError: whatever does not fit, in one line.
     """
     config = told_network(config.model_copy(update={"method": completed(config.method)}))
-    full, data, split = load_data(config)
+    full, data, split = load_data(config, read)
     check_affordable(config, tuple(data.shape), data.num_classes, len(full))
     counts = data.counts()
     laws = choose_laws(config.method, data)

@@ -9,8 +9,8 @@ from typing import Any
 
 from cbdm_cli import render
 from cbdm_cli.config import Config, load_config, merged, overlaid, validated
+from cbdm_cli.run_data import ReadData
 from cbdm_core.data.dataset import Dataset
-from cbdm_core.data.sources import DATASETS
 from cbdm_core.data.table import names_a_file
 from cbdm_core.errors import CbdmError
 from cbdm_core.reading import clean_text
@@ -108,8 +108,10 @@ def _check_class_folders(path: Path, file: Path) -> None:
 
 def own_table(
     path: Path, preset: str | None, file: Path | None, settings: Sequence[str], steps: int | None = None
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], ReadData | None]:
     """The plain values of a training on the data in `path`: those of a preset, or without one what suits the data.
+
+    In the second case the data have to be read, and are given besides.
 
     A file goes before what suits, but not before `path`; `a.b=v` settings go before both, except for another source.
     What was chosen is said.
@@ -127,19 +129,20 @@ def own_table(
     """
     data = {**source_of(path), "profile": "none"}
     if preset is not None:
-        return _laid_over(load_config(preset, file), path, data, settings)
+        return _laid_over(load_config(preset, file), path, data, settings), None
     base: dict[str, Any] = {"method": "ddpm", "evaluation": {"reference": "training"}}
     named = {"preset": CUSTOM, "question": ""}
     asked = _laid_over({**overlaid(base, file), **named}, path, data, settings)
     config = validated(asked)
-    full: Dataset = DATASETS.build(config.data.source, config.data.options)
+    read = ReadData.of(config.data)
+    full = read.full
     given = {name for name in ("steps", "batch_size") if name in asked.get("training", {})}
     batch = config.training.batch_size if "batch_size" in given else None
     steps = steps or (config.training.steps if "steps" in given else None)
     chosen = suited(tuple(full.shape), len(full), full.num_classes, batch, steps, images=full.is_images)
     table = _laid_over({**overlaid(merged(base, chosen), file), **named}, path, data, settings)
     render.note(_told(full, validated(table), steps))
-    return table
+    return table, read
 
 
 def _laid_over(table: dict[str, Any], path: Path, data: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:

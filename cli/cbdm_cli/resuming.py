@@ -14,6 +14,7 @@ from cbdm_cli.config import Config, flat, merged, overlaid, preset_table, valida
 from cbdm_cli.evaluator import check_judging
 from cbdm_cli.method import method_over, only_its_parts
 from cbdm_cli.resolve import resolved
+from cbdm_cli.run_data import ReadData
 from cbdm_cli.run_folder import (
     write_text,
 )
@@ -73,7 +74,9 @@ def resume(
         leave()
 
 
-def go_on(folder: Path, saved: Config, config: Config, world: World, manner: Manner) -> None:
+def go_on(
+    folder: Path, saved: Config, config: Config, world: World, manner: Manner, read: ReadData | None = None
+) -> None:
     """Continue a run whose settings are known to be the same.
 
     Args:
@@ -82,12 +85,13 @@ def go_on(folder: Path, saved: Config, config: Config, world: World, manner: Man
         config: the same, but for more steps.
         world: of processes that were joined.
         manner: how it is gone through.
+        read: its data, where they were read before.
 
     Raises:
         CbdmError: other data than at the start, fewer steps than are done, or features that are not there.
     """
     origin = None if saved.facts is None else saved.facts.origin
-    experiment = assemble(config).with_origin(origin)
+    experiment = assemble(config, read).with_origin(origin)
     refuse_difference(folder, config, experiment.config)
     _refuse_other_laws(folder, experiment)
     if manner.evaluate or config.training.score_every:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from cbdm_cli.config import Config, Facts
+from cbdm_cli.config import Config, Data, Facts
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.data.longtail import make_long_tail
 from cbdm_core.data.sources import DATASETS
@@ -14,17 +15,46 @@ from cbdm_core.data.units import Units
 from cbdm_core.errors import CbdmError
 from cbdm_core.metrics.recognition import held_out_rows
 
-__all__ = ["IMPORTED", "load_data", "load_own_data", "load_reference"]
+__all__ = ["IMPORTED", "ReadData", "load_data", "load_own_data", "load_reference"]
 
 IMPORTED = "none"  # the data source of a run that came from a checkpoint
 
 
-def load_data(config: Config) -> tuple[Dataset, Dataset, str]:
-    """(the balanced set, its long-tailed part, the split's hash); a run's own units go before those of its data."""
+@dataclass(frozen=True, eq=False)
+class ReadData:
+    """A balanced set that was read, with what it was read from: it need not be read again.
+
+    Args:
+        source: the name of its source.
+        options: that the source was given.
+        full: what it gave.
+    """
+
+    source: str
+    options: dict[str, Any]
+    full: Dataset
+
+    @classmethod
+    def of(cls, data: Data) -> ReadData:
+        """What a configuration names, read."""
+        return cls(data.source, data.options, DATASETS.build(data.source, data.options))
+
+    def serves(self, data: Data) -> bool:
+        """Whether a configuration names the very same."""
+        return (self.source, self.options) == (data.source, data.options)
+
+
+def load_data(config: Config, read: ReadData | None = None) -> tuple[Dataset, Dataset, str]:
+    """(the balanced set, its long-tailed part, the split's hash); a run's own units go before those of its data.
+
+    Args:
+        config: that names the data.
+        read: data that were read before, and are taken where the configuration names the same.
+    """
     data = config.data
     if data.source == IMPORTED:
         raise CbdmError("an imported run carries no data: cbdm sample works on it, training and evaluation do not")
-    full: Dataset = DATASETS.build(data.source, data.options)
+    full = (read if read is not None and read.serves(data) else ReadData.of(data)).full
     if config.facts is not None and not full.is_images:
         full = replace(full, units=_units_of(config.facts))
     tail, _, split = make_long_tail(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import tomllib
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from cbdm_cli.own_data import source_of, suited
 from cbdm_core.conditions import Classes
+from cbdm_core.data import npz
 from cbdm_core.errors import CbdmError
 from cbdm_core.networks import NETWORKS
 
@@ -107,6 +109,22 @@ def test_a_run_on_ones_own_data_says_what_was_chosen(run, images):
     assert (config["training"]["batch_size"], config["training"]["learning_rate"]) == (7, 0.01)
     assert config["facts"]["counts"] == [60, 20, 5] and config["network"]["options"]["multipliers"] == [1, 2]
     assert run("train", "--resume", "r", "--steps", 4)[0] == 0
+
+
+@pytest.mark.parametrize("named", [[], ["digits-lt"]])
+def test_the_data_are_read_once(run, images, monkeypatch, named):
+    """Those that the network and the length were chosen for are those that are trained on."""
+    read, whole = [], npz.npz
+
+    @functools.wraps(whole)
+    def counting(**options):
+        read.append(options)
+        return whole(**options)
+
+    monkeypatch.setattr(npz, "npz", counting)
+    code, _, err = run("train", *named, "--data", "mine.npz", "--steps", 1, "--device", "cpu", "--out", "r", *SMALL)
+    assert code == 0, err
+    assert read == [{"path": "mine.npz"}]
 
 
 def test_a_preset_keeps_its_settings_on_ones_own_data(run, images):

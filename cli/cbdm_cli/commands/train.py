@@ -21,6 +21,7 @@ from cbdm_cli.foreseen import held_bytes, one_step, probed
 from cbdm_cli.own_data import own_table
 from cbdm_cli.resolve import resolved
 from cbdm_cli.resuming import first_difference, go_on, refuse_difference, resume
+from cbdm_cli.run_data import ReadData
 from cbdm_cli.run_folder import (
     environment,
     launch_id,
@@ -71,13 +72,12 @@ def begin_or_resume(
     """
     manner = Manner(log, threads, evaluate)
     if resumed is None:
-        table = (
-            load_config("digits-lt" if preset is None else preset, file, settings)
+        table, read = (
+            (load_config("digits-lt" if preset is None else preset, file, settings), None)
             if data is None
             else own_table(data, preset, file, settings, named["steps"])
         )
-        config = resolved(table, named)
-        start(config, out, device, dry, manner, origin=origin)
+        start(resolved(table, named), out, device, dry, manner, origin=origin, read=read)
         return
     if out is not None or dry or origin is not None or data is not None:
         raise CbdmError(
@@ -94,6 +94,7 @@ def start(
     manner: Manner,
     *,
     origin: Path | None = None,
+    read: ReadData | None = None,
 ) -> None:
     """Train, sample and evaluate a new run.
 
@@ -104,6 +105,7 @@ def start(
         dry_run: only say what would run, and what it takes.
         manner: how it is gone through.
         origin: a run folder or file whose weights the training starts from.
+        read: its data, where they were read before.
 
     Raises:
         CbdmError: what does not fit, before training; a folder that is not empty or that another process holds.
@@ -112,9 +114,9 @@ def start(
     world = join(device)
     try:
         if not dry_run and (folder := _begun_before(out, config, world)) is not None:
-            _resume_the_same(config, folder, world, manner)
+            _resume_the_same(config, folder, world, manner, read)
             return
-        experiment = _from(origin, assemble(config))
+        experiment = _from(origin, assemble(config, read))
         # A mistake in the sampling or the judging should show before training, not after.
         solver(experiment.config, experiment.objective.network, experiment.schedule)
         if manner.evaluate or config.training.score_every:
@@ -157,11 +159,11 @@ def _same_without_end(run: Path, config: Config) -> bool:
     return not (run / "evaluation.json").exists() and first_difference(saved, config) is None
 
 
-def _resume_the_same(config: Config, folder: Path, world: World, manner: Manner) -> None:
+def _resume_the_same(config: Config, folder: Path, world: World, manner: Manner, read: ReadData | None) -> None:
     """Go on with what this very command has begun."""
     saved = resolved(read_config(folder), {})
     refuse_difference(folder, saved, config)
-    go_on(folder, saved, saved, world, manner)
+    go_on(folder, saved, saved, world, manner, read)
 
 
 def _from(origin: Path | None, experiment: Experiment) -> Experiment:
