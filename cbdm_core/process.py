@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from cbdm_core.conditions import Condition
 from cbdm_core.draws import Draws
@@ -116,25 +117,32 @@ class DenoisingStep:
     draws: Draws
     dropout_state: Tensor | None = None
 
-    def predict(self, c: Condition, *, same_dropout: bool = False) -> Tensor:
+    def predict(self, c: Condition, *, same_dropout: bool = False, recompute: bool = False) -> Tensor:
         """What the network would have said under another condition: ε̂(x_t, t, c), with its gradient.
 
         Args:
             c: the other condition of each row.
             same_dropout: with the dropout masks of `eps_hat`.
+            recompute: keep nothing of the pass for the backward one, which does it again under the same masks.
 
         Raises:
             CbdmError: `same_dropout` on some rows of a batch, or where the masks were not kept.
         """
+        if recompute and torch.is_grad_enabled():
+            # x_t is an argument, for by the tensors among them torch tells whose generator to put back.
+            return checkpoint(self._said, self.x_t, c, same_dropout, use_reentrant=False)
+        return self._said(self.x_t, c, same_dropout)
+
+    def _said(self, x_t: Tensor, c: Condition, same_dropout: bool) -> Tensor:
         if not same_dropout:
-            return self.network(self.x_t, self.t, c)
+            return self.network(x_t, self.t, c)
         if self.dropout_state is None:
             raise CbdmError(
                 "the dropout masks of this batch are not known: shared dropout needs the whole batch of an Objective "
                 "whose adjustment says wants_dropout_state()"
             )
-        with replayed(self.dropout_state, self.x_t.device):
-            return self.network(self.x_t, self.t, c)
+        with replayed(self.dropout_state, x_t.device):
+            return self.network(x_t, self.t, c)
 
     def __len__(self) -> int:
         return len(self.x_0)

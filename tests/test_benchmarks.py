@@ -46,6 +46,12 @@ def training(monkeypatch):
     return program("training")
 
 
+@pytest.fixture
+def activations(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return program("activations")
+
+
 @pytest.fixture(scope="module")
 def results():
     return json.loads(RESULTS.read_text())
@@ -133,3 +139,18 @@ def test_routes_of_ancestral_sampling_draw_from_the_same_distribution(steps):
     ours, theirs = steps.our_ancestral(x), steps.published_ancestral(x)
     assert abs(float(ours.mean() - theirs.mean())) < 0.02
     assert float(ours.std() / theirs.std()) == pytest.approx(1, abs=0.02)
+
+
+def test_the_page_holds_the_table_of_the_activations(activations):
+    """`python benchmarks/activations.py` prints it for the page."""
+    assert activations.page(json.loads(activations.RESULTS.read_text())) in PAGE.read_text(encoding="utf-8")
+
+
+def test_a_pass_done_again_is_held_one_at_a_time(activations, monkeypatch):
+    """Two passes of eleven, and what a gradient takes; what is kept is below the peak, and more than half of it."""
+    network = {"width": 8, "multipliers": [1, 2], "attention": [1], "blocks": 1, "dropout": 0.1, "groups": 4}
+    monkeypatch.setattr(activations, "SIZES", {(16, 1, 8, 8): network})
+    rows = {row["route"]: row for row in activations.compared(16, 1, 8, 8, pairs=1)}
+    whole = rows["all are kept"]
+    assert whole["peak"] / 2 < whole["kept"] < whole["peak"]
+    assert rows["both"]["peak"] < rows["`recompute`"]["peak"] < 0.35 * whole["peak"]

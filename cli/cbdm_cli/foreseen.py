@@ -28,7 +28,8 @@ class Work:
 
     Args:
         flops: of matrix products, convolutions and attention, forward and backward.
-        bytes: that the forward pass keeps for the backward one, in float32 without checkpointing.
+        bytes: that the forward pass keeps for the backward one, in float32 without checkpointing; what a part of the
+            method computes again is not among them.
     """
 
     flops: int

@@ -69,6 +69,14 @@ def drawn_conditions(
             yield law.sample(step.c, draws=numbers.within(str(number))), 1 / int(draws)
 
 
+def _checked_recompute(recompute: bool, gamma: float) -> bool:
+    if not isinstance(recompute, bool):
+        raise CbdmError(f"recompute must be true or false, got {recompute!r}")
+    if recompute and gamma == 0:
+        raise CbdmError("recompute = true with gamma = 0, whose further passes keep nothing: leave recompute out")
+    return recompute
+
+
 class ClassBalancing(Penalty):
     """CBDM: add "balancing" = λ E_{c'~π} [‖ε̂(c) − sg ε̂(c')‖² + γ ‖sg ε̂(c) − ε̂(c')‖²] with λ = τ·w(t).
 
@@ -87,15 +95,19 @@ class ClassBalancing(Penalty):
             or "all" for the exact mean under a law that draws from a list.
         dropout: "independent" masks as published, or "shared": the masks of ε̂(c) again, another objective whose
             gradient varies less. It needs the whole batch, so no fraction.
+        recompute: keep nothing of the further passes that have a graph, and do each again in the backward pass, under
+            its masks: the same gradient, with the memory of two passes however many there are, and one pass without a
+            graph more for each.
         fraction: f in (0, 1] of the rows, counted 1/f times.
         every: at each k-th step, counted k times.
 
     Raises:
-        CbdmError: a negative or non-finite τ or γ, an unknown `dropout`, draws that the law cannot give, or a fraction
-            with shared dropout.
+        CbdmError: a negative or non-finite τ or γ, an unknown `dropout`, draws that the law cannot give, a fraction
+            with shared dropout, or `recompute` with γ = 0, whose passes keep nothing.
 
     Needs: `draws` more forward passes (for "all" as many as π has conditions), with their gradient unless γ = 0.
-    Source: Qin et al., Class-Balancing Diffusion Models, CVPR 2023 (arXiv 2305.00562), the training objective.
+    Source: Qin et al., Class-Balancing Diffusion Models, CVPR 2023 (arXiv 2305.00562), the training objective; Chen et
+        al., Training Deep Nets with Sublinear Memory Cost, 2016, section 3, for `recompute`.
     """
 
     term = "balancing"
@@ -112,6 +124,7 @@ class ClassBalancing(Penalty):
         time_weight: TimeWeight | str = "linear",
         draws: int | str = 1,
         dropout: str = "independent",
+        recompute: bool = False,
         fraction: float = 1.0,
         every: int = 1,
     ) -> None:
@@ -126,6 +139,7 @@ class ClassBalancing(Penalty):
                 f"shared dropout needs the whole batch, got fraction = {fraction}: use every = k, or independent masks"
             )
         self.target, self.gamma, self.dropout = target, float(gamma), dropout
+        self.recompute = _checked_recompute(recompute, gamma)
         self.draws = checked_draws(draws, target)
         self.needs_dropout_state = dropout == "shared" and tau > 0
 
@@ -157,7 +171,7 @@ class ClassBalancing(Penalty):
     def _distance(self, step: DenoisingStep, other: Condition, *, same_dropout: bool) -> Tensor:
         """(B,) ‖ε̂(c) − sg ε̂(c')‖² + γ ‖sg ε̂(c) − ε̂(c')‖²."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.gamma > 0):
-            eps_other = step.predict(other, same_dropout=same_dropout)
+            eps_other = step.predict(other, same_dropout=same_dropout, recompute=self.recompute)
         pulled = mean_squared(step.eps_hat, eps_other.detach())
         if self.gamma == 0:
             return pulled

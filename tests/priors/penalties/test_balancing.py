@@ -15,6 +15,7 @@ from cbdm_core.draws import Draws
 from cbdm_core.errors import CbdmError
 from cbdm_core.loss_weights import MinSNR
 from cbdm_core.networks.base import ScoreNetwork
+from cbdm_core.networks.unet import UNet
 from cbdm_core.objective import Objective
 from cbdm_core.priors import ConditionPrior
 from cbdm_core.process import Process
@@ -281,6 +282,77 @@ def test_what_shared_masks_cannot_do_is_refused():
         balancing(dropout="sharde")
     with pytest.raises(CbdmError, match="needs the whole batch of an Objective"):
         balancing(dropout="shared")(a_step())
+
+
+def unet_objective(recompute, K=3, drop=0.3, **options):
+    torch.manual_seed(0)
+    network = UNet((1, 8, 8), K, width=8, multipliers=[1, 2], attention=[1], blocks=1, dropout=0.3, groups=4).double()
+    with torch.no_grad():  # the last layer starts at 0, under which no mask shows
+        for p in network.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    options = {"draws": "all", "time_weight": "constant", "recompute": recompute, **options}
+    return Objective(Process(Linear(steps=20)), network, balancing(Uniform([9] * K), **options), drop=drop)
+
+
+def backward(objective, K=3, B=8):
+    """The terms and the gradient of one step, and where dropout's generator stands after it."""
+    x_0 = torch.randn(B, 1, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    torch.manual_seed(2)
+    terms = objective(x_0, Condition.of(torch.arange(B) % K), Draws(0, 0, torch.arange(B)))
+    after = torch.get_rng_state()
+    torch.stack([term.mean() for term in terms.values()]).sum().backward()
+    return terms, [p.grad for p in objective.parameters() if p.grad is not None], after
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"dropout": "shared"}, {"draws": 2}, {"draws": 1, "fraction": 0.5}, {"gamma": 1.0}],
+    ids=lambda options: "-".join(map(str, options.values())) or "all",
+)
+def test_passes_done_again_have_the_same_masks(options):
+    """In float64 terms and gradients agree to 1e-12 of the largest, under dropout; and no number more is drawn."""
+    plain, plain_gradients, plain_after = backward(unet_objective(False, **options))
+    again, gradients, after = backward(unet_objective(True, **options))
+    assert plain["balancing"].any()
+    assert torch.equal(plain_after, after) and len(plain_gradients) == len(gradients)
+    for name, term in plain.items():
+        torch.testing.assert_close(again[name], term, rtol=1e-12, atol=0)
+    largest = max(float(g.abs().max()) for g in plain_gradients)
+    for one, other in zip(gradients, plain_gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12 * largest)
+
+
+def saved_bytes(objective, K):
+    """Of what the forward pass keeps for the backward one, beside the weights."""
+    own, saved = {p.untyped_storage().data_ptr() for p in objective.parameters()}, {}
+
+    def keep(value):
+        if (place := value.untyped_storage()).data_ptr() not in own:
+            saved[place.data_ptr()] = value, place.nbytes()  # the tensor too, or its place is given away
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        backward(objective, K)
+    return sum(count for _, count in saved.values())
+
+
+def test_passes_done_again_keep_what_one_pass_keeps():
+    """Ten labels of a U-Net keep eleven times what the first pass keeps, or little more than once."""
+    first = saved_bytes(unet_objective(False, 10, drop=0.0, tau=0.0), 10)
+    kept, again = (saved_bytes(unet_objective(recompute, 10, drop=0.0), 10) for recompute in (False, True))
+    assert 10 * first < kept < 12 * first and again < 1.3 * first
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"gamma": 0.0, "recompute": True}, "gamma = 0, whose further passes keep nothing: leave recompute out"),
+        ({"recompute": "yes"}, "recompute must be true or false, got 'yes'"),
+    ],
+)
+def test_a_recompute_that_is_none_is_refused(options, words):
+    with pytest.raises(CbdmError, match=words):
+        balancing(**options)
 
 
 @pytest.mark.parametrize("draws", [0, -1, 1.5, "al", True])
