@@ -160,12 +160,13 @@ class ClassBalancing(Penalty):
             rows = counts.nonzero()[:, 0]
             if not len(rows):
                 continue
+            if isinstance(weight, Tensor):
+                weight = weight.to(total.dtype)
             if whole or len(rows) == len(step):
                 total = total + weight * self._distance(step, other, same_dropout=whole)
                 continue
             distance = self._distance(step[rows], other[rows], same_dropout=False)
-            share = weight[rows].to(distance.dtype) if isinstance(weight, Tensor) else weight
-            total = total.index_add(0, rows, share * distance)
+            total = total.index_add(0, rows, (weight[rows] if isinstance(weight, Tensor) else weight) * distance)
         return total
 
     def _distance(self, step: DenoisingStep, other: Condition, *, same_dropout: bool) -> Tensor:

@@ -180,6 +180,15 @@ def test_all_draws_ask_only_for_what_the_law_draws_and_what_differs():
     assert asked == [[0, 0], [2, 2]], "rows 1, 2 under label 0, rows 0, 1 under label 2, none under label 1"
 
 
+def test_all_draws_in_float32_where_no_row_has_a_label():
+    """A label of none of the rows is asked for all of them, another for some; laws' weights are float64."""
+    exact = balancing(Uniform([4, 4, 4]), draws="all")(a_step())["balancing"]
+    step = make_step(TableNetwork(TABLE.float()), Condition.of(LABELS % 2), torch.zeros(3, 2), t=TIMES)
+    term = balancing(Uniform([4, 4, 4]), draws="all")(step)["balancing"]
+    assert term.dtype == torch.float32
+    torch.testing.assert_close(term[:2].double(), exact[:2], rtol=1e-6, atol=0)
+
+
 def test_all_draws_under_an_affinity_weigh_each_row_by_its_own_law():
     table = torch.tensor([[0.0, 1.0, 0.0], [0.5, 0.0, 0.5], [1.0, 0.0, 0.0]], dtype=torch.float64)
     term = balancing(Affinity.of_table(table), draws="all", gamma=0.0)(a_step())["balancing"]
