@@ -68,7 +68,8 @@ def clouds(*sets: Tensor) -> list[Cloud]:
     dtype, D = _matmul_dtype(sets[0].device), sets[0].shape[1]
     chunks = [rows.split(CHUNK) for rows in sets]
     centre = torch.stack([rows.double().sum(0) for rows in chunks[0]]).sum(0) / len(sets[0])
-    largest = max(float((rows.double() - centre).abs().max()) for part in chunks for rows in part)
+    ends = [(rows.amin(0).double(), rows.amax(0).double()) for rows in sets]
+    largest = max(float(torch.maximum(centre - least, most - centre).max()) for least, most in ends)
     scale = largest or 1.0
     # An inner product of D terms errs by at most Du/(1 − Du) of |z_i|·|z_j| in any order of summation, u = eps/2; the
     # rest is for the rounding of the copy and of the sums, and 2 D·eps of float64 for its distances.

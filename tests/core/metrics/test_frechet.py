@@ -16,6 +16,7 @@ from cbdm_core.metrics.frechet import (
     _gram,
     _lower_of_product,
     _trace_of_root,
+    checked_features,
     fid_infinity,
     frechet_distance,
     seeded,
@@ -141,6 +142,7 @@ def test_float32_features_are_summed_in_float64():
         (torch.zeros(1, 3), torch.zeros(9, 3), "1 real feature rows are too few: give 2"),
         (torch.zeros(9, 3), torch.zeros(0, 3), "0 generated feature rows"),
         (torch.zeros(9, 3), torch.full((4, 3), torch.nan), "4 of 4 generated feature rows hold NaN"),
+        (torch.zeros(9, 3), torch.tensor([[0.0], [torch.inf], [-torch.inf]]).expand(3, 3), "2 of 3 generated feature"),
         (torch.tensor([[0.0], [torch.inf], [1.0]]), torch.zeros(9, 1), "1 of 3 real"),
         (torch.zeros(9, 3), torch.zeros(9, 4), "3 numbers, generated ones 4"),
         (torch.zeros(9), torch.zeros(9), r"must be \(N, D\), got \(9,\)"),
@@ -254,3 +256,8 @@ def test_the_line_of_fid_infinity_begins_where_it_says(monkeypatch, n, dimension
     monkeypatch.setattr(frechet, "frechet_distance", lambda real, fake: sizes.append(len(fake)) or 1 / len(fake))
     fid_infinity(features(0, n, dimension), features(1, n, dimension), points=3)
     assert sizes[0] in (smallest, smallest + 1) and sizes[-1] == n
+
+
+def test_numbers_whose_sum_is_too_large_are_finite_all_the_same():
+    features = torch.full((4, 3), 3e38)
+    assert torch.equal(checked_features(features, "real", 1), features.double())
