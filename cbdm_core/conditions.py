@@ -70,7 +70,8 @@ class Condition:
 
     def differs_from(self, other: Condition) -> Tensor:
         """(B,) bool: rows of which the network would be told something else."""
-        return (self.value != other.value).reshape(len(self), -1).any(1) | (self.present != other.present)
+        differs = (self.value != other.value).unsqueeze(-1).flatten(1).any(1)  # a process may have no rows
+        return differs | (self.present != other.present)
 
     def to(self, device: torch.device | str) -> Condition:
         augment = None if self.augment is None else self.augment.to(device)

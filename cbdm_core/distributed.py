@@ -18,6 +18,7 @@ from cbdm_core.errors import CbdmError
 
 __all__ = [
     "World",
+    "anywhere",
     "check_device",
     "join",
     "largest_over_ranks",
@@ -147,6 +148,14 @@ def sum_over_ranks(value: Tensor) -> Tensor:
     total = value.detach().clone()
     dist.all_reduce(total)
     return total
+
+
+def anywhere(mask: Tensor) -> bool:
+    """Whether a boolean tensor is true somewhere, on any process; all must ask.
+
+    It is how the processes agree to ask a network that is spread over them: one that asks alone would wait for ever.
+    """
+    return bool(sum_over_ranks(mask.sum()))
 
 
 def largest_over_ranks(number: int, world: World) -> int:

@@ -369,6 +369,11 @@ class TestNetworks:
         torch.testing.assert_close(said(network, x_t[rows], t[rows], c[rows]), out[rows], rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(said(network, x_t[:1], t[:1], c[:1]), out[:1], rtol=1e-10, atol=1e-10)
 
+    def test_no_rows_are_a_batch(self, network):
+        """Of a fraction of the rows a process may have none, and asks with the others where the network is spread."""
+        x_t, t, c = a_batch(network)
+        assert said(network, x_t[:0], t[:0], c[:0]).shape == (0, *network.shape)
+
     @pytest.mark.parametrize("damage", ["x_t", "t", "c", "label", "float label"])
     def test_what_does_not_fit_is_refused(self, network, damage):
         x_t, t, c = a_batch(network)
@@ -555,10 +560,12 @@ class TestLaws:
         part = law.sample(c[rows], draws=draws[rows])
         assert torch.equal(part.value, one.value[rows]) and torch.equal(part.present, one.present[rows])
 
-    def test_one_row_is_a_batch(self, law_name):
-        other = law_for(law_name).sample(conditions(law_name, 1), draws=draws_of(1))
-        assert len(other) == 1
-        assert other.value.shape == ((1, 2) if over_vectors(law_name) else (1,))
+    @pytest.mark.parametrize("rows", [1, 0])
+    def test_one_row_is_a_batch_and_so_is_none(self, law_name, rows):
+        """Of a fraction of the rows a process may have none."""
+        other = law_for(law_name).sample(conditions(law_name, rows), draws=draws_of(rows))
+        assert len(other) == rows
+        assert other.value.shape == ((rows, 2) if over_vectors(law_name) else (rows,))
         assert other.value.dtype == (torch.float64 if over_vectors(law_name) else torch.long)
 
     def test_a_row_that_is_not_shown_stays_so_and_augmentation_is_kept(self, law_name):

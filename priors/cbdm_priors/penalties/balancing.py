@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cbdm_core.adjustment import PriorAdjustment, mean_squared
 from cbdm_core.conditions import Condition
+from cbdm_core.distributed import anywhere
 from cbdm_core.dropout import has_dropout
 from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.priors import ConditionPrior
@@ -55,7 +56,7 @@ def drawn_conditions(
         values, weights = law.atoms(step.c)
         for s in range(len(values)):
             column = weights[..., s]
-            if bool((column > 0).any()):
+            if anywhere(column > 0):
                 shown = values[s].expand(len(step), *values.shape[1:])
                 yield step.c.with_value(shown.to(step.c.value.dtype)), column.expand(len(step))
     elif draws == 1:
@@ -158,7 +159,7 @@ class ClassBalancing(Penalty):
         for other, weight in drawn_conditions(self.target, step, self.draws, self.term):
             counts = step.c.present & step.c.differs_from(other) if exact else step.c.present
             rows = counts.nonzero()[:, 0]
-            if not len(rows):
+            if not anywhere(counts):
                 continue
             if isinstance(weight, Tensor):
                 weight = weight.to(total.dtype)

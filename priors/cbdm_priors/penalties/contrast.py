@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cbdm_core.adjustment import PriorAdjustment, mean_squared
-from cbdm_core.distributed import own_rows, rows_of_all_ranks
+from cbdm_core.distributed import anywhere, own_rows, rows_of_all_ranks
 from cbdm_core.errors import CbdmError, check_positive
 from cbdm_core.priors import ConditionPrior
 from cbdm_core.process import DenoisingStep
@@ -297,9 +297,10 @@ class Separation(Penalty):
 
     def penalty(self, step: DenoisingStep) -> Tensor:
         other = self.target.sample(step.c, draws=step.draws.within(self.term))
-        rows = (step.c.present & step.c.differs_from(other)).nonzero()[:, 0]
+        counts = step.c.present & step.c.differs_from(other)
+        rows = counts.nonzero()[:, 0]
         total = torch.zeros_like(mean_squared(step.eps_hat, step.eps_hat))
-        if not len(rows):
+        if not anywhere(counts):
             return total
         some = step[rows]
         distance = mean_squared(some.eps_hat, some.predict(other[rows]))

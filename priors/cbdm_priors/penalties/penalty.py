@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cbdm_core.adjustment import PriorAdjustment, add_term, mean_squared
 from cbdm_core.conditions import Condition
-from cbdm_core.distributed import sum_over_ranks
+from cbdm_core.distributed import anywhere
 from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.process import DenoisingStep
 
@@ -182,7 +182,7 @@ class Penalty(PriorAdjustment):
         if self.fraction == 1:
             return zeros + self.every * self._weighted(step)
         chosen = self._chosen(step)
-        if not len(chosen):
+        if not anywhere(chosen >= 0):
             return zeros
         value = (self.every / self.fraction) * self._weighted(step[chosen])
         return zeros.index_add(0, chosen, value.to(zeros.dtype))
@@ -193,9 +193,8 @@ class Penalty(PriorAdjustment):
         return ((step.draws.rows.double() * self.fraction + u).frac() < self.fraction).nonzero()[:, 0]
 
     def _weighted(self, step: DenoisingStep) -> Tensor:
-        # A batch dropped whole is not worth a forward pass; ranks whose rows are compared must agree on that.
-        shown = step.c.present.sum()
-        if not bool(sum_over_ranks(shown) if self.couples_rows else shown):
+        # A batch dropped whole is not worth a forward pass.
+        if not anywhere(step.c.present):
             return self._zeros(step)
         value = self.penalty(step)
         weight = self.strength * self.time_weight(step.t).to(value.dtype) * step.c.present.to(value.dtype)
