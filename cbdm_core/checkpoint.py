@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from cbdm_core.errors import CbdmError
 from cbdm_core.networks.experts import has_experts, merged_state
-from cbdm_core.optimizer_state import load_optimizer, load_scaler
+from cbdm_core.optimizer_state import load_optimizer, load_scaler, whole_optimizer
 from cbdm_core.reading import CONFIG_BYTES, regular_file
+from cbdm_core.sharding import spread, whole_on_cpu
 from cbdm_core.training import TrainState
 from cbdm_core.writing import WRITING, flush, plain_write_errors
 
@@ -53,6 +54,7 @@ def latest_checkpoint(folder: Path) -> Path:
 def save_checkpoint(folder: Path, state: TrainState, *, keep: int = 2) -> Path:
     """Write the state as `folder/step-NNNNNNNN`, then remove all but the newest `keep`.
 
+    The first process writes; where the network is spread over several, all must call this, to give it their parts.
     The files are written to a temporary folder, flushed to the disk and renamed, so a crash or a full disk leaves the
     earlier checkpoints as they were.
 
@@ -60,13 +62,16 @@ def save_checkpoint(folder: Path, state: TrainState, *, keep: int = 2) -> Path:
         CbdmError: the disk is full or the path cannot be written.
     """
     target = folder / f"step-{state.step:08d}"
+    held = _held(state)
+    if not state.world.leads:
+        return target
     with plain_write_errors(target):
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f"{WRITING}{os.getpid()}-{target.name}"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         try:
-            _write(temporary, state)
+            _write(temporary, held, state.step)
             if target.exists():
                 shutil.rmtree(target)
             temporary.replace(target)
@@ -78,23 +83,30 @@ def save_checkpoint(folder: Path, state: TrainState, *, keep: int = 2) -> Path:
     return target
 
 
-def _write(folder: Path, state: TrainState) -> None:
-    save_file(_tensors(state.objective), folder / "model.safetensors")
-    save_file(_tensors(state.ema), folder / "ema.safetensors")
-    torch.save(
-        {"optimizer": state.optimizer.state_dict(), "scaler": state.scaler.state_dict()}, folder / "optimizer.pt"
-    )
+def _held(state: TrainState) -> dict[str, Any]:
+    """What each file will hold, with whole tensors; nothing of them is kept by a process that does not write."""
+    keeps = state.world.leads
+    held: dict[str, Any] = {
+        "model.safetensors": whole_on_cpu(state.objective.state_dict(), keeps=keeps),
+        "ema.safetensors": whole_on_cpu(state.ema.state_dict(), keeps=keeps),
+        "optimizer.pt": {
+            "optimizer": whole_optimizer(state.optimizer, keeps=keeps),
+            "scaler": state.scaler.state_dict(),
+        },
+    }
     if state.averages.of:
-        save_file(state.averages.state_dict(), folder / "averages.safetensors")
+        held["averages.safetensors"] = whole_on_cpu(state.averages.tensors(), keeps=keeps)
+    return held
+
+
+def _write(folder: Path, held: dict[str, Any], step: int) -> None:
+    for name, content in held.items():
+        (torch.save if name == "optimizer.pt" else save_file)(content, folder / name)
     files = sorted(file.name for file in folder.iterdir())
-    facts = {"format": _FORMAT, "step": state.step, "files": {name: _fingerprint(folder / name) for name in files}}
+    facts = {"format": _FORMAT, "step": step, "files": {name: _fingerprint(folder / name) for name in files}}
     (folder / "state.json").write_text(json.dumps(facts, indent=1))
     for file in folder.iterdir():
         flush(file)
-
-
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().contiguous().cpu() for name, value in module.state_dict().items()}
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
@@ -113,7 +125,7 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> TrainState:
     load_weights(checkpoint / "model.safetensors", state.objective)
     load_weights(checkpoint / "ema.safetensors", state.ema)
     file = checkpoint / "optimizer.pt"
-    saved = read_torch(file, state.world.device)
+    saved = read_torch(file, "cpu" if state.settings.shard else state.world.device)
     if not isinstance(saved, dict):
         raise CbdmError(f"{file} holds a {type(saved).__name__}, no optimiser state: take an earlier checkpoint")
     load_optimizer(state.optimizer, saved.get("optimizer"), str(file))
@@ -182,7 +194,7 @@ def load_weights(path: Path, module: nn.Module, *, verify: bool = False) -> None
     if has_experts(tensors) and not has_experts(module):
         tensors = merged_state(tensors)
     try:
-        module.load_state_dict(tensors)
+        module.load_state_dict(spread(tensors, module.state_dict()))
     except RuntimeError as error:
         raise CbdmError(f"{path} holds the weights of another network: {_first_line(error, 1)}") from error
 

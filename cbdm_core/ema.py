@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cbdm_core.errors import CbdmError
+from cbdm_core.sharding import spread_like, whole_on_cpu
 from cbdm_core.writing import replacing
 
 __all__ = ["Averages", "average_factor", "post_hoc", "post_hoc_weights", "power_exponent", "save_snapshot", "snapshots"]
@@ -100,13 +101,17 @@ class Averages:
                 means, [p.detach() for p in self._live.values()], 1 - factor
             )
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Copies on the CPU, by "rule/parameter"."""
+    def tensors(self) -> dict[str, Tensor]:
+        """The averages themselves, by "rule/parameter"."""
         return {
-            f"{name}/{key}": mean.contiguous().cpu()
+            f"{name}/{key}": mean
             for name, means in self.of.items()
             for key, mean in zip(self._live, means, strict=True)
         }
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copies on the CPU, whole, by "rule/parameter"; of a network that is spread, every process must call this."""
+        return whole_on_cpu(self.tensors())
 
     @torch.no_grad()
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
@@ -119,18 +124,27 @@ class Averages:
             for key, mean in zip(self._live, means, strict=True):
                 if f"{name}/{key}" not in tensors:
                     raise CbdmError(f"the checkpoint has no average {name!r} of {key!r}: resume with its averages")
-                mean.copy_(tensors[f"{name}/{key}"])
+                mean.copy_(spread_like(tensors[f"{name}/{key}"], mean))
 
 
-def save_snapshot(folder: Path, averages: Averages, step: int) -> Path:
+def save_snapshot(folder: Path, averages: Averages, step: int, *, writes: bool = True) -> Path:
     """Write the power averages as `folder/step-NNNNNNNN.safetensors`, from which `post_hoc` makes others.
+
+    Args:
+        folder: made if it is not there.
+        averages: those of a network that is spread over processes need all of them to call this.
+        step: that they stand at.
+        writes: False for a process that only gives its parts.
 
     Raises:
         CbdmError: the disk is full or the path cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"step-{step:08d}.safetensors"
-    tensors = {key: value for key, value in averages.state_dict().items() if key.startswith("power:")}
+    powers = {key: value for key, value in averages.tensors().items() if key.startswith("power:")}
+    tensors = whole_on_cpu(powers, keeps=writes)
+    if not writes:
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
     with replacing(target) as temporary:
         save_file(tensors, temporary)
     return target

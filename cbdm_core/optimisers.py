@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cbdm_core.errors import CbdmError
 from cbdm_core.registry import Registry
+from cbdm_core.sharding import in_parts
 
 __all__ = ["LR_SCHEDULES", "OPTIMISERS", "LrSchedule", "MakeOptimiser", "adam", "adamw", "constant", "cosine", "sgd"]
 
@@ -96,7 +97,7 @@ def sgd(
         momentum,
         weight_decay=weight_decay,
         nesterov=nesterov,
-        fused=_fused(parameters),
+        fused=_fused(parameters) and not any(map(in_parts, parameters)),  # of parts it has no fused form
     )
 
 

@@ -14,8 +14,24 @@ import torch
 from torch import Tensor
 
 from cbdm_core.errors import CbdmError
+from cbdm_core.sharding import in_parts, spread_like, whole
 
-__all__ = ["load_optimizer", "load_scaler"]
+__all__ = ["load_optimizer", "load_scaler", "whole_optimizer"]
+
+
+def whole_optimizer(optimizer: torch.optim.Optimizer, *, keeps: bool = True) -> dict[str, Any]:
+    """The optimiser's `state_dict()` with whole tensors, those that were in parts on the CPU.
+
+    Args:
+        optimizer: where its tensors are in parts, every process must call this.
+        keeps: False leaves the state out, on a process that only helps to gather.
+    """
+    found, state = optimizer.state_dict(), {}
+    for place, entry in found["state"].items():
+        made = {name: whole(value).cpu() if in_parts(value) else value for name, value in entry.items()}
+        if keeps:
+            state[place] = made
+    return {**found, "state": state}
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: Any, where: str) -> None:
@@ -41,12 +57,19 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: Any, where: str) -> 
     if strange or (state and len(state) < len(_driven(parameters))):
         raise CbdmError(_other(where, f"it has {len(state)} entries for {len(parameters)} parameters"))
     places = [group for group in optimizer.param_groups for _ in group["params"]]
+    own_parts: dict[int, Any] = {}
     for place, entry in state.items():
-        fault = _fault(entry, _fresh(optimizer, places[place], parameters[place]), parameters[place])
+        fresh = _fresh(optimizer, places[place], parameters[place])
+        fault = _fault(entry, fresh, parameters[place])
         if fault:
             raise CbdmError(_other(where, f"parameter {place}: {fault}"))
+        own_parts[place] = {name: _part(value, fresh[name]) for name, value in entry.items()}
     # The settings are the run's configuration's, not the file's; a rate is set anew at every step.
-    optimizer.load_state_dict({"state": dict(state), "param_groups": own["param_groups"]})
+    optimizer.load_state_dict({"state": own_parts, "param_groups": own["param_groups"]})
+
+
+def _part(value: Any, fresh: Any) -> Any:
+    return spread_like(value, fresh) if isinstance(fresh, Tensor) else value
 
 
 def _driven(parameters: list[Tensor]) -> list[Tensor]:

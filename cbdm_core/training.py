@@ -28,6 +28,7 @@ from cbdm_core.numerics import PRECISIONS
 from cbdm_core.objective import Objective
 from cbdm_core.optimisers import LrSchedule, MakeOptimiser, adamw
 from cbdm_core.priors import LabelPrior
+from cbdm_core.sharding import gathered, shard
 
 __all__ = [
     "PRECISIONS",
@@ -70,6 +71,7 @@ class TrainSettings:
         checkpointing: keep no activations inside the network's blocks, and compute them again in the backward pass.
         compile: compile the network (torch.compile).
         channels_last: keep images and their convolutions with the channels last in memory.
+        shard: spread weights, gradients, averages and the optimiser's state over the processes (`cbdm_core.sharding`).
     """
 
     seed: int = 0
@@ -86,6 +88,7 @@ class TrainSettings:
     checkpointing: bool = False
     compile: bool = False
     channels_last: bool = False
+    shard: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -97,6 +100,9 @@ class TrainSettings:
             )
         if self.accumulate < 1:
             raise CbdmError(f"training needs accumulate ≥ 1 parts of a batch, got {self.accumulate}")
+        unfit = [name for name in ("compile", "channels_last") if self.shard and getattr(self, name)]
+        if unfit:
+            raise CbdmError(f"shard = True does not go with {unfit[0]} = True: leave one of them out")
 
 
 @dataclass(frozen=True)
@@ -125,7 +131,7 @@ def learning_rate(settings: TrainSettings, step: int) -> float:
 class TrainState:
     """Everything that a step changes, and so everything that a checkpoint holds.
 
-    Build it with `TrainState.start`; `ema` is the averaged network, which is the one to sample from.
+    Build it with `TrainState.start`; `ema` is the averaged network, and `averaged()` the one to sample from.
     """
 
     objective: Objective
@@ -146,16 +152,16 @@ class TrainState:
         """Step 0, with the network moved to its device.
 
         Raises:
-            CbdmError: a part of the adjustment that does not go with the settings, or a network without what they ask.
+            CbdmError: a part of the adjustment that does not go with the settings, a network without what they ask, or
+                one process where it is to be spread.
         """
         _refuse_parts(objective, settings)
         world = world or World(0, 1, torch.device("cpu"))
         if world.device.type == "mps":  # which has no float64, and laws keep their tables in it
             objective._apply(lambda value: value.float() if value.dtype == torch.float64 else value)
-        objective = objective.to(world.device)
-        if settings.channels_last:
-            channels_last(objective.network)
-        ema = copy.deepcopy(objective.network).eval().requires_grad_(False)
+        # What does not fit on a device must not be moved there before it is spread.
+        ema = shard(objective, objective.network, world) if settings.shard else _placed(objective, settings, world)
+        ema = ema.eval().requires_grad_(False)
         optimizer = settings.optimiser(
             list(objective.parameters()), settings.learning_rate, weight_decay=settings.weight_decay
         )
@@ -167,6 +173,10 @@ class TrainState:
             compile_network(objective.network)
         return cls(objective, optimizer, ema, settings, scaler, world, averages)
 
+    def averaged(self) -> ScoreNetwork:
+        """The averaged network, whole: `ema`; where that is in parts a copy, for which all processes must call this."""
+        return gathered(self.ema) if self.settings.shard else self.ema
+
     @torch.no_grad()  # or the averages would drag along a graph that grows at every step
     def average(self) -> None:
         """One step of the averaged weights: θ̄ ← θ̄ + (1 − d)(θ − θ̄)."""
@@ -176,6 +186,14 @@ class TrainState:
         for mean, buffer in zip(self.ema.buffers(), self.objective.network.buffers(), strict=True):
             mean.copy_(buffer)
         self.averages.update(self.step)
+
+
+def _placed(objective: Objective, settings: TrainSettings, world: World) -> ScoreNetwork:
+    """Put the objective on its device as a whole, and give a copy of its network."""
+    objective.to(world.device)
+    if settings.channels_last:
+        channels_last(objective.network)
+    return copy.deepcopy(objective.network)
 
 
 def _refuse_parts(objective: Objective, settings: TrainSettings) -> None:
@@ -208,7 +226,7 @@ def train(
         DivergedError: a loss or gradient that is not finite; parameters, optimiser and averages are those of before.
     """
     objective: torch.nn.Module = state.objective.train()
-    if state.world.size > 1:
+    if state.world.size > 1 and not state.settings.shard:
         objective = DistributedDataParallel(objective)
     for step in range(state.step, steps):
         yield _one_step(state, objective, batches, step, groups, group_names)

@@ -25,7 +25,8 @@ from cbdm_core.distributed import join, own_rows, rows_of_all_ranks
 from cbdm_core.errors import CbdmError
 from cbdm_core.generation import generate
 from cbdm_core.networks.mlp import MLP
-from cbdm_priors.laws.counts import Uniform
+from cbdm_core.sharding import whole
+from cbdm_priors.laws.counts import Null, Uniform
 from cbdm_priors.laws.learned import Learned
 
 COUNTS = [16, 12, 8, 4]
@@ -49,7 +50,8 @@ def data():
 METHODS = {
     "ddpm": [],
     "cbdm": [("cbdm", {"target": Uniform(COUNTS), "gamma": 0.25})],
-    "cbdm-fraction": [("cbdm", {"target": Uniform(COUNTS), "fraction": 0.3})],
+    "cbdm-null": [("cbdm", {"target": Null(COUNTS), "gamma": 0.25})],
+    "cbdm-fraction": [("cbdm", {"target": Uniform(COUNTS), "fraction": 0.1})],  # one row or two, often all of one rank
     "cbdm-draws": [("cbdm", {"target": Uniform(COUNTS), "draws": 2})],
     "cbdm-every": [("cbdm", {"target": Uniform(COUNTS), "every": 3})],
     "learned": [("cbdm", {"target": "learned"})],
@@ -86,7 +88,11 @@ def run(method, world=None, steps=20, **settings):
     groups = {"groups": torch.tensor([0, 0, 1, 1]), "group_names": ("head", "tail")}
     records = list(trained(state, DoubleBatches(data(), 12, seed=0), steps=steps, **groups))
     values = state.objective.state_dict() | {f"ema {name}": value for name, value in state.ema.state_dict().items()}
-    return [r.loss for r in records], {k: v.clone() for k, v in values.items()}, [r.groups for r in records]
+    return (
+        [r.loss for r in records],
+        {k: whole(v).cpu().clone() for k, v in values.items()},
+        [r.groups for r in records],
+    )
 
 
 def agree(one, other, tolerance=1e-6):
@@ -182,7 +188,17 @@ def test_samples_are_the_same_for_any_number_of_processes(two):
     assert torch.equal(two["drawn"], drawn(None))
 
 
-ACCUMULATED = ["ddpm", "cbdm", "cbdm-fraction", "cbdm-draws", "cbdm-every", "reweight", "diffrop", "capacity"]
+ACCUMULATED = [
+    "ddpm",
+    "cbdm",
+    "cbdm-null",
+    "cbdm-fraction",
+    "cbdm-draws",
+    "cbdm-every",
+    "reweight",
+    "diffrop",
+    "capacity",
+]
 
 
 @pytest.mark.parametrize("method", ACCUMULATED)
