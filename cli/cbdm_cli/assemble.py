@@ -210,6 +210,7 @@ def settings_of(config: Config) -> TrainSettings:
         checkpointing=t.checkpointing,
         compile=t.compile,
         channels_last=t.channels_last,
+        shard=t.shard,
     )
 
 

@@ -111,6 +111,7 @@ class Training(_Section):
     checkpointing: bool = False
     compile: bool = False
     channels_last: bool = False
+    shard: bool = False
     tf32: bool = True
     determinism: Literal["off", "cudnn", "full"] = "cudnn"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"

@@ -14,6 +14,7 @@ from cbdm_core.conditions import Condition
 from cbdm_core.data.batches import Batches
 from cbdm_core.distributed import largest_over_ranks
 from cbdm_core.draws import Draws
+from cbdm_core.sharding import own_bytes
 from cbdm_core.training import TrainState, train
 
 __all__ = ["Work", "held_bytes", "one_step", "probed"]
@@ -65,13 +66,13 @@ def one_step(experiment: Experiment, rows: int) -> Work:
 
 
 def held_bytes(state: TrainState) -> int:
-    """Bytes of weights, gradients, averages and the optimiser's state, of a state that has done a step."""
-    weights = sum(p.nbytes for p in state.objective.parameters())
+    """Bytes of a process's weights, gradients, averages and optimiser's state, of a state that has done a step."""
+    weights = sum(map(own_bytes, state.objective.parameters()))
     moments = sum(
-        value.nbytes for of in state.optimizer.state.values() for value in of.values() if isinstance(value, Tensor)
+        own_bytes(value) for of in state.optimizer.state.values() for value in of.values() if isinstance(value, Tensor)
     )
-    averages = sum(p.nbytes for p in state.ema.parameters())
-    averages += sum(mean.nbytes for means in state.averages.of.values() for mean in means)
+    averages = sum(map(own_bytes, state.ema.parameters()))
+    averages += sum(own_bytes(mean) for means in state.averages.of.values() for mean in means)
     return 2 * weights + moments + averages
 
 

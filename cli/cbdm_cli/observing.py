@@ -24,7 +24,7 @@ _A_CLASS, _CLASSES = 8, 20  # samples of a class in a grid, and the most classes
 
 
 class Observer:
-    """The files that grow beside the checkpoints; of several processes only the leader has one.
+    """The files that grow beside the checkpoints, which of several processes only the leader writes.
 
     Args:
         experiment: what is trained.
@@ -38,14 +38,16 @@ class Observer:
 
     def __init__(self, experiment: Experiment, state: TrainState, folder: Path, log: str | None) -> None:
         self.experiment, self.state, self.folder = experiment, state, folder
-        self.metrics = Metrics(folder / "metrics.jsonl", state.step)
+        leads = state.world.leads
+        self.metrics = Metrics(folder / "metrics.jsonl", state.step) if leads else None
         self.scoring = Scoring(experiment, state, folder) if experiment.config.training.score_every else None
-        self.tracker: Tracker | None = open_tracker(log, folder, experiment.config, state.step) if log else None
+        tracked = log if leads else None
+        self.tracker: Tracker | None = open_tracker(tracked, folder, experiment.config, state.step) if tracked else None
 
     def see(self, record: TrainRecord) -> None:
-        """Take one record in."""
+        """Take one record in; every process must, since each may have a part of what is looked at."""
         training = self.experiment.config.training
-        if record.step % training.log_every == 0:
+        if self.metrics and record.step % training.log_every == 0:
             self.metrics.write(record)
             if self.tracker:
                 self.tracker.write(scalars(record), record.step)
@@ -57,10 +59,14 @@ class Observer:
                 self.tracker.write({f"scores/{name}": value for name, value in scores.items()}, record.step)
         powers = any(name.startswith("power:") for name in training.averages)
         if powers and (record.step % training.snapshot_every == 0 or record.step == training.steps):
-            save_snapshot(self.folder / AVERAGES, self.state.averages, record.step)
+            writes = self.state.world.leads
+            save_snapshot(self.folder / AVERAGES, self.state.averages, record.step, writes=writes)
 
     def _grid(self, step: int) -> None:
         """A few samples of each class by the averaged network, from the same noise at every step."""
+        network = self.state.averaged().eval()
+        if not self.state.world.leads:
+            return
         config, data = self.experiment.config, self.experiment.data
         counts = data.counts()
         shown = counts.argsort(descending=True, stable=True)
@@ -69,8 +75,8 @@ class Observer:
         labels = shown.sort().values.repeat(_A_CLASS)
         full = self.experiment.full
         conditions = labels if full.condition is None else conditions_for(labels, full.condition, full.y)
-        network, schedule = self.state.ema.eval(), self.experiment.schedule
-        x = drawn_with_bar(config, network, schedule, conditions, tuple(data.shape), self.state.world.device, "grid")
+        shape, device = tuple(data.shape), self.state.world.device
+        x = drawn_with_bar(config, network, self.experiment.schedule, conditions, shape, device, "grid")
         path = self.folder / GRIDS / f"step-{step:08d}.png"
         with plain_write_errors(path):
             path.parent.mkdir(exist_ok=True)
@@ -81,8 +87,9 @@ class Observer:
 
     def close(self) -> None:
         """Write out what is pending."""
-        self.metrics.close()
+        if self.metrics:
+            self.metrics.close()
         if self.scoring:
-            self.scoring.records.close()
+            self.scoring.close()
         if self.tracker:
             self.tracker.close()

@@ -61,17 +61,24 @@ def resume(
     if preset is None and options["method"] is not None:  # options of parts that it lacks are not what differs
         base = {**base, "method": only_its_parts(method_over(base["method"], options["method"]))}
     asked = resolved(overlaid(base, file, settings), {**options, "steps": None})
-    refuse_difference(folder, saved, asked, but=("training.steps",) if preset and options["steps"] else ())
+    free = ("training.shard", *(("training.steps",) if preset and options["steps"] else ()))
+    refuse_difference(folder, saved, asked, but=free)
     if "features" not in overlaid({}, file, settings).get("evaluation", {}):
         refuse_code(folder / "config.toml", saved, features_option(saved.evaluation.features))
-    config = saved
-    if options["steps"] is not None:
-        config = validated(merged(saved.model_dump(), {"training": {"steps": options["steps"]}}))
+    config = validated(merged(saved.model_dump(), {"training": _changed(saved, file, settings, options)}))
     world = join(device)
     try:
         go_on(folder, saved, config, world, manner)
     finally:
         leave()
+
+
+def _changed(saved: Config, file: Path | None, settings: Sequence[str], options: dict[str, Any]) -> dict[str, Any]:
+    """What may be asked of a run anew: its length, and whether its network is spread over processes."""
+    training = saved.training
+    named = overlaid({}, file, settings).get("training", {})
+    steps = training.steps if options["steps"] is None else options["steps"]
+    return {"steps": steps, "shard": named.get("shard", training.shard)}
 
 
 def go_on(
@@ -116,10 +123,10 @@ def _from_the_newest(folder: Path, changed: bool, experiment: Experiment, world:
 
 def _newest(folder: Path, experiment: Experiment, world: World) -> TrainState:
     """The state of the newest checkpoint that is whole, or that of step 0 where none was written yet."""
-    faults: list[str] = []
+    state, faults = experiment.start(world), list[str]()
     for checkpoint in reversed(checkpoints(folder)):
         try:
-            state = load_checkpoint(checkpoint, experiment.start(world))
+            load_checkpoint(checkpoint, state)
         except CbdmError as error:
             faults.append(str(error))
             continue
@@ -130,7 +137,7 @@ def _newest(folder: Path, experiment: Experiment, world: World) -> TrainState:
         raise CbdmError(f"no checkpoint in {folder} is whole; the newest: {faults[0]}")
     if origin := experiment.facts.origin:
         raise CbdmError(f"{folder} has lost the weights that it started from: start anew with --from {origin.path}")
-    return experiment.start(world)
+    return state
 
 
 def first_difference(saved: Config, asked: Config, but: Sequence[str] = ()) -> tuple[str, Any, Any] | None:
@@ -152,7 +159,7 @@ def refuse_difference(folder: Path, saved: Config, asked: Config, but: Sequence[
         key, before, now = found
         raise CbdmError(
             f"--resume {folder} was trained with {key} = {before!r}, not {now!r}: leave it out to continue, or start "
-            "a new run (only --steps and --device may change)"
+            "a new run (only --steps, --device and training.shard may change)"
         )
 
 

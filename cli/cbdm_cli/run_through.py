@@ -105,23 +105,21 @@ def _train(experiment: Experiment, state: TrainState, folder: Path, log: str | N
     for index, classes in enumerate(groups.values()):
         member[list(classes)] = index
     records = train(state, experiment.batches, steps=training.steps, groups=member, group_names=names)
-    observer = Observer(experiment, state, folder, log) if leads else None
+    observer = Observer(experiment, state, folder, log)
     try:
         with asked_to_stop() as came, render.progress(shown=leads) as bar:
             task = bar.add_task("training", total=training.steps, completed=state.step, facts="")
             for record in _until_divergence(records, folder):
-                if observer:
-                    observer.see(record)
+                observer.see(record)
                 bar.update(task, completed=record.step, facts=f"loss {record.loss:.4f}")
                 last = record.step == training.steps
                 stopping = largest_over_ranks(came[0] if came else 0, state.world)  # all must stop after the same step
-                if (record.step % training.checkpoint_every == 0 or last or stopping) and leads:
+                if record.step % training.checkpoint_every == 0 or last or stopping:
                     save_checkpoint(folder / "checkpoints", state, keep=training.keep)
                 if stopping:
                     raise _stopped(folder, experiment.config, record.step, stopping, state.world)
     finally:
-        if observer:
-            observer.close()
+        observer.close()
 
 
 def _stopped(folder: Path, config: Config, step: int, number: int, world: World) -> Stopped:
@@ -153,7 +151,7 @@ def _evaluate(experiment: Experiment, state: TrainState, folder: Path) -> None:
     """Draw balanced samples on all ranks, judge them, and leave a picture, numbers and the table."""
     config, data, world = experiment.config, experiment.data, state.world
     labels, conditions = balanced_samples(config, experiment.full)
-    network = state.ema.eval()
+    network = state.averaged().eval()
     with counted(network) as rows:
         shape = tuple(data.shape)
         x = drawn_with_bar(config, network, experiment.schedule, conditions, shape, world.device, world=world)

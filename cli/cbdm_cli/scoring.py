@@ -14,8 +14,10 @@ from cbdm_cli.evaluator import Evaluator
 from cbdm_cli.run_folder import Records
 from cbdm_cli.study.results import scores_of
 from cbdm_core.checkpoint import latest_checkpoint, save_checkpoint
+from cbdm_core.distributed import largest_over_ranks
 from cbdm_core.errors import CbdmError
 from cbdm_core.metrics.scores import compared_scores
+from cbdm_core.networks.base import ScoreNetwork
 from cbdm_core.training import TrainState
 
 __all__ = ["BEST", "SCORES_FILE", "Scoring", "best_checkpoint", "is_scored"]
@@ -61,26 +63,40 @@ class Scoring:
         self.experiment, self.state, self.folder = experiment, state, folder
         few = {"per_class": experiment.config.training.score_per_class, "intervals": 0, "prd_runs": 0}
         self.config = validated(merged(experiment.config.model_dump(), {"evaluation": few}))
-        self.records = Records(folder / SCORES_FILE, state.step, is_scored)
-        self._best = min((self._loss(r["scores"]) for r in self.records.before), default=math.inf)
+        self.records = Records(folder / SCORES_FILE, state.step, is_scored) if state.world.leads else None
+        before = self.records.before if self.records else []
+        self._best = min((self._loss(r["scores"]) for r in before), default=math.inf)
 
     @cached_property
     def _evaluator(self) -> Evaluator:
         return Evaluator.of(self.config, self.experiment.full, self.experiment.data)
 
     def score(self, step: int) -> dict[str, float]:
-        """Draw, judge and write down; keep the state if it is the best so far."""
-        experiment, full = self.experiment, self.experiment.full
+        """Draw, judge and write down; keep the state if it is the best so far.
+
+        Every process must call this, since each may have a part of the state; the leader has the scores.
+        """
+        network = self.state.averaged().eval()
+        scores = self._judged(network) if self.records else {}
+        better = self._loss(scores) < self._best
+        if largest_over_ranks(int(better), self.state.world):
+            save_checkpoint(self.folder / BEST, self.state, keep=1)
+        self._best = min(self._best, self._loss(scores))
+        if self.records:
+            self.records.append({"step": step, "scores": scores})
+        return scores
+
+    def close(self) -> None:
+        """No score comes any more."""
+        if self.records:
+            self.records.close()
+
+    def _judged(self, network: ScoreNetwork) -> dict[str, float]:
+        experiment, full, device = self.experiment, self.experiment.full, self.state.world.device
         labels, conditions = balanced_samples(self.config, full)
-        network, device = self.state.ema.eval(), self.state.world.device
         shape = tuple(full.shape)
         x = drawn_with_bar(self.config, network, experiment.schedule, conditions, shape, device, "scores")
-        scores = scores_of(self._evaluator(self.config, x, labels).to_dict())
-        if self._loss(scores) < self._best:
-            self._best = self._loss(scores)
-            save_checkpoint(self.folder / BEST, self.state, keep=1)
-        self.records.append({"step": step, "scores": scores})
-        return scores
+        return scores_of(self._evaluator(self.config, x, labels).to_dict())
 
     def _loss(self, scores: dict[str, float]) -> float:
         """The score that decides, turned so that less is better; infinite where it is not to be had."""

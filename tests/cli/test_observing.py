@@ -89,4 +89,7 @@ def test_mistakes_are_refused_before_a_folder_is_made(refused, tmp_path, monkeyp
     assert "compares the rows" in refused("train", *TINY, "--out", "r", *coupled)
     vectors = ["--method", "capacity", "--set", "training.checkpointing=true"]
     assert "experts" in refused("train", *TINY, "--out", "r", *vectors)
+    spread = ["--set", "training.shard=true"]
+    assert "there is 1: start it under torchrun" in refused("train", *TINY, "--out", "r", *spread)
+    assert "compile = True" in refused("train", *TINY, "--out", "r", *spread, "--set", "training.compile=true")
     assert not (tmp_path / "r").exists()

@@ -34,6 +34,37 @@ def losses(run):
 
 
 @pytest.mark.slow
+def test_two_processes_with_a_spread_network_look_save_and_judge_as_one(tmp_path, tmp_path_factory):
+    """Two steps spread, from other weights, then two in one process; grids, scores and the best are those of one."""
+    env = {"CBDM_CACHE": str(shared_classifiers(tmp_path_factory.getbasetemp()))}
+    looks = ["--set", "training.score_every=2", "--set", "training.keep_best=fid", "--set", "training.snapshot_every=2"]
+    looks += [
+        "--set",
+        'training.averages=["power:0.1"]',
+        "--set",
+        "training.keep=9",
+        "--set",
+        "training.checkpoint_every=2",
+    ]
+    cbdm("train", "--steps", 2, *OPTIONS, "--no-evaluate", "--out", "first", cwd=tmp_path, check=0, env=env)
+    begun = ["train", "--from", "first", *OPTIONS, *looks]
+    cbdm(*begun, "--steps", 4, "--out", "one", cwd=tmp_path, check=0, env=env)
+    two_processes(*begun, "--steps", 2, "--set", "training.shard=true", "--out", "two", cwd=tmp_path, env=env)
+    alone = cbdm("train", "--resume", "two", "--steps", 4, cwd=tmp_path, check=2, env=env)
+    assert "start it under torchrun" in alone.stderr
+    whole = ["--set", "training.shard=false"]
+    cbdm("train", "--resume", "two", *whole, "--steps", 4, cwd=tmp_path, check=0, env=env)
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert losses(two) == pytest.approx(losses(one), rel=1e-3)
+    names = [{str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()} for run in (one, two)]
+    assert names[0] == names[1] and "checkpoints/step-00000000/model.safetensors" in names[0]
+    scores = [[json.loads(line) for line in (run / "scores.jsonl").read_text().splitlines()] for run in (one, two)]
+    assert [s["step"] for s in scores[1]] == [2, 4]
+    for mine, theirs in zip(*scores, strict=True):
+        assert mine["scores"]["fid"] == pytest.approx(theirs["scores"]["fid"], rel=1e-2)
+
+
+@pytest.mark.slow
 def test_two_processes_train_resume_and_draw_as_one(tmp_path, tmp_path_factory):
     env = {"CBDM_CACHE": str(shared_classifiers(tmp_path_factory.getbasetemp()))}
     cbdm("train", "--steps", 4, *OPTIONS, "--out", "one", cwd=tmp_path, check=0, env=env)

@@ -129,8 +129,7 @@ def start(
         state = experiment.start(world)  # settings that do not fit are refused before a folder is made
         folder = Path(text_of_the_leader(str(new_folder(out, config.preset)) if world.leads else None, world))
         with folder_held(folder, world, manner):
-            if world.leads:
-                _begin(experiment, state, folder)
+            _begin(experiment, state, folder)
             run_through(experiment, state, folder, manner)
     finally:
         leave()
@@ -175,15 +174,23 @@ def _from(origin: Path | None, experiment: Experiment) -> Experiment:
 
 def _begin(experiment: Experiment, state: TrainState, folder: Path) -> None:
     """What a run can be resumed from before its first checkpoint; the configuration last, for it makes it a run."""
+    leads, origin = state.world.leads, experiment.facts.origin
+    if leads:
+        _begin_folder(experiment, folder, state.world.device)
+    if origin:
+        save_checkpoint(folder / "checkpoints", state)  # so that going on needs the run itself alone
+    if leads and origin:
+        render.note(f"starting from the averaged weights of {origin.path}, trained for {origin.step:,} steps")
+    if leads:
+        write_text(folder / "config.toml", experiment.config.to_toml())
+
+
+def _begin_folder(experiment: Experiment, folder: Path, device: torch.device) -> None:
     if there := occupied(folder):  # another process was quicker, between the look and the lock
         raise CbdmError(f"--out {folder} is not empty, it has {there[0].name}: choose a new folder")
-    write_json(folder / "environment.json", environment(sys.argv, str(state.world.device)))
+    write_json(folder / "environment.json", environment(sys.argv, str(device)))
     if experiment.law_data:
         write_tensors(folder / LAW_DATA, experiment.law_data)
-    if origin := experiment.facts.origin:
-        save_checkpoint(folder / "checkpoints", state)  # so that going on needs the run itself alone
-        render.note(f"starting from the averaged weights of {origin.path}, trained for {origin.step:,} steps")
-    write_text(folder / "config.toml", experiment.config.to_toml())
 
 
 @torch.no_grad()
