@@ -22,7 +22,7 @@ from cbdm_core.metrics.memorisation import memorisation, relative_diversity
 from cbdm_core.metrics.prd import prd
 from cbdm_core.metrics.report import ClassScores, Report, Scores, count_groups, rank_groups
 from cbdm_core.metrics.rows import EvaluatedRows, rows_of
-from cbdm_core.metrics.scores import SCORES, Score
+from cbdm_core.metrics.scores import Score, known_scores
 from cbdm_core.metrics.uncertainty import frechet_interval, precision_recall_intervals
 
 __all__ = ["Copies", "evaluate"]
@@ -250,7 +250,7 @@ def _scores(real: EvaluatedRows, fake: EvaluatedRows, k: int, prd_runs: int) -> 
         memorised_pixels=_memorised(fake.nearer_pixels, fake.expected),
         authenticity=_mean(fake.authentic[~fake.authentic.isnan()].tolist()),
         diversity=_mean(relative_diversity(x, real.labels, y, fake.labels).values()),
-        further={score.key: _further(score, real, fake) for score in SCORES if score.of is not None},
+        further={score.key: _further(score, real, fake) for score in known_scores() if score.of is not None},
     )
 
 

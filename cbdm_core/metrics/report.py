@@ -70,7 +70,7 @@ class Scores:
     further: dict[str, float | None] = field(default_factory=dict)
 
     def value(self, key: str) -> float | None:
-        """The score of a key of `SCORES`; None where it is not known."""
+        """The score of a key of `known_scores`; None where it is not known."""
         return self.further.get(key) if key not in _FIELDS else getattr(self, key)
 
     def to_dict(self) -> dict[str, Any]:

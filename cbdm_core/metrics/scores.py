@@ -6,7 +6,8 @@ Every table, page and file of results takes its scores from here. Another packag
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cache
 from typing import TYPE_CHECKING
 
 from cbdm_core.errors import CbdmError
@@ -15,7 +16,7 @@ from cbdm_core.registry import Registry
 if TYPE_CHECKING:  # a table of names costs no torch
     from cbdm_core.metrics.rows import EvaluatedRows
 
-__all__ = ["SCORES", "Score", "compared_scores", "digits_of", "label_of"]
+__all__ = ["Score", "compared_scores", "digits_of", "known_scores", "label_of"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Score:
         digits: after the point.
         less_is_better: which way is better; None where neither is.
         shown: whether the tables of one evaluation have a column for it.
-        compared: the groups of classes in which a study compares it; "" is overall.
+        compared: the groups of classes in which a study compares it, of "head", "medium", "tail"; "" is overall.
         name: as a study calls it behind the group, where that is not the key.
         of: (reference rows, sample rows) → the score, None where they are too few; of a registered score, since
             `evaluate` computes the others itself.
@@ -57,40 +58,60 @@ _OWN = (
 )
 
 
-def _registered() -> tuple[Score, ...]:
-    """Those of the entry points, by name."""
+_GROUPS = ("", "head", "medium", "tail")  # those of `Report.groups`, and all samples
+
+
+@cache
+def known_scores() -> tuple[Score, ...]:
+    """Our own, and after them those of other packages by name, which are loaded when they are first asked for.
+
+    Raises:
+        CbdmError: one that cannot be loaded, or is no new score.
+    """
     registry = Registry("score", "cbdm.scores", {})
     found = {name: registry[name] for name in registry}
     for name, score in found.items():
-        if not isinstance(score, Score) or score.key != name or score.of is None or name in {s.key for s in _OWN}:
-            raise CbdmError(
-                f"the score {name!r} is registered as {score!r}: register a Score with of=… whose key is that name, "
-                f"and none of {', '.join(s.key for s in _OWN)}"
-            )
-    return tuple(found.values())
+        fault = _fault(name, score)
+        if fault:
+            raise CbdmError(f"the score {name!r} is registered as {score!r}: {fault}")
+    return *_OWN, *found.values()
 
 
-SCORES: tuple[Score, ...] = (*_OWN, *_registered())
+def _fault(name: str, score: object) -> str | None:
+    """What keeps it from standing beside ours."""
+    from cbdm_core.metrics.report import Scores
+
+    if not isinstance(score, Score) or score.of is None or score.key != name:
+        return "register a Score with of=… whose key is that name"
+    taken = {field.name for field in fields(Scores)} | {own.name or own.key for own in _OWN}
+    if {score.key, score.name} & taken:
+        return f"choose a key and a name other than {', '.join(sorted(taken))}"
+    if not isinstance(score.compared, tuple) or not set(score.compared) <= set(_GROUPS):
+        return f"compared must be a tuple of {', '.join(map(repr, _GROUPS))}"
+    return None
 
 
+@cache
 def compared_scores() -> dict[str, tuple[tuple[str, ...], Score]]:
     """What a study compares: name → (where it stands in a result, the score), overall first, then group by group."""
-    groups = dict.fromkeys(group for score in SCORES for group in score.compared)
+    groups = dict.fromkeys(group for score in known_scores() for group in score.compared)
     return {
         f"{group} {score.name or score.key}".strip(): (
             (*(("groups", group) if group else ("overall",)), score.key),
             score,
         )
         for group in groups
-        for score in SCORES
+        for score in known_scores()
         if group in score.compared
     }
 
 
 def _score(name: str) -> Score:
-    """The score of a study's name, or of a field of an evaluation."""
+    """The score of a study's name, or of a field of an evaluation; one of a package that is not here has its name."""
     compared = compared_scores()
-    return compared[name][1] if name in compared else next(score for score in SCORES if score.key == name)
+    if name in compared:
+        return compared[name][1]
+    return next((score for score in known_scores() if score.key == name), Score(name, name))
 
 
 def label_of(name: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cbdm_cli.config import Config
-from cbdm_core.metrics.scores import SCORES
+from cbdm_core.metrics.scores import known_scores
 from cbdm_core.run import Run
 
 __all__ = ["model_card"]
@@ -53,7 +53,7 @@ def _quality(path: Path) -> list[str]:
         return ["Not evaluated."]
     report = evaluation.get("report", evaluation)
     rows = {"overall": report.get("overall", {}), **report.get("groups", {})}
-    shown = [score for score in SCORES if score.shown and rows["overall"].get(score.key) is not None]
+    shown = [score for score in known_scores() if score.shown and rows["overall"].get(score.key) is not None]
     lines = [f"| | {' | '.join(score.label for score in shown)} |", f"|---|{'---|' * len(shown)}"]
     for name, scores in rows.items():
         values = [(scores.get(score.key), score.digits) for score in shown]

@@ -128,11 +128,19 @@ class Training(_Section):
 
     @model_validator(mode="after")
     def _best_by_a_score(self) -> Training:
-        if self.keep_best is not None and self.keep_best not in compared_scores():
-            raise ValueError(f"keep_best: allowed are {', '.join(compared_scores())}, got {self.keep_best!r}")
+        if self.keep_best is not None and self.keep_best not in (allowed := _with_a_better_way()):
+            raise ValueError(
+                f"keep_best: allowed are {', '.join(allowed)}, got {self.keep_best!r}: name one of them, or install "
+                "the package whose score it is"
+            )
         if self.keep_best is not None and self.score_every is None:
             raise ValueError("keep_best needs score_every, the steps between two scores")
         return self
+
+
+def _with_a_better_way() -> list[str]:
+    """The scores of which it can be said which of two is better."""
+    return [name for name, (_, score) in compared_scores().items() if score.less_is_better is not None]
 
 
 class Tracking(_Section):

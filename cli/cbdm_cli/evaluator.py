@@ -18,12 +18,14 @@ from cbdm_core.metrics.features.classifier import FeatureExtractor
 from cbdm_core.metrics.features.named import check_features, feature_extractor
 from cbdm_core.metrics.features.reference import reference_features
 from cbdm_core.metrics.report import Report
+from cbdm_core.metrics.scores import known_scores
 
 __all__ = ["Evaluator", "check_judging"]
 
 
 def check_judging(config: Config, full: Dataset, training: Dataset) -> None:
-    """Refuse before any work a reference that these data do not have, and features that cannot be found."""
+    """Refuse before any work a reference that these data do not have, and features and scores that cannot be found."""
+    known_scores()
     reference, name = load_reference(config, full, training)
     whole = [reference, *([full] if config.evaluation.features.strip() == "classifier" else [])]  # it learns from all
     if sizes := [data.x.numel() for data in whole if isinstance(data.x, MappedRows)]:

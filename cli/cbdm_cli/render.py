@@ -15,7 +15,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from cbdm_core.metrics.scores import SCORES, compared_scores, digits_of, label_of
+from cbdm_core.metrics.scores import Score, compared_scores, digits_of, known_scores, label_of
 
 if TYPE_CHECKING:  # the help page must not pay for torch
     from pathlib import Path
@@ -83,12 +83,16 @@ def _number(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-_SHOWN = [score for score in SCORES if score.shown]
-_HEADS = [score.label for score in _SHOWN]
+def _shown() -> list[Score]:
+    return [score for score in known_scores() if score.shown]
+
+
+def _heads() -> list[str]:
+    return [score.label for score in _shown()]
 
 
 def _cells(scores: Scores) -> list[str]:
-    return [_number(scores.value(score.key), score.digits) for score in _SHOWN]
+    return [_number(scores.value(score.key), score.digits) for score in _shown()]
 
 
 def _table(title: str, columns: Sequence[str], left: int = 1) -> Table:
@@ -121,7 +125,7 @@ def _print_columns(title: str, columns: Sequence[str], rows: Sequence[Sequence[s
 
 def report_table(report: Report, title: str, caption: str) -> None:
     """A report: overall, by thirds of the classes and by training count, and each class with its training count."""
-    table = _table(title, ["", "train n", *_HEADS])
+    table = _table(title, ["", "train n", *_heads()])
     total = sum(c.training_count for c in report.classes)
     table.add_row("overall", str(total), *_cells(report.overall))
     table.add_section()
@@ -168,8 +172,8 @@ def _beyond_chance(share: float) -> str:
 
 def sweep_table(rows: Iterable[tuple[str, str, Report]], title: str) -> None:
     """One row for each (run, ω): overall scores, then the tail's FID, recall and copies."""
-    of_tail = [score for score in SCORES if "tail" in score.compared]
-    columns = ["run", "ω", *_HEADS, *[f"tail {score.label}" for score in of_tail]]
+    of_tail = [score for score in known_scores() if "tail" in score.compared]
+    columns = ["run", "ω", *_heads(), *[f"tail {score.label}" for score in of_tail]]
     lines = []
     for run, omega, report in rows:
         tail = report.groups.get("tail", report.overall)

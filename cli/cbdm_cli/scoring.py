@@ -31,7 +31,6 @@ def is_scored(value: Any) -> bool:
         isinstance(value, dict)
         and isinstance(value.get("step"), int)
         and isinstance(value.get("scores"), dict)
-        and value["scores"].keys() <= compared_scores().keys()
         and all(isinstance(score, int | float) and math.isfinite(score) for score in value["scores"].values())
     )
 

@@ -74,8 +74,20 @@ def test_a_run_without_a_best_says_how_to_have_one(run):
     assert code == 2 and "training.keep_best" in err
 
 
+def test_a_score_whose_package_is_gone_stays_in_the_record(run, tmp_path):
+    """Going on without it must not make the run forget its scores, and so its best."""
+    assert run("train", "--steps", 4, *BY_FID, "--out", "r")[0] == 0
+    lines = [{**r, "scores": {**r["scores"], "theirs": 1.0}} for r in scores(tmp_path / "r")]
+    (tmp_path / "r" / "scores.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run("train", "--resume", "r", "--steps", 6)[0] == 0
+    assert scores(tmp_path / "r")[: len(lines)] == lines
+    code, out, err = run("watch", "r", "--once")
+    assert code == 0, err
+    assert "at step 6: FID" in out
+
+
 def test_a_foreign_line_is_no_score():
     good = {"step": 1, "scores": {"fid": 2.0}}
-    assert is_scored(good)
-    for bad in (1, {}, {"step": 1}, {**good, "scores": {"x": 1.0}}, {**good, "scores": {"fid": "x"}}):
+    assert is_scored(good) and is_scored({**good, "scores": {"of another package": 1.0}})
+    for bad in (1, {}, {"step": 1}, {**good, "scores": {"fid": "x"}}):
         assert not is_scored(bad)

@@ -14,7 +14,6 @@ from cbdm_core.errors import CbdmError
 from cbdm_core.metrics.scores import compared_scores
 
 __all__ = [
-    "COMPARED",
     "Estimate",
     "Result",
     "Row",
@@ -26,8 +25,6 @@ __all__ = [
     "scores_of",
     "swept",
 ]
-
-COMPARED = compared_scores()
 
 Result = Mapping[str, Any]
 """What a result file holds."""
@@ -72,7 +69,7 @@ def read_result(file: Path) -> Result:
         raise CbdmError(f"{file} cannot be read: {error}; remove it, and cbdm compare makes it anew") from error
     if not isinstance(value, dict):
         raise CbdmError(f"{file} holds no result: remove it, and cbdm compare makes it anew")
-    wrong = [name for name, (path, _) in COMPARED.items() if not _plain(_value_at(value, path))]
+    wrong = [name for name, (path, _) in compared_scores().items() if not _plain(_value_at(value, path))]
     if wrong:
         raise CbdmError(f"{file}: its {wrong[0]} is no number: remove it, and cbdm compare makes it anew")
     return value
@@ -107,8 +104,8 @@ def read_results(
 
 
 def scores_of(result: Result) -> dict[str, float]:
-    """The compared scores that are defined in a result, by their names in `COMPARED`."""
-    values = {name: _at(result, path) for name, (path, _) in COMPARED.items()}
+    """The compared scores that are defined in a result, by their names in `compared_scores`."""
+    values = {name: _at(result, path) for name, (path, _) in compared_scores().items()}
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -131,7 +128,7 @@ def best_omega(means: Mapping[str, float], score: str = "fid") -> str:
         means: ω → mean.
         score: which way is better.
     """
-    sign = 1 if COMPARED[score][1].less_is_better else -1
+    sign = 1 if compared_scores()[score][1].less_is_better else -1
     return min(means, key=lambda omega: sign * means[omega])
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from cbdm_cli.study import results
 from cbdm_cli.study.plan import Plan
-from cbdm_cli.study.results import COMPARED, Estimate, Result, at_edge, best_omega, estimate, read_results, scores_of
+from cbdm_cli.study.results import Estimate, Result, at_edge, best_omega, estimate, read_results, scores_of
+from cbdm_core.metrics.scores import compared_scores
 
 __all__ = ["Row", "Summary", "against", "by_score", "summarise", "summary_of"]
 
@@ -161,14 +162,14 @@ def against(row: Row, other: Row, score: str) -> Estimate | None:
 
 def implied_row(rows: Sequence[Row], primary: str = "fid") -> Row | None:
     """The plain model under the guidance that CBDM implies, at the best of its τ; None where it was not judged."""
-    sign = 1 if COMPARED[primary][1].less_is_better else -1
+    sign = 1 if compared_scores()[primary][1].less_is_better else -1
     implied = [row for row in rows if row.variant == rows[0].variant and row.kind.startswith("ω_eff")]
     return min(implied, key=lambda row: sign * row.scores[primary].mean, default=None)
 
 
 def by_score(found: Mapping[int, Result], seeds: Sequence[int]) -> dict[str, dict[int, float]]:
     """Score → seed → value, of these seeds, where it is defined."""
-    table: dict[str, dict[int, float]] = {name: {} for name in COMPARED}
+    table: dict[str, dict[int, float]] = {name: {} for name in compared_scores()}
     for seed in seeds:
         for name, value in scores_of(found.get(seed, {})).items():
             table[name][seed] = value
@@ -189,7 +190,7 @@ def _verdict(rows: Sequence[Row], primary: str) -> str:
     least = min(_paired(row, baseline, primary) for row in others)
     if least < 3:
         return f"No verdict: {least} paired seed{'' if least == 1 else 's'}, and at least 3 are needed for an interval."
-    sign = 1 if COMPARED[primary][1].less_is_better else -1
+    sign = 1 if compared_scores()[primary][1].less_is_better else -1
     better, worse = [], []
     for row in others:
         d = (row.differences or {}).get(primary)
@@ -219,7 +220,7 @@ def _against_implied(rows: Sequence[Row], primary: str) -> str | None:
     trained = [row for row in rows if row.variant != rows[0].variant]
     if implied is None or not trained:
         return None
-    sign, told = 1 if COMPARED[primary][1].less_is_better else -1, []
+    sign, told = 1 if compared_scores()[primary][1].less_is_better else -1, []
     for row in trained:
         d = against(row, implied, primary)
         if d is not None and len(row.seeds) >= 3 and d.excludes_zero:

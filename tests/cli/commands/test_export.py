@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from cbdm import DDIM, ClassifierFreeGuidance, generate, load_run
 from cbdm_core.checkpoint import latest_checkpoint
 from cbdm_core.ema import post_hoc
-from cbdm_core.metrics.scores import SCORES
+from cbdm_core.metrics.scores import known_scores
 from tests.cli.tiny import TINY, cbdm, shared_classifiers
 
 AVERAGES = ["--set", 'training.averages=["power:0.05", "power:0.1", "decay:0.3"]', "--set", "training.snapshot_every=2"]
@@ -53,7 +53,7 @@ def test_the_card_tells_the_scores_of_the_one_table(source, run, tmp_path):
     """Labels and digits are those of every other table, so that a new score reaches the card too."""
     assert run("export", source, "out", "--to", "safetensors")[0] == 0
     overall = json.loads((source / "evaluation.json").read_text())["overall"]
-    shown = [score for score in SCORES if score.shown and overall[score.key] is not None]
+    shown = [score for score in known_scores() if score.shown and overall[score.key] is not None]
     card = (tmp_path / "out" / "README.md").read_text()
     assert f"| | {' | '.join(score.label for score in shown)} |" in card and len(shown) >= 4
     assert f"| overall | {' | '.join(f'{overall[s.key]:.{s.digits}f}' for s in shown)} |" in card

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from cbdm_cli.study.plan import INTERVAL, READINGS, Plan, Variant, readings_of, run_folder
-from cbdm_cli.study.results import COMPARED, estimate
+from cbdm_cli.study.results import estimate
 from cbdm_cli.study.summary import summarise
 from cbdm_core.errors import CbdmError
+from cbdm_core.metrics.scores import compared_scores
 
 A, B, C = (Variant(name=name, parts=name) for name in ("cbdm:null", "cbdm:uniform", "cbdm:training"))
 PLAIN = Variant(name="ddpm", parts="ddpm")
@@ -209,7 +210,7 @@ def test_a_score_that_is_none_is_left_out(tmp_path):
     baseline, other = summarise(tmp_path, plan).rows
     assert baseline.omega == "0.5" and [omega for omega, _ in baseline.curve] == ["0", "0.5"]
     assert "precision" not in baseline.scores and "recall" in baseline.scores and "recall" not in other.scores
-    assert set(other.differences) == set(COMPARED) - {"precision", "recall"}
+    assert set(other.differences) == set(compared_scores()) - {"precision", "recall"}
 
 
 def test_a_primary_score_that_no_seed_has_makes_no_row(tmp_path):
@@ -355,7 +356,7 @@ def test_the_results_are_plain_json(tmp_path, seeds):
     told = summarise(tmp_path, plan).to_dict()
     assert json.loads(json.dumps(told, allow_nan=False)) == told
     rows = {row["name"]: row for row in told["rows"]}
-    assert set(rows["ddpm"]["scores"]) == set(COMPARED) and rows["ddpm"]["differences"] == {}
+    assert set(rows["ddpm"]["scores"]) == set(compared_scores()) and rows["ddpm"]["differences"] == {}
     width = rows["cbdm:null"]["differences"]["fid"]["half_width"]
     assert (width is None) == (seeds == 1)
     assert rows["cbdm:null"]["values"]["fid"] == {str(seed): SMALL[seed] for seed in range(seeds)}

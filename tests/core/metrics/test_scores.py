@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from importlib.metadata import EntryPoint
 
@@ -15,7 +18,7 @@ from cbdm_core.errors import CbdmError
 from cbdm_core.metrics import evaluation, scores
 from cbdm_core.metrics.evaluation import evaluate
 from cbdm_core.metrics.report import Report, Scores
-from cbdm_core.metrics.scores import SCORES, Score, compared_scores, digits_of, label_of
+from cbdm_core.metrics.scores import Score, compared_scores, digits_of, known_scores, label_of
 from tests.cli.tiny import TINY, cbdm, one_line
 
 A_SCORE = '''
@@ -51,7 +54,7 @@ class Plain:
 
 
 def judged(data, monkeypatch, *more):
-    monkeypatch.setattr(evaluation, "SCORES", (*SCORES, *more))
+    monkeypatch.setattr(evaluation, "known_scores", lambda: (*known_scores(), *more))
     return evaluate(data.model_input(), data.y, data, Plain(), [30, 10])
 
 
@@ -76,21 +79,48 @@ def test_a_value_is_known_by_its_key_and_another_key_is_unknown():
     assert replace(own, further={"theirs": 2.0}).value("theirs") == 2.0
 
 
+@pytest.fixture
+def registered(monkeypatch):
+    """Scores as if another distribution had declared this one."""
+
+    def declare(name, score):
+        monkeypatch.setattr(scores, "_OTHER", score, raising=False)
+        entry = EntryPoint(name, "cbdm_core.metrics.scores:_OTHER", "cbdm.scores")
+        monkeypatch.setattr(registry, "entry_points", lambda group: [entry])
+        return known_scores.__wrapped__
+
+    return declare
+
+
 @pytest.mark.parametrize(
-    "score", [named("other"), Score("x", "x"), named("fid"), "no score"], ids=["key", "no of", "ours", "kind"]
+    ("name", "score", "fault"),
+    [
+        ("x", named("other"), "whose key is that name"),
+        ("x", Score("x", "x"), "with of=…"),
+        ("x", "no score", "register a Score"),
+        ("fid", named("fid"), "other than authenticity"),
+        ("density", named("density"), "other than authenticity"),
+        ("copies", named("copies"), "other than authenticity"),
+        ("x", replace(named("x"), name="copies"), "other than authenticity"),
+        ("x", replace(named("x"), compared="tail"), "must be a tuple of '', 'head'"),
+        ("x", replace(named("x"), compared=("few",)), "must be a tuple of '', 'head'"),
+    ],
 )
-def test_what_is_no_new_score_is_refused(score, monkeypatch):
-    name = score.key if isinstance(score, Score) and score.key == "fid" else "x"
-    monkeypatch.setattr(scores, "_OTHER", score, raising=False)
-    entry = EntryPoint(name, "cbdm_core.metrics.scores:_OTHER", "cbdm.scores")
-    monkeypatch.setattr(registry, "entry_points", lambda group: [entry])
-    with pytest.raises(CbdmError, match=re.escape(f"the score {name!r} is registered as")):
-        scores._registered()
+def test_what_is_no_new_score_is_refused(registered, name, score, fault):
+    with pytest.raises(CbdmError, match=re.escape(f"the score {name!r} is registered as")) as caught:
+        registered(name, score)()
+    assert fault in str(caught.value)
+
+
+def test_a_new_score_stands_after_ours(registered):
+    score = replace(named("x"), compared=("", "tail"))
+    assert registered("x", score)() == (*scores._OWN, score)
 
 
 def test_names_of_a_study_lead_back_to_their_score():
     for name, (where, score) in compared_scores().items():
         assert where[-1] == score.key and digits_of(name) == score.digits and label_of(name).endswith(score.label)
+    assert label_of("their score") == "their score" and digits_of("their score") == 3  # of a package that is not here
     assert label_of("tail fid") == "tail FID" and label_of("kid") == "KID" and digits_of("tail copies") == 3
 
 
@@ -117,7 +147,19 @@ def test_a_score_of_another_package_is_one_file_there_and_none_here(site, tmp_pa
     assert "mean gap" not in plain
 
 
-def test_a_score_that_cannot_be_loaded_is_one_line(site, tmp_path):
+def test_its_module_may_be_the_first_that_is_imported(site):
+    """As in the tests of its own package; and it may take more of the façade than the score."""
+    source = (site / "their_score.py").read_text()
+    (site / "their_score.py").write_text(f"from cbdm import evaluate\n{source}")
+    code = "import their_score, cbdm_core.metrics.scores as s; assert s.known_scores()[-1] is their_score.GAP"
+    env = {**os.environ, "PYTHONPATH": str(site)}
+    assert subprocess.run([sys.executable, "-c", code], env=env, check=False).returncode == 0
+
+
+def test_a_score_that_cannot_be_loaded_is_one_line_where_scores_are_needed(site, tmp_path):
     (site / "their_score.py").write_text("import no_such_module\n")
-    message = one_line(cbdm("train", "--steps", 1, "--out", "r", cwd=tmp_path, env={"PYTHONPATH": str(site)}))
+    env = {"PYTHONPATH": str(site), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    cbdm("presets", cwd=tmp_path, env=env, check=0)
+    message = one_line(cbdm("train", *TINY, "--out", "r", cwd=tmp_path, env=env))
+    assert not (tmp_path / "r").exists()  # before training, not after
     assert "score 'gap' is registered as 'their_score:GAP', which fails" in message

@@ -19,10 +19,10 @@ from cbdm_cli.study.report.drawing import COLOURS, Drawing
 from cbdm_cli.study.report.heat_maps import diagnoses
 from cbdm_cli.study.report.neighbours import Neighbours
 from cbdm_cli.study.report.wording import number, width_text
-from cbdm_cli.study.results import COMPARED, Estimate
+from cbdm_cli.study.results import Estimate
 from cbdm_cli.study.summary import Row, against, implied_row
 from cbdm_core.errors import CbdmError
-from cbdm_core.metrics.scores import digits_of, label_of
+from cbdm_core.metrics.scores import compared_scores, digits_of, label_of
 
 __all__ = ["page"]
 
@@ -118,7 +118,11 @@ def _implied(story: Story) -> Row | None:
 
 
 def _scores(story: Story) -> list[str]:
-    return [score for score in COMPARED if score == "fid" or any(score in j.row.scores for j in story.method_scores)]
+    return [
+        score
+        for score in compared_scores()
+        if score == "fid" or any(score in j.row.scores for j in story.method_scores)
+    ]
 
 
 def _row(story: Story, scores_of: MethodScores) -> dict[str, Any]:

@@ -24,8 +24,8 @@ from cbdm_cli.study.report.collect import collect
 from cbdm_cli.study.report.drawing import COLOURS, ramp, style_of
 from cbdm_cli.study.report.neighbours import nearest_training
 from cbdm_cli.study.report.page import page
-from cbdm_cli.study.results import COMPARED
 from cbdm_cli.study.summary import summarise
+from cbdm_core.metrics.scores import compared_scores
 from tests.cli.study.report.pages import Page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -174,7 +174,7 @@ def test_the_table_holds_the_numbers_of_the_summary(comparison, parsed):
     assert len(rows) == len(summary.rows) == 6
     for cells, row in zip(rows, summary.rows):
         assert cells[0]["text"] == cells[0]["data-value"] == row.name
-        for score in COMPARED.keys() & row.scores.keys():
+        for score in compared_scores().keys() & row.scores.keys():
             cell, digits = cells[names.index(score.replace("fid", "FID"))], 2 if "fid" in score else 3
             assert float(cell["data-value"]) == row.scores[score].mean
             told = f"{row.scores[score].mean:.{digits}f} ± {row.scores[score].half_width:.{digits}f}"
