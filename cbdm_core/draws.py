@@ -67,7 +67,9 @@ def _split(pair: Words) -> tuple[Tensor, Tensor]:
 
 
 def _tensor(words: Words) -> Tensor:
-    return words if isinstance(words, Tensor) else torch.from_numpy(words.view(np.int64))
+    if isinstance(words, Tensor):
+        return words
+    return torch.from_numpy(np.asarray(words).view(np.int64))  # of no dimension, numpy's sums are no arrays
 
 
 def _rounds(words: Sequence[Words], key: tuple[int, int]) -> tuple[Words, Words]:

@@ -27,8 +27,9 @@ ONES = 0xFFFFFFFF
 )
 def test_philox_gives_the_published_vectors(counter, key, words):
     """Known answers of Philox4x32-10 (Random123)."""
-    drawn = philox(tuple(torch.tensor([word]) for word in counter), key)
-    assert tuple(int(word) for word in drawn) == words
+    for shape in ((), (1,), (2, 1)):
+        drawn = philox(tuple(torch.full(shape, word) for word in counter), key)
+        assert all(torch.equal(got, torch.full(shape, word)) for got, word in zip(drawn, words, strict=True))
 
 
 def test_a_device_draws_by_tensors_what_the_cpu_draws_by_arrays():
