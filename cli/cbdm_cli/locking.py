@@ -27,7 +27,7 @@ def contents(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def held(folder: Path, what: str, option: str = "--out") -> Iterator[None]:
+def held(folder: Path, what: str, option: str = "--out", *, cleans: bool = True) -> Iterator[None]:
     """Hold the folder for the time of the block, on this host and others.
 
     The lock file is made atomically and names host and process. That of a process of this host that is dead, which
@@ -37,6 +37,8 @@ def held(folder: Path, what: str, option: str = "--out") -> Iterator[None]:
         folder: there already.
         what: runs in it, for messages.
         option: that names another folder, for messages.
+        cleans: remove what a killed process left half written; not in a folder that other programs write into, which do
+            not ask for this lock.
 
     Raises:
         CbdmError: another process holds it, or the lock cannot be written.
@@ -45,7 +47,8 @@ def held(folder: Path, what: str, option: str = "--out") -> Iterator[None]:
     with plain_write_errors(folder, option), _one_at_a_time(folder):
         _acquire(lock, what)
     try:
-        clean(folder)
+        if cleans:
+            clean(folder)
         yield
     finally:
         lock.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ import pytest
 
 from cbdm_cli.locking import LOCK, contents, held
 from cbdm_core.errors import CbdmError
+from cbdm_core.writing import WRITING
 
 HOLD = """
 import sys, time
@@ -47,6 +48,15 @@ def test_a_live_process_keeps_others_out_and_its_end_lets_them_in(tmp_path):
 def test_a_lock_of_this_process_holds_too(tmp_path):
     with held(tmp_path, "a test"), pytest.raises(CbdmError, match="already runs"), held(tmp_path, "a test"):
         pass
+
+
+@pytest.mark.parametrize("cleans", [True, False])
+def test_what_a_killed_process_left_goes_where_the_folder_is_the_programs_own(tmp_path, cleans):
+    half = tmp_path / f"{WRITING}1-step-00000400"
+    half.mkdir()
+    (half / "model.safetensors").touch()
+    with held(tmp_path, "a test", cleans=cleans):
+        assert contents(tmp_path) == ([] if cleans else [half])
 
 
 def test_another_hosts_lock_is_not_taken_and_the_mend_is_named(tmp_path):

@@ -75,7 +75,7 @@ def _alone(folder: Path) -> Iterator[None]:
     """The folder, made and held: two downloads would write into one part."""
     with plain_write_errors(folder, "--to"):
         folder.mkdir(parents=True, exist_ok=True)
-    with held(folder, "cbdm fetch", "--to"):
+    with held(folder, "cbdm fetch", "--to", cleans=False):  # any folder: samples may just be written into it
         yield
 
 

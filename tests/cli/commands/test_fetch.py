@@ -12,6 +12,7 @@ from cbdm_cli.commands import fetch
 from cbdm_cli.locking import LOCK, held, holder
 from cbdm_core.data import cifar
 from cbdm_core.data.fetching import Published
+from cbdm_core.writing import replacing
 from tests.core.data.cifar_files import cifar_archive
 from tests.core.data.web import serving
 
@@ -95,6 +96,18 @@ def test_the_lock_of_a_dead_fetch_is_taken_over(run, web, tmp_path):
     code, _, err = run("fetch", "cifar10", "--to", "x", "--mirror", web.url())
     assert code == 0, err
     assert [p.name for p in (tmp_path / "x").iterdir()] == [NAME]
+
+
+def test_what_other_programs_write_into_the_folder_is_left(run, web, tmp_path):
+    """Samples that are being drawn into a folder of data sets are whole after a fetch into it."""
+    folder = tmp_path / "x"
+    folder.mkdir()
+    with replacing(folder / "samples.npz") as drawn:
+        drawn.write_bytes(b"half")
+        assert run("fetch", "cifar10", "--to", "x", "--mirror", web.url())[0] == 0
+        with drawn.open("ab") as file:
+            file.write(b" and half")
+    assert (folder / "samples.npz").read_bytes() == b"half and half" and (folder / NAME).exists()
 
 
 def test_what_another_fetch_brought_in_the_meantime_is_left(run, web, tmp_path, monkeypatch):
