@@ -19,6 +19,7 @@ from cbdm_core.errors import CbdmError
 __all__ = [
     "World",
     "anywhere",
+    "backends",
     "check_device",
     "join",
     "largest_over_ranks",
@@ -90,10 +91,7 @@ def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
 
 
 def join(device: str = "auto") -> World:
-    """Enter the process group that torchrun describes in the environment; without one, be alone.
-
-    NCCL is used on CUDA and gloo elsewhere.
-    """
+    """Enter the process group that torchrun describes in the environment; without one, be alone."""
     torch.backends.cudnn.deterministic = True  # resume promises the same bits
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -104,8 +102,16 @@ def join(device: str = "auto") -> World:
     if picked.type == "cuda":
         torch.cuda.set_device(picked)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if picked.type == "cuda" else "gloo", timeout=_PATIENCE, **_fresh_store())
+        dist.init_process_group(backends(picked.type), timeout=_PATIENCE, **_fresh_store())
     return World(dist.get_rank(), dist.get_world_size(), picked)
+
+
+def backends(kind: str) -> str:
+    """What carries tensors between processes that compute on a kind of device: NCCL those on CUDA, gloo all others.
+
+    A group for CUDA takes tensors of the CPU too: a method is rehearsed before it is moved, and processes agree then.
+    """
+    return "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
 
 
 def _fresh_store() -> dict[str, Any]:

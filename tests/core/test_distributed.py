@@ -21,6 +21,7 @@ from cbdm import (
     TrainState,
 )
 from cbdm import train as trained
+from cbdm_core import distributed
 from cbdm_core.distributed import join, own_rows, rows_of_all_ranks
 from cbdm_core.errors import CbdmError
 from cbdm_core.generation import generate
@@ -215,6 +216,20 @@ def test_what_needs_a_batch_whole_refuses_its_parts(method):
 def test_more_parts_than_rows_are_refused():
     with pytest.raises(CbdmError, match="parts of 12 rows"):
         run("ddpm", accumulate=13, steps=1)
+
+
+def test_a_group_on_gpus_also_takes_what_is_still_on_the_cpu(monkeypatch):
+    """NCCL alone refuses it, and a method is rehearsed before it is moved."""
+    begun = []
+    monkeypatch.setattr(distributed, "pick_device", lambda *_: torch.device("cuda", 0))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **_: begun.append(backend))
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 0)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    join("cuda")
+    config = torch.distributed.distributed_c10d.BackendConfig(torch.distributed.Backend(begun[0]))
+    assert config.get_device_backend_map() == {"cpu": "gloo", "cuda": "nccl"}
 
 
 def test_processes_started_again_do_not_meet_at_the_addresses_of_the_dead(monkeypatch):
