@@ -11,6 +11,8 @@ import json
 import os
 import pickle
 import shutil
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,46 +64,55 @@ def save_checkpoint(folder: Path, state: TrainState, *, keep: int = 2) -> Path:
         CbdmError: the disk is full or the path cannot be written.
     """
     target = folder / f"step-{state.step:08d}"
-    held = _held(state)
-    if not state.world.leads:
-        return target
-    with plain_write_errors(target):
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f"{WRITING}{os.getpid()}-{target.name}"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        try:
-            _write(temporary, held, state.step)
-            if target.exists():
-                shutil.rmtree(target)
-            temporary.replace(target)
-            flush(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+    contents = _contents(state)
+    try:
+        if state.world.leads:
+            _replace(target, contents, state.step)
+    finally:
+        deque(contents, maxlen=0)  # also after a failed write: the others wait for this process's parts
+    if state.world.leads:
+        for old in checkpoints(folder)[:-keep]:
+            shutil.rmtree(old)
     return target
 
 
-def _held(state: TrainState) -> dict[str, Any]:
-    """What each file will hold, with whole tensors; nothing of them is kept by a process that does not write."""
+def _contents(state: TrainState) -> Iterator[tuple[str, Any]]:
+    """Each file's name and whole tensors, gathered when it is asked for, so that one file at a time is in memory.
+
+    Where the network is spread, every process must ask for all; one that does not write keeps none of the tensors.
+    """
     keeps = state.world.leads
-    held: dict[str, Any] = {
-        "model.safetensors": whole_on_cpu(state.objective.state_dict(), keeps=keeps),
-        "ema.safetensors": whole_on_cpu(state.ema.state_dict(), keeps=keeps),
-        "optimizer.pt": {
-            "optimizer": whole_optimizer(state.optimizer, keeps=keeps),
-            "scaler": state.scaler.state_dict(),
-        },
-    }
+    yield "model.safetensors", whole_on_cpu(state.objective.state_dict(), keeps=keeps)
+    yield "ema.safetensors", whole_on_cpu(state.ema.state_dict(), keeps=keeps)
+    yield (
+        "optimizer.pt",
+        {"optimizer": whole_optimizer(state.optimizer, keeps=keeps), "scaler": state.scaler.state_dict()},
+    )
     if state.averages.of:
-        held["averages.safetensors"] = whole_on_cpu(state.averages.tensors(), keeps=keeps)
-    return held
+        yield "averages.safetensors", whole_on_cpu(state.averages.tensors(), keeps=keeps)
 
 
-def _write(folder: Path, held: dict[str, Any], step: int) -> None:
-    for name, content in held.items():
+def _replace(target: Path, contents: Iterator[tuple[str, Any]], step: int) -> None:
+    """Write a checkpoint beside its place, and put it there once it is whole."""
+    with plain_write_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f"{WRITING}{os.getpid()}-{target.name}")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        try:
+            _write(temporary, contents, step)
+            if target.exists():
+                shutil.rmtree(target)
+            temporary.replace(target)
+            flush(target.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write(folder: Path, contents: Iterator[tuple[str, Any]], step: int) -> None:
+    for name, content in contents:
         (torch.save if name == "optimizer.pt" else save_file)(content, folder / name)
+        del content  # before the next is gathered
     files = sorted(file.name for file in folder.iterdir())
     facts = {"format": _FORMAT, "step": step, "files": {name: _fingerprint(folder / name) for name in files}}
     (folder / "state.json").write_text(json.dumps(facts, indent=1))

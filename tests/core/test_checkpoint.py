@@ -1,10 +1,13 @@
 """Checkpoints give back every bit, keep the newest, and refuse what is not whole."""
 
+import copy
 import json
 import pickle
+import weakref
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 from cbdm import (
     Batches,
@@ -34,11 +37,11 @@ from cbdm_core.networks.mlp import MLP
 DATA = Dataset(torch.arange(80.0).reshape(40, 2) / 40 - 1, torch.arange(40) % 4, tuple("abcd"))
 
 
-def started(width=8, seed=0):
+def started(width=8, seed=0, **settings):
     torch.manual_seed(seed)
     adjustment = ClassBalancing(DenoisingLoss(), Training(DATA.counts()))
     objective = Objective(Process(Cosine()), MLP((2,), 4, width=width, depth=1, dropout=0.1), adjustment)
-    return TrainState.start(objective, TrainSettings(learning_rate=1e-2, ema_decay=0.9))
+    return TrainState.start(objective, TrainSettings(learning_rate=1e-2, ema_decay=0.9, **settings))
 
 
 def losses(state, until):
@@ -86,6 +89,30 @@ def test_a_write_that_fails_leaves_the_one_before(saved, monkeypatch):
     monkeypatch.undo()
     assert [p.name for p in folder.iterdir()] == ["step-00000003"]
     assert load_checkpoint(latest_checkpoint(folder), started(seed=1)).step == 3
+
+
+def test_one_file_at_a_time_is_in_memory(tmp_path, monkeypatch):
+    """Whole tensors as a GPU gives them: copies on the host, none of which is there when those of the next are made."""
+    made = []
+
+    def copied(gather):
+        def gathered(*of, **how):
+            assert not any(tensor() is not None for tensor in made)
+            found = copy.deepcopy(gather(*of, **how))
+            made.extend(weakref.ref(leaf) for leaf in tree_leaves(found) if isinstance(leaf, torch.Tensor))
+            return found
+
+        return gathered
+
+    monkeypatch.setattr(module, "whole_on_cpu", copied(module.whole_on_cpu))
+    monkeypatch.setattr(module, "whole_optimizer", copied(module.whole_optimizer))
+    averages = ("power:0.1", "decay:0.5")
+    state = started(averages=averages)
+    losses(state, 2)
+    again = load_checkpoint(save_checkpoint(tmp_path, state), started(seed=9, averages=averages))
+    count = len(state.objective.state_dict())
+    assert len(made) > 6 * count  # the network, its average, three of a parameter in the optimiser, two averages
+    assert losses(again, 4) == losses(state, 4)
 
 
 def cut(path):

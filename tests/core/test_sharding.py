@@ -1,5 +1,7 @@
 """A network that is spread over two processes trains as a whole one does, and is saved as one."""
 
+import errno
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from cbdm import (
     UNet,
     train,
 )
+from cbdm_core import checkpoint
 from cbdm_core.checkpoint import load_checkpoint, save_checkpoint
 from cbdm_core.distributed import World
 from cbdm_core.errors import CbdmError
@@ -90,6 +93,22 @@ def resumed_by_two(world, folder):
     return found
 
 
+def saved_in_vain(world, folder):
+    """Three steps; after the first the leader's disk is full at the second file of a checkpoint."""
+    state = started("dit", world, shard=True)
+    go_on(state, 1)
+
+    def full(tensors, path):
+        if path.name == "ema.safetensors":
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(checkpoint, "save_file", full)
+        with pytest.raises(CbdmError, match="the disk is full") if world.leads else nullcontext():
+            save_checkpoint(folder / "full", state)
+    return trained(state, 3)
+
+
 def held(world):
     """Bytes of weights, averages and moments that each process keeps, and of what they are parts of."""
     state = started("dit", world, shard=True)
@@ -129,6 +148,7 @@ results |= {name: t.run("cbdm", world, shard=True, **options) for name, options 
 results |= {name: t.trained(t.started(name, world, shard=True), steps) for name, steps in t.STEPS.items()}
 results["resumed"] = t.saved_and_resumed(world, folder)
 results["by two"] = t.resumed_by_two(world, folder)
+results["in vain"] = t.saved_in_vain(world, folder)
 results["held"], results["whole"], results["twice"] = t.held(world), t.asked_whole(world), t.started_twice(world)
 if world.leads:
     torch.save(results, folder / "two.pt")
@@ -192,6 +212,14 @@ def test_a_run_may_change_its_number_of_processes_at_a_checkpoint(two, folder):
     go_on(one, 3)
     near(trained(one, 6), two["by two"])
     near(trained(one, 9), trained(load_checkpoint(spread, started("dit", seed=7)), 9))
+
+
+def test_a_write_that_fails_leaves_no_process_waiting(two, folder):
+    """They go on together, after the parts of the files that were not written."""
+    one = started("dit")
+    go_on(one, 1)
+    near(trained(one, 3), two["in vain"])
+    assert not list((folder / "full").iterdir())
 
 
 def test_each_process_keeps_its_half(two):
