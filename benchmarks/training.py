@@ -34,7 +34,7 @@ METHODS: dict[str, tuple[str, tuple[str, ...]]] = {
     for name in (
         "ddpm", "reweight:uniform", "resample:uniform", "resample:power:0.5", "resample:uniform@0.2",
         "transplant+resample:uniform@0.2", "shrink:null", "t2h", "h2t", "transfer", "coral", "ccua", "capacity",
-        "cbdm:null",
+        "cbdm:null", "cbdm:null+resample:uniform@0.2", "cbdm:null+transplant+resample:uniform@0.2",
     )
 } | {QUARTER: ("cbdm:null", ("method.cbdm.fraction=0.25",))}  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Batch laws by noise level on digits-lt, over training length and ω: `python experiments/tail.py`.
+"""Batch laws by noise level over training length and ω: `python experiments/tail.py [--cell pulled]`.
 
 Every method is trained once a seed and judged at each length and ω, so that the curves, tail FID against tail recall,
 can be compared where they have the same recall. The settings of the transplant were fixed before any of these runs.
@@ -11,6 +11,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,19 +24,14 @@ from cbdm_cli.run_folder import write_text
 from cbdm_cli.study.pool import Child
 from cbdm_cli.study.results import Estimate, best_omega, estimate
 
-FILE = RESULTS / "tail.json"
-METHODS = {
-    "ddpm": "ddpm",
-    "resample:uniform": "resample:uniform",
-    "resample:uniform@0.2": "resample:uniform@0.2",
-    "transplant+resample:uniform@0.2": "transplant+resample:uniform@0.2",
-}
-SETTINGS = ("evaluation.per_class=60", "sampling.steps=20")
-LENGTHS = (500, 1000, 2000, 3000)
-OMEGAS = ("0", "0.25", "0.5", "1", "1.5")
-IMPLIED = ("implied:0.5", "implied:1")  # of the plain model only: the schedule that CBDM implies
-SEEDS = 5
+# The schedules that CBDM implies; only the plain model is judged under them.
+IMPLIED = ("implied:0.5", "implied:1")
+STEP_COSTS = RESULTS.parents[1] / "benchmarks" / "results" / "training.json"
 RECALLS = (0.95, 0.9, 0.85, 0.8, 0.75)
+# Of `above_table`: steps with CBDM and without; a step with it costs nearly two.
+ABOVE = ((1000, 1000), (1000, 2000), (3000, 3000))
+# Of `budget_table`: the tail's recall that is asked for, and the share of copies that is allowed.
+BUDGETS = ((0.9, 0.05), (0.9, 0.1), (0.8, 0.05), (0.8, 0.1), (0.8, 1.0))
 # What is kept of a reading: name → (overall or tail, field).
 KEPT = {
     "fid": ("overall", "fid"),
@@ -55,22 +51,80 @@ Point = tuple[float, float, float]
 """(tail recall, log tail FID, copies) at one ω."""
 
 
-def job_of(name: str, seed: int) -> Job:
-    """A method with a seed."""
-    omegas = OMEGAS + IMPLIED * (name == "ddpm")
-    return Job("digits", "digits-lt", SETTINGS, file_name(name), METHODS[name], seed, LENGTHS, omegas)
+@dataclass(frozen=True)
+class Cell:
+    """Methods trained on the same data, and where they are judged.
+
+    Args:
+        preset: of every run.
+        settings: `a.b=v` laid over it.
+        methods: its parts → how many paired seeds, 0, 1, …; `ddpm` has the most.
+        lengths: training steps to judge at, rising.
+        omegas: guidance to judge at.
+        further: method → guidance beside that.
+    """
+
+    preset: str
+    settings: tuple[str, ...]
+    methods: Mapping[str, int]
+    lengths: tuple[int, ...]
+    omegas: tuple[str, ...]
+    further: Mapping[str, tuple[str, ...]]
 
 
-def file_name(name: str) -> str:
+DIGITS = Cell(
+    "digits-lt",
+    ("evaluation.per_class=60", "sampling.steps=20"),
+    {
+        "ddpm": 5,
+        "resample:uniform": 5,
+        "resample:uniform@0.2": 5,
+        "transplant+resample:uniform@0.2": 5,
+        "resample:power:0.5": 3,
+    },
+    (500, 1000, 2000, 3000),
+    ("0", "0.25", "0.5", "1", "1.5"),
+    {"ddpm": IMPLIED},
+)
+# What pulls classes together, alone and above batches that are balanced at high noise, and the guidance that it wants.
+PULLED = Cell(
+    "digits-lt",
+    DIGITS.settings,
+    {
+        "ddpm": 4,
+        "cbdm:null": 4,
+        "cbdm:null+resample:uniform@0.2": 3,
+        "cbdm:null+transplant+resample:uniform@0.2": 3,
+    },
+    (1000, 3000),
+    ("0", "0.5", "1", "1.5", "2", "3"),
+    {"ddpm": (*IMPLIED, "implied:1.5", "implied:2")},
+)
+CELLS = {"digits": DIGITS, "pulled": PULLED}
+
+
+def job_of(cell: str, method: str, seed: int) -> Job:
+    """A method on a cell's data with a seed."""
+    c = CELLS[cell]
+    omegas = (*c.omegas, *c.further.get(method, ()))
+    return Job(cell, c.preset, c.settings, file_name(method), method, seed, c.lengths, omegas)
+
+
+def result_file(cell: str) -> Path:
+    """Where the kept scores of a cell are."""
+    return RESULTS / f"tail-{cell}.json"
+
+
+def file_name(method: str) -> str:
     """A method's name in files."""
-    return name.replace(":", "-").replace("@", "-at-")
+    return method.replace(":", "-").replace("@", "-at-")
 
 
-def gathered(work: Path, seeds: int) -> dict[str, Any]:
+def gathered(cell: str, work: Path) -> dict[str, Any]:
     """The kept scores of every method, length and ω, by seed, to five digits."""
-    results: dict[str, Any] = {"seeds": seeds, "counts": [], "methods": {}}
-    for name in METHODS:
-        found = [json.loads(job_of(name, seed).file(work).read_text(encoding="utf-8")) for seed in range(seeds)]
+    results: dict[str, Any] = {"counts": [], "methods": {}}
+    for name, seeds in CELLS[cell].methods.items():
+        found = [json.loads(job_of(cell, name, s).file(work).read_text(encoding="utf-8")) for s in range(seeds)]
         curves: dict[str, dict[str, dict[str, list[float]]]] = {}
         for record in found:
             for reading in record["readings"]:
@@ -121,7 +175,7 @@ def ratios(result: Mapping[str, Any], name: str, length: int, recall: float) -> 
     None from fewer than three seeds.
     """
     pairs = []
-    for seed in range(result["seeds"]):
+    for seed in range(_seeds(result["methods"][name])):
         mine, plain = (matched(result["methods"][m], length, seed, recall) for m in (name, "ddpm"))
         if mine is not None and plain is not None:
             pairs.append((mine, plain))
@@ -129,6 +183,20 @@ def ratios(result: Mapping[str, Any], name: str, length: int, recall: float) -> 
         return None
     copies = [math.fsum(pair[i][1] for pair in pairs) / len(pairs) for i in (0, 1)]
     return estimate([mine[0] - plain[0] for mine, plain in pairs]), copies[0], copies[1]
+
+
+def _seeds(curves: Curves) -> int:
+    return min(
+        len(values) for by_omega in curves.values() for scores in by_omega.values() for values in scores.values()
+    )
+
+
+def _lengths(result: Mapping[str, Any]) -> list[int]:
+    return [int(length) for length in result["methods"]["ddpm"]]
+
+
+def _rivals(result: Mapping[str, Any]) -> list[str]:
+    return [name for name in result["methods"] if name != "ddpm"]
 
 
 def _percent(e: Estimate) -> str:
@@ -141,60 +209,147 @@ def _percent(e: Estimate) -> str:
 def best_table(result: Mapping[str, Any]) -> str:
     """Every method and length at its ω of least mean FID."""
     lines = []
-    for length in LENGTHS:
+    for length in _lengths(result):
         for name, curves in result["methods"].items():
-            by_omega = curves[str(length)]
-            omega = best_omega({omega: math.fsum(scores["fid"]) for omega, scores in by_omega.items()})
-            means = {score: math.fsum(values) / len(values) for score, values in by_omega[omega].items()}
+            omega = _best_omega(curves, length)
+            means = {score: _mean(values) for score, values in curves[str(length)][omega].items()}
             shares = [f"{100 * means[score]:.0f} %" for score in ("tail copies", "tail copies in pixels")]
             scores = [f"{means['fid']:.2f}", f"{means['tail fid']:.2f}", f"{means['tail recall']:.2f}", *shares]
-            lines.append([str(length), f"`{name}`", omega.replace("implied:", "ω_eff "), *scores])
+            lines.append([str(length), f"`{name}`", _omega_text(omega), *scores])
     head = ("steps", "method", "best ω", "FID", "tail FID", "tail recall", "tail copies", "in pixels")
     return table(head, lines)
 
 
 def matched_table(result: Mapping[str, Any]) -> str:
-    """Tail FID against DDPM's at equal tail recall."""
+    """Tail FID against DDPM's at equal tail recall: a line for each method, length and recall that has one."""
     lines = []
-    for length in LENGTHS:
-        for recall in RECALLS:
-            cells = []
-            for name in [name for name in METHODS if name != "ddpm"]:
+    for name in _rivals(result):
+        for length in _lengths(result):
+            for recall in RECALLS:
                 found = ratios(result, name, length, recall)
-                cells += ["–", "–"] if found is None else [_percent(found[0]), f"{100 * (found[1] - found[2]):+.0f}"]
-            if set(cells) != {"–"}:
-                lines.append([str(length), f"{recall:.2f}", *cells])
-    names = [f"`{name}`" for name in METHODS if name != "ddpm"]
-    return table(("steps", "tail recall", *(c for name in names for c in (name, "copies, points"))), lines)
+                if found is not None:
+                    points = f"{100 * (found[1] - found[2]):+.0f}"
+                    lines.append([f"`{name}`", str(length), f"{recall:.2f}", _percent(found[0]), points])
+    return table(("method", "steps", "tail recall", "tail FID against DDPM's", "copies, points"), lines)
 
 
 def sooner_table(result: Mapping[str, Any]) -> str:
-    """What a third of the steps gives: each at its best ω, against DDPM's longest run at its own."""
-    plain = _best(result["methods"]["ddpm"], LENGTHS[-1])
+    """What fewer steps give: each at its best ω, against DDPM's longest run at its own."""
+    lengths = _lengths(result)
+    plain = _best(result["methods"]["ddpm"], lengths[-1])
     lines = []
-    for name in [name for name in METHODS if name != "ddpm"]:
-        for length in LENGTHS[:2]:
+    for name in _rivals(result):
+        for length in lengths[:2]:
             mine = _best(result["methods"][name], length)
-            cells = []
-            for score, (digits, scale) in SHOWN.items():
-                e = estimate([scale * (a - b) for a, b in zip(mine[score], plain[score], strict=True)])
-                text = f"{e.mean:+.{digits}f} ± {e.half_width:.{digits}f}"
-                cells.append(f"**{text}**" if e.excludes_zero else text)
-            lines.append([f"`{name}`", str(length), *cells])
+            lines.append([f"`{name}`", str(length), *_differences(mine, plain)])
     return table(("method", "steps", "FID", "tail FID", "tail recall", "tail copies, points"), lines)
 
 
+def above_table(pulled: Mapping[str, Any], digits: Mapping[str, Any]) -> str:
+    """What CBDM adds to a batch law: at the same steps, at about the same cost, and after long training."""
+    lines = []
+    for name in _rivals(pulled):
+        inner = name.removeprefix("cbdm:null+")
+        for mine, theirs in ABOVE if inner in digits["methods"] else ():
+            found = _best(pulled["methods"][name], mine), _best(digits["methods"][inner], theirs)
+            lines.append([f"`{name}`", str(mine), str(theirs), *_differences(*found)])
+    head = ("method", "steps", "steps without CBDM", "FID", "tail FID", "tail recall", "tail copies, points")
+    return table(head, lines)
+
+
+def _differences(mine: Mapping[str, Sequence[float]], theirs: Mapping[str, Sequence[float]]) -> list[str]:
+    """Of the scores shown, over the seeds that both have; bold where the interval excludes 0."""
+    cells = []
+    for score, (digits, scale) in SHOWN.items():
+        e = estimate([scale * (a - b) for a, b in zip(mine[score], theirs[score], strict=False)])
+        text = f"{e.mean:+.{digits}f} ± {e.half_width:.{digits}f}"
+        cells.append(f"**{text}**" if e.excludes_zero else text)
+    return cells
+
+
+def budget_table(result: Mapping[str, Any]) -> str:
+    """The least tail FID over all lengths and ω, of those that keep the tail's recall and copy no more than allowed."""
+    lines = []
+    for name, curves in result["methods"].items():
+        cells = []
+        for recall, copies in BUDGETS:
+            found = min(_within(curves, recall, copies), default=None)
+            cells.append("–" if found is None else f"{found[0]:.1f} ({found[1]}, ω {_omega_text(found[2])})")
+        lines.append([f"`{name}`", str(_seeds(curves)), *cells])
+    heads = [f"recall ≥ {r}" + f", copies ≤ {100 * c:.0f} %" * (c < 1) for r, c in BUDGETS]
+    return table(("method", "seeds", *heads), lines)
+
+
+def cost_table(result: Mapping[str, Any], step_costs: Mapping[str, float]) -> str:
+    """What it costs to be as good as DDPM after its longest training, as a share of what that cost.
+
+    Args:
+        result: of `gathered`.
+        step_costs: method → its training step's cost over that of DDPM, of `benchmarks/training.py`.
+    """
+    lines = []
+    for name in _rivals(result):
+        costs = [_cost_text(result, name, score, step_costs[name]) for score in ("fid", "tail fid")]
+        lines.append([f"`{name}`", f"{step_costs[name]:.2f}", *costs])
+    return table(("method", "cost of a step", "cost to DDPM's FID", "cost to its tail FID"), lines)
+
+
+def _cost_text(result: Mapping[str, Any], name: str, score: str, step_cost: float) -> str:
+    lengths, curves = _lengths(result), result["methods"][name]
+    target = _best(result["methods"]["ddpm"], lengths[-1])[score]
+    by_length = [_best(curves, length)[score] for length in lengths]
+    found = [steps_to(lengths, [values[seed] for values in by_length], target[seed]) for seed in range(_seeds(curves))]
+    shares = [math.log(step_cost * steps / lengths[-1]) for steps in found if steps is not None]
+    if len(shares) < len(found):
+        return f"not reached by {len(found) - len(shares)} of {len(found)} seeds"
+    e = estimate(shares)
+    share, low, high = (math.exp(e.mean + width) for width in (0, -e.half_width, e.half_width))
+    return f"{'≤ ' * (min(s or 0 for s in found) <= lengths[0])}{share:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def steps_to(lengths: Sequence[int], values: Sequence[float], target: float) -> float | None:
+    """The training steps at which a falling curve first is at the target, linear in log steps in between.
+
+    Returns:
+        None where it never is; the first length where it is there already.
+    """
+    if values[0] <= target:
+        return lengths[0]
+    for (a, x), (b, y) in pairwise(zip(lengths, values, strict=True)):
+        if y <= target:
+            return math.exp(math.log(a) + (x - target) / (x - y) * math.log(b / a))
+    return None
+
+
+def _within(curves: Curves, recall: float, copies: float) -> list[tuple[float, int, str]]:
+    """(mean tail FID, steps, ω) of every reading whose mean recall and copies of the tail are within these."""
+    return [
+        (_mean(scores["tail fid"]), int(length), omega)
+        for length, by_omega in curves.items()
+        for omega, scores in by_omega.items()
+        if _mean(scores["tail recall"]) >= recall and _mean(scores["tail copies"]) <= copies
+    ]
+
+
+def _omega_text(omega: str) -> str:
+    return omega.replace("implied:", "ω_eff ")
+
+
+def _best_omega(curves: Curves, length: int) -> str:
+    return best_omega({omega: math.fsum(scores["fid"]) for omega, scores in curves[str(length)].items()})
+
+
 def _best(curves: Curves, length: int) -> Mapping[str, Sequence[float]]:
-    by_omega = curves[str(length)]
-    return by_omega[best_omega({omega: math.fsum(scores["fid"]) for omega, scores in by_omega.items()})]
+    return curves[str(length)][_best_omega(curves, length)]
 
 
 def told(result: Mapping[str, Any]) -> list[str]:
     """The figures that the README gives, as it writes them: of resampling, and of balancing at high noise only."""
-    plain = _best(result["methods"]["ddpm"], LENGTHS[-1])
+    lengths = _lengths(result)
+    plain = _best(result["methods"]["ddpm"], lengths[-1])
     resampled, above = (result["methods"][name] for name in ("resample:uniform", "resample:uniform@0.2"))
-    shares = ", ".join(f"{100 * _mean(_best(resampled, length)['tail copies']):.0f}" for length in LENGTHS)
-    early, balanced = _best(resampled, LENGTHS[0]), _best(above, LENGTHS[1])
+    shares = ", ".join(f"{100 * _mean(_best(resampled, length)['tail copies']):.0f}" for length in lengths)
+    early, balanced = _best(resampled, lengths[0]), _best(above, lengths[1])
     differences = ((early, "tail fid", 1), (balanced, "fid", 2), (balanced, "tail fid", 1))
     return [f"{shares} %", *(_difference(mine[score], plain[score], digits) for mine, score, digits in differences)]
 
@@ -209,40 +364,41 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def page(result: Mapping[str, Any]) -> str:
-    """The three tables."""
-    return "\n\n".join([best_table(result), matched_table(result), sooner_table(result)])
+    """The five tables, and where CBDM stands above batch laws what it adds to them."""
+    costs = {row["method"]: row["ratio"] for row in json.loads(STEP_COSTS.read_text(encoding="utf-8"))["rows"]}
+    made = [of(result) for of in (best_table, matched_table, sooner_table, budget_table)]
+    made.append(cost_table(result, costs))
+    if result["methods"].keys() & {f"cbdm:null+{name}" for name in DIGITS.methods}:
+        made.append(above_table(result, json.loads(result_file("digits").read_text(encoding="utf-8"))))
+    return "\n\n".join(made)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--cell", choices=list(CELLS), default="digits", help="the data")
     parser.add_argument("--work", type=Path, default=Path("runs/tail-experiment"), help="finished jobs")
     parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
-    parser.add_argument("--seeds", type=int, default=SEEDS, help="paired seeds")
     parser.add_argument("--print", action="store_true", help="only print the tables of the kept result")
     parser.add_argument("--job", nargs=2, metavar=("METHOD", "SEED"), help="run this one job, in this process")
     asked = parser.parse_args()
     if asked.job:
-        run(job_of(asked.job[0], int(asked.job[1])), asked.work)
+        run(job_of(asked.cell, asked.job[0], int(asked.job[1])), asked.work)
         return 0
     if not asked.print:
-        wanted = [(name, seed) for seed in range(asked.seeds) for name in METHODS]
-        waiting = [pair for pair in wanted if not job_of(*pair).file(asked.work).exists()]
-        if failed := run_jobs([_child(asked.work, *pair) for pair in waiting], asked.jobs):
+        pairs = [(name, seed) for name, seeds in CELLS[asked.cell].methods.items() for seed in range(seeds)]
+        waiting = [p for p in sorted(pairs, key=lambda p: p[1]) if not job_of(asked.cell, *p).file(asked.work).exists()]
+        if failed := run_jobs([_child(asked.cell, asked.work, *pair) for pair in waiting], asked.jobs):
             print(f"{len(failed)} jobs failed: {'; '.join(failed)}", file=sys.stderr)
             return 1
-        result = gathered(asked.work, asked.seeds)
-        if asked.seeds >= SEEDS:
-            write_text(FILE, json.dumps(result) + "\n")
-        print(page(result))
-        return 0
-    print(page(json.loads(FILE.read_text(encoding="utf-8"))))
+        write_text(result_file(asked.cell), json.dumps(gathered(asked.cell, asked.work)) + "\n")
+    print(page(json.loads(result_file(asked.cell).read_text(encoding="utf-8"))))
     return 0
 
 
-def _child(work: Path, name: str, seed: int) -> Child:
-    log = job_of(name, seed).file(work).with_suffix(".log")
-    command = [sys.executable, __file__, "--work", str(work), "--job", name, str(seed)]
-    return Child(f"{name}, seed {seed}", command, log)
+def _child(cell: str, work: Path, name: str, seed: int) -> Child:
+    log = job_of(cell, name, seed).file(work).with_suffix(".log")
+    command = [sys.executable, __file__, "--cell", cell, "--work", str(work), "--job", name, str(seed)]
+    return Child(f"{cell}, {name}, seed {seed}", command, log)
 
 
 if __name__ == "__main__":
