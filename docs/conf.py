@@ -41,7 +41,8 @@ extensions = [
     "sources",
     "statements",
 ]
-folded_tables = {"experiments": 8, "regimes": 8, "benchmarks": 8, "noise-levels": 12}  # page → rows from which a table is folded
+# Page → rows from which a table is folded.
+folded_tables = {"experiments": 8, "regimes": 8, "benchmarks": 8, "noise-levels": 12}
 exclude_patterns = ["_build", "_static", "figures"]
 
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]

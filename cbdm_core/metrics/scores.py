@@ -61,13 +61,17 @@ _OWN = (
 _GROUPS = ("", "head", "medium", "tail")  # those of `Report.groups`, and all samples
 
 
-@cache
 def known_scores() -> tuple[Score, ...]:
     """Our own, and after them those of other packages by name, which are loaded when they are first asked for.
 
     Raises:
         CbdmError: one that cannot be loaded, or is no new score.
     """
+    return _known()
+
+
+@cache
+def _known() -> tuple[Score, ...]:
     registry = Registry("score", "cbdm.scores", {})
     found = {name: registry[name] for name in registry}
     for name, score in found.items():
@@ -91,9 +95,13 @@ def _fault(name: str, score: object) -> str | None:
     return None
 
 
-@cache
 def compared_scores() -> dict[str, tuple[tuple[str, ...], Score]]:
     """What a study compares: name → (where it stands in a result, the score), overall first, then group by group."""
+    return _compared()
+
+
+@cache
+def _compared() -> dict[str, tuple[tuple[str, ...], Score]]:
     groups = dict.fromkeys(group for score in known_scores() for group in score.compared)
     return {
         f"{group} {score.name or score.key}".strip(): (

@@ -87,7 +87,7 @@ def registered(monkeypatch):
         monkeypatch.setattr(scores, "_OTHER", score, raising=False)
         entry = EntryPoint(name, "cbdm_core.metrics.scores:_OTHER", "cbdm.scores")
         monkeypatch.setattr(registry, "entry_points", lambda group: [entry])
-        return known_scores.__wrapped__
+        return scores._known.__wrapped__
 
     return declare
 
