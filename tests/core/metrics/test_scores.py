@@ -135,6 +135,7 @@ def site(tmp_path):
     return tmp_path / "site"
 
 
+@pytest.mark.slow
 def test_a_score_of_another_package_is_one_file_there_and_none_here(site, tmp_path):
     env = {"PYTHONPATH": str(site), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     done = cbdm("train", "--steps", 1, *TINY, "--out", "r", cwd=tmp_path, env=env, check=0)
