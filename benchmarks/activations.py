@@ -7,16 +7,12 @@ turns in every round, and a ratio is the median over rounds of a route's time ov
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from metrics import ONE_THREAD, machine, timed
+from metrics import machine, measured_anew, on_one_thread, timed
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -127,18 +123,10 @@ def page(results: Row) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--pairs", type=int, default=5, help="rounds")
-    torch.set_num_threads(1)
-    pairs = parser.parse_args().pairs
+def measured(pairs: int) -> Row:
     rows = [row for size in SIZES for row in compared(*size, pairs=pairs)]
-    results = {"machine": machine(), "pairs": pairs, "rows": rows}
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    print(page(results))
+    return {"machine": machine(), "pairs": pairs, "rows": rows}
 
 
 if __name__ == "__main__":
-    if any(os.environ.get(name) != value for name, value in ONE_THREAD.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ONE_THREAD)
-    main()
+    on_one_thread(lambda: measured_anew(__doc__ or "", 5, measured, page, RESULTS))

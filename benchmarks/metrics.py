@@ -125,6 +125,26 @@ def inertia(rows: np.ndarray, label: np.ndarray) -> float:
     return float(sum(np.square(part - part.mean(0)).sum() for part in parts))
 
 
+def on_one_thread(main: Callable[[], None]) -> None:
+    """Run the program with one thread a library."""
+    if any(os.environ.get(name) != value for name, value in ONE_THREAD.items()):
+        # Libraries read these when they load: begin again with them set.
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ONE_THREAD)
+    torch.set_num_threads(1)
+    main()
+
+
+def measured_anew(
+    about: str, rounds: int, measured: Callable[[int], Row], page: Callable[[Row], str], file: Path
+) -> None:
+    """Measure in the rounds asked for on the command line, keep the result in its file, print the table of the page."""
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=rounds, help="rounds, in which the routes take turns")
+    results = measured(parser.parse_args().pairs)
+    file.write_text(json.dumps(results, indent=1) + "\n")
+    print(page(results))
+
+
 def timed(routes: dict[str, Callable[[], Any]], pairs: int) -> tuple[dict[str, list[float]], dict[str, Any]]:
     """The CPU seconds of each route in each round, and what each said last."""
     seconds: dict[str, list[float]] = {name: [] for name in routes}
@@ -304,7 +324,6 @@ def main() -> None:
     parser.add_argument("--only", choices=SECTIONS, help="one part; the others stay as they are in the results")
     parser.add_argument("--measure-memory", type=int, nargs=2, metavar=("N", "D"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    torch.set_num_threads(1)
     if asked.measure_memory:
         print(json.dumps(measured_memory(*asked.measure_memory)))
         return
@@ -318,7 +337,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if any(os.environ.get(name) != value for name, value in ONE_THREAD.items()):
-        # Libraries read these when they load: begin again with them set.
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ONE_THREAD)
-    main()
+    on_one_thread(main)

@@ -6,13 +6,9 @@ Times are CPU microseconds of the process. The network of the steps says x_t and
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import os
 import random
 import statistics
-import sys
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -22,7 +18,7 @@ import numpy as np
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-from metrics import ONE_THREAD, machine, timed
+from metrics import machine, measured_anew, on_one_thread, timed
 from PIL import Image
 from torch import Tensor
 
@@ -213,16 +209,5 @@ def page(results: Row) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--pairs", type=int, default=9, help="rounds")
-    torch.set_num_threads(1)
-    results = measured(parser.parse_args().pairs)
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    print(page(results))
-
-
 if __name__ == "__main__":
-    if any(os.environ.get(name) != value for name, value in ONE_THREAD.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ONE_THREAD)
-    main()
+    on_one_thread(lambda: measured_anew(__doc__ or "", 9, measured, page, RESULTS))

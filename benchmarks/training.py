@@ -6,17 +6,13 @@ median over rounds of a method's CPU time over DDPM's.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import statistics
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from metrics import ONE_THREAD, machine, timed
+from metrics import machine, measured_anew, on_one_thread, timed
 
 from cbdm_cli.assemble import assemble
 from cbdm_cli.config import load_config, validated
@@ -77,16 +73,5 @@ def page(results: Row) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, default=9, help="how often each method takes its turn")
-    torch.set_num_threads(1)
-    results = measured(parser.parse_args().rounds)
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    print(page(results))
-
-
 if __name__ == "__main__":
-    if any(os.environ.get(name) != value for name, value in ONE_THREAD.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ONE_THREAD)
-    main()
+    on_one_thread(lambda: measured_anew(__doc__ or "", 9, measured, page, RESULTS))
