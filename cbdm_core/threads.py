@@ -12,7 +12,7 @@ __all__ = ["quickest_threads"]
 _PATIENCE = 2.0  # seconds of one piece of work, above which more threads pay and trying costs too much
 
 
-def quickest_threads(work: Callable[[], object], counts: Sequence[int], *, rounds: int = 3, gain: float = 1.15) -> int:
+def quickest_threads(work: Callable[[], object], counts: Sequence[int], *, rounds: int = 3, gain: float = 1.3) -> int:
     """The number of threads that the work is quickest with; torch's own number is as before afterwards.
 
     Args:

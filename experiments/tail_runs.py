@@ -15,10 +15,11 @@ from typing import Any
 import torch
 
 from cbdm_cli.assemble import Experiment, assemble
-from cbdm_cli.config import Config, load_config, validated
+from cbdm_cli.config import Config, validated
 from cbdm_cli.drawing import balanced_samples, solver
 from cbdm_cli.evaluator import Evaluator
-from cbdm_cli.method import method_parts
+from cbdm_cli.method import method_over, method_parts
+from cbdm_cli.overlay import load_config, overlaid
 from cbdm_cli.resolve import with_sampling
 from cbdm_cli.run_folder import write_text
 from cbdm_core.data.dataset import Dataset
@@ -60,7 +61,9 @@ class Job:
     def config(self) -> Config:
         """The run's configuration."""
         table = load_config(self.preset, None, (*self.settings, f"training.steps={self.lengths[-1]}"))
-        return validated({**table, "method": method_parts(self.method), "seed": self.seed})
+        options = overlaid({}, None, [text for text in self.settings if text.startswith("method.")]).get("method")
+        method = method_parts(method_over(self.method, options))
+        return validated({**table, "method": method, "seed": self.seed})
 
     def file(self, work: Path) -> Path:
         """Where its readings are written."""

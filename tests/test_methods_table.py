@@ -20,9 +20,10 @@ import torch
 
 from cbdm import ADJUSTMENTS, PRIORS, AdjustedNull, MixtureScore, TrackedWeights, Training, Uniform
 from cbdm_cli.assemble import Experiment, assemble
-from cbdm_cli.config import load_config, validated
+from cbdm_cli.config import validated
 from cbdm_cli.laws import law_takers, law_text
 from cbdm_cli.method import BATCH_PARTS, PURE, RESAMPLE, TRANSPLANT, Part, parse_parts
+from cbdm_cli.overlay import load_config
 from cbdm_core.conditions import Condition
 from cbdm_core.data.batches import Batches
 from cbdm_core.data.transplant import Transplant

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cbdm_cli.config import Config, merged, validated
+from cbdm_cli.config import Config, validated
 from cbdm_cli.drawing import balanced_samples, counted, drawn_with_bar
 from cbdm_cli.evaluator import Evaluator
 from cbdm_cli.naming import file_tag, file_words
+from cbdm_cli.overlay import merged
 from cbdm_cli.resolve import with_sampling
 from cbdm_cli.result_facts import evaluation_facts
 from cbdm_cli.run_data import load_own_data

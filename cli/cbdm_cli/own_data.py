@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cbdm_cli import render
-from cbdm_cli.config import Config, load_config, merged, overlaid, validated
+from cbdm_cli.config import Config, validated
+from cbdm_cli.overlay import load_config, merged, overlaid
 from cbdm_cli.run_data import ReadData
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.data.table import names_a_file

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from cbdm_cli.batches import told_network
-from cbdm_cli.config import Config, merged, preset_names, preset_table, validated
+from cbdm_cli.config import Config, validated
 from cbdm_cli.laws import law_takers
 from cbdm_cli.method import completed, method_over, only_its_parts, with_law, with_option
+from cbdm_cli.overlay import merged, preset_table
+from cbdm_cli.preset_files import preset_names
 
 __all__ = ["resolved", "with_sampling"]
 

@@ -10,9 +10,10 @@ import torch
 
 from cbdm_cli import render
 from cbdm_cli.assemble import Experiment, assemble
-from cbdm_cli.config import Config, flat, merged, overlaid, preset_table, validated
+from cbdm_cli.config import Config, validated
 from cbdm_cli.evaluator import check_judging
 from cbdm_cli.method import method_over, only_its_parts
+from cbdm_cli.overlay import flat, merged, overlaid, preset_table
 from cbdm_cli.resolve import resolved
 from cbdm_cli.run_data import ReadData
 from cbdm_cli.run_folder import (

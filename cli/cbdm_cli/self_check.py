@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from cbdm_cli.config import load_config
+from cbdm_cli.overlay import load_config
 from cbdm_cli.resolve import resolved
 from cbdm_core.checkpoint import load_checkpoint, save_checkpoint
 from cbdm_core.conditions import Condition

@@ -9,7 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from cbdm_cli.config import Config, flat
+from cbdm_cli.config import Config
+from cbdm_cli.overlay import flat
 from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.training import TrainRecord
 

@@ -9,7 +9,8 @@ import json
 import shlex
 from pathlib import Path
 
-from cbdm_cli.config import Config, setting
+from cbdm_cli.config import Config
+from cbdm_cli.overlay import setting
 from cbdm_core.errors import CbdmError
 
 __all__ = ["features_option", "features_setting", "quoted", "refuse_code", "runs_code"]

@@ -12,14 +12,16 @@ import torch
 from PIL import Image
 
 from cbdm import load_run
-from tests.cli.tiny import TINY
+from tests.cli.tiny import TINY, cbdm, shared_classifiers
 from tests.golden_weights import load_golden
 
 
-@pytest.fixture
-def trained(run, tmp_path):
-    assert run("train", "--steps", 2, *TINY, "--out", "r")[0] == 0
-    return tmp_path / "r"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run, made once; nothing of its data is held out."""
+    folder, cache = tmp_path_factory.mktemp("made"), shared_classifiers(tmp_path_factory.getbasetemp())
+    cbdm("train", "--steps", 2, *TINY, "--out", "r", cwd=folder, check=0, env={"CBDM_CACHE": str(cache)})
+    return folder / "r"
 
 
 _PROBE = """
@@ -222,7 +224,8 @@ def test_the_order_of_settings_does_not_matter(run):
 def test_reweighting_knows_that_the_batches_are_resampled():
     """π/π = 1: weights from the training law would correct a second time."""
     from cbdm_cli.assemble import assemble
-    from cbdm_cli.config import load_config, validated
+    from cbdm_cli.config import validated
+    from cbdm_cli.overlay import load_config
 
     table = load_config("digits-lt", None, ["method.parts='reweight:uniform+resample:uniform'"])
     assert torch.allclose(assemble(validated(table)).objective.adjustment.weights, torch.ones(10))

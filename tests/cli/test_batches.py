@@ -5,8 +5,9 @@ import torch
 
 from cbdm_cli.assemble import assemble
 from cbdm_cli.batches import drawn_law, level_share
-from cbdm_cli.config import load_config, validated
+from cbdm_cli.config import validated
 from cbdm_cli.method import method_parts
+from cbdm_cli.overlay import load_config
 from cbdm_core.data.levels import ExposureBudget, Ramp
 from cbdm_core.errors import CbdmError
 

@@ -10,7 +10,8 @@ import tomli_w
 import torch
 
 from cbdm import DDIM, ClassifierFreeGuidance, generate, load_run
-from cbdm_cli.config import load_config, validated
+from cbdm_cli.config import validated
+from cbdm_cli.overlay import load_config
 from cbdm_cli.run_data import load_data
 from tests.cli.tiny import TINY
 

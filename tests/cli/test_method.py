@@ -2,13 +2,11 @@
 
 import json
 import os
-import pickle
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -36,7 +34,8 @@ from cbdm import (
     train,
 )
 from cbdm_cli.assemble import assemble
-from cbdm_cli.config import load_config, validated
+from cbdm_cli.config import validated
+from cbdm_cli.overlay import load_config
 from cbdm_core.checkpoint import latest_checkpoint, load_checkpoint
 from cbdm_core.distributed import World
 from cbdm_core.networks import NETWORKS
@@ -47,6 +46,7 @@ from cbdm_core.schedules import Cosine
 from tests.cli.tiny import TINY, fingerprint
 
 QUICK = [*TINY, "--set", "evaluation.per_class=2"]
+ONLY_TRAIN = [*QUICK, "--no-evaluate"]  # what is judged here is what was learned
 ALONE = World(0, 1, torch.device("cpu"))
 TERMS = {
     "cbdm": "balancing",
@@ -88,7 +88,7 @@ COMPOSED = ["cbdm:learned+t2h", "coral+cbdm:null", "capacity+shrink:uniform"]
 def test_every_method_trains_and_changes_what_is_learned(run, tmp_path, plain, method):
     # One bin, or two steps would not see the same class at the same time twice.
     one_bin = settings("method.options.shrink.bins=1") if "shrink" in method else []
-    code, _, err = run("train", "--steps", 2, "--method", method, *QUICK, *one_bin, "--out", "r")
+    code, _, err = run("train", "--steps", 2, "--method", method, *ONLY_TRAIN, *one_bin, "--out", "r")
     assert code == 0, err
     names = [part.partition(":")[0] for part in method.split("+")]
     expected = {"denoising", *(TERMS[name] for name in names if name in TERMS)}
@@ -112,16 +112,16 @@ STATEFUL = {
 @pytest.mark.parametrize("method", STATEFUL)
 def test_resume_continues_the_state_of_a_method_bit_by_bit(run, tmp_path, method):
     pairs, state = STATEFUL[method]
-    options = ["--method", method, *QUICK, *settings(*pairs)]
+    options = ["--method", method, *ONLY_TRAIN, *settings(*pairs)]
     assert run("train", "--steps", 4, *options, "--out", "whole")[0] == 0
     assert run("train", "--steps", 2, *options, "--out", "parts")[0] == 0
     before = load_file(tmp_path / "parts" / "checkpoints" / "step-00000002" / "model.safetensors")
-    assert run("train", "--resume", "parts", "--steps", 4)[0] == 0
+    assert run("train", "--resume", "parts", "--steps", 4, "--no-evaluate")[0] == 0
     assert fingerprint(tmp_path / "whole") == fingerprint(tmp_path / "parts")
     after = load_file(tmp_path / "parts" / "checkpoints" / "step-00000004" / "model.safetensors")
     kept = [name for name in after if name.endswith(state)]
     assert kept and any(not torch.equal(before[name], after[name]) for name in kept), "the state did not move"
-    files = ["metrics.jsonl", "samples.png", "config.toml", *(["law-balancing.svg"] if "learned" in method else [])]
+    files = ["metrics.jsonl", "config.toml", *(["law-balancing.svg"] if "learned" in method else [])]
     for file in files:
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "parts" / file).read_bytes(), file
 
@@ -137,7 +137,7 @@ def test_resume_continues_the_state_of_a_method_bit_by_bit(run, tmp_path, method
 )
 def test_load_run_gives_back_each_law_as_it_was_learned(run, tmp_path, method, terms):
     """The probabilities are those of the last line of metrics.jsonl, to the last digit, and no longer those of n."""
-    assert run("train", "--steps", 3, "--method", method, *QUICK, "--out", "r")[0] == 0
+    assert run("train", "--steps", 3, "--method", method, *ONLY_TRAIN, "--out", "r")[0] == 0
     last, loaded = records_of(tmp_path / "r")[-1], load_run(tmp_path / "r")
     assert last["step"] == loaded.step == 3 and last["laws"].keys() == {*terms.values()}
     for part, term in terms.items():
@@ -149,7 +149,7 @@ def test_load_run_gives_back_each_law_as_it_was_learned(run, tmp_path, method, t
 
 def test_the_same_learned_law_draws_the_same_picture(run, tmp_path):
     for name in ("a", "b"):
-        assert run("train", "--steps", 3, "--method", "cbdm:learned", *QUICK, "--out", name)[0] == 0
+        assert run("train", "--steps", 3, "--method", "cbdm:learned", *ONLY_TRAIN, "--out", name)[0] == 0
     one, two = ((tmp_path / name / "law-balancing.svg").read_bytes() for name in ("a", "b"))
     assert one == two and one.count(b"<path") > 10  # a curve for each of ten classes
 
@@ -157,7 +157,7 @@ def test_the_same_learned_law_draws_the_same_picture(run, tmp_path):
 def test_a_capacity_run_loads_as_a_plain_network_that_says_the_same(run, tmp_path):
     """W_g + B·A in place of the experts: outputs agree to 1e-5 in float32, and the experts did count."""
     pairs = settings("training.learning_rate=1e-2", "training.ema_decay=0.5")
-    assert run("train", "--steps", 4, "--method", "capacity", *QUICK, *pairs, "--out", "r")[0] == 0
+    assert run("train", "--steps", 4, "--method", "capacity", *ONLY_TRAIN, *pairs, "--out", "r")[0] == 0
     merged = load_run(tmp_path / "r").network
     experiment = assemble(validated({**read_config(tmp_path / "r"), "facts": None}))
     state = load_checkpoint(latest_checkpoint(tmp_path / "r" / "checkpoints"), experiment.start(ALONE))
@@ -172,33 +172,10 @@ def test_a_capacity_run_loads_as_a_plain_network_that_says_the_same(run, tmp_pat
 
 
 def test_load_run_rebuilds_the_affinity_of_features(run, tmp_path):
-    assert run("train", "--steps", 1, "--method", "cbdm:affinity:0.5", *QUICK, "--out", "r")[0] == 0
+    assert run("train", "--steps", 1, "--method", "cbdm:affinity:0.5", *ONLY_TRAIN, "--out", "r")[0] == 0
     data = made("ddpm").data
     expected = Affinity(feature_similarity(data.model_input().flatten(1), data.y, 10), 0.5).table
     torch.testing.assert_close(load_run(tmp_path / "r").laws["cbdm"].table, expected, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("ending", ["npy", "csv"])
-def test_load_run_rebuilds_the_affinity_of_a_table(run, refused, tmp_path, ending):
-    """At T = 1 the law is the table with rows of sum 1, and the run keeps it when the file is gone."""
-    table = np.random.default_rng(0).uniform(0, 3, (10, 10))
-    table[2, :9] = 0
-    file = tmp_path / f"table.{ending}"
-
-    def write(values):
-        np.save(file, values) if ending == "npy" else np.savetxt(file, values, delimiter=",")
-
-    write(table)
-    options = ["--method", "cbdm:affinity", *QUICK, *settings(f"method.affinity={file.name}")]
-    assert run("train", "--steps", 1, *options, "--out", "r")[0] == 0
-    write(table[::-1])
-    assert "another similarity.cbdm than at the start" in refused("train", "--resume", "r", "--steps", 2)
-    write(table)
-    assert run("train", "--resume", "r", "--steps", 2)[0] == 0
-    file.unlink()
-    law = load_run(tmp_path / "r").laws["cbdm"]
-    expected = torch.from_numpy(table / table.sum(1, keepdims=True))
-    torch.testing.assert_close(law.table, expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(("draws", "forwards"), [("1", 2), ("all", 11), ("3", 4)])
@@ -242,7 +219,7 @@ def test_the_igd_preset_is_the_parts_it_says():
 
 
 def test_options_of_a_preset_go_with_the_part_that_method_replaces(run, tmp_path):
-    code, _, err = run("train", "digits-igd", "--method", "coral", "--steps", 1, *QUICK, "--out", "r")
+    code, _, err = run("train", "digits-igd", "--method", "coral", "--steps", 1, *ONLY_TRAIN, "--out", "r")
     assert code == 0, err
     method = tomllib.loads((tmp_path / "r" / "config.toml").read_text())["method"]
     assert [entry["part"] for entry in method] == ["coral"] and "draws" not in method[0]
@@ -365,54 +342,3 @@ def test_coral_refuses_a_network_without_features(refused, tmp_path, monkeypatch
 def test_a_mistake_in_a_method_is_one_clear_line(refused, tmp_path, arguments, words):
     assert words in refused("train", *arguments)
     assert not list(tmp_path.iterdir()), "a refused command leaves nothing behind"
-
-
-class _Evil:
-    def __reduce__(self):
-        return os.mkdir, ("executed",)
-
-
-def _npz(path):
-    with path.open("wb") as file:
-        np.savez(file, a=np.ones((10, 10)))
-
-
-def _changed(value):
-    table = np.ones((10, 10))
-    table[3] = value
-    return table
-
-
-TABLES = {
-    "small.npy": (lambda p: np.save(p, np.ones((3, 3))), "10 × 10 finite numbers of 0 or more"),
-    "flat.npy": (lambda p: np.save(p, np.ones(100)), "has the shape (100,)"),
-    "negative.npy": (lambda p: np.save(p, _changed(-1)), "10 × 10 finite numbers of 0 or more"),
-    "nan.csv": (lambda p: np.savetxt(p, _changed(np.nan), delimiter=","), "10 × 10 finite numbers of 0 or more"),
-    "nothing.csv": (lambda p: np.savetxt(p, _changed(0), delimiter=","), "none all 0"),
-    "words.csv": (lambda p: p.write_text("a,b\nc,d\n"), "cannot be read"),
-    "words.npy": (lambda p: np.save(p, np.full((10, 10), "a")), "cannot be read"),
-    "complex.npy": (lambda p: np.save(p, np.full((10, 10), 1j)), "cannot be read"),
-    "ragged.csv": (lambda p: p.write_text("1,2\n3\n"), "cannot be read"),
-    "empty.csv": (lambda p: p.write_text("\n"), "it is empty"),
-    "empty.npy": (lambda p: p.write_bytes(b""), "cannot be read"),
-    "archive.npy": (_npz, "cannot be read"),
-    "objects.npy": (lambda p: np.save(p, np.array([_Evil()] * 4, dtype=object)), "allow_pickle=False"),
-    "pickle.npy": (lambda p: p.write_bytes(pickle.dumps(_Evil())), "cannot be read"),
-    "missing.npy": (lambda p: None, "No such file"),
-}
-
-
-@pytest.mark.parametrize("name", TABLES)
-@pytest.mark.filterwarnings("error")  # a warning would be a second line
-def test_a_table_of_affinities_that_is_none_is_refused(refused, tmp_path, name):
-    write, words = TABLES[name]
-    write(tmp_path / name)
-    line = refused("train", "--method", "cbdm:affinity", *settings(f"method.affinity={name}"))
-    assert name in line and words in line
-    assert {p.name for p in tmp_path.iterdir()} <= {name}
-
-
-def test_a_table_of_affinities_goes_with_the_law(refused, tmp_path):
-    np.save(tmp_path / "table.npy", np.ones((10, 10)))
-    line = refused("train", *settings("method.affinity=table.npy"))
-    assert "no part of 'cbdm:null' has the law affinity" in line

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from cbdm_cli import preset_files
-from cbdm_cli.config import load_config, preset_names, preset_table, validated
+from cbdm_cli.config import validated
+from cbdm_cli.overlay import load_config, preset_table
+from cbdm_cli.preset_files import preset_names
 from cbdm_cli.resolve import resolved
 from cbdm_core.conditions import Classes
 from cbdm_core.errors import CbdmError

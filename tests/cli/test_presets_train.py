@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from cbdm_cli.assemble import assemble
-from cbdm_cli.config import load_config, preset_names
+from cbdm_cli.overlay import load_config
+from cbdm_cli.preset_files import preset_names
 from cbdm_cli.resolve import resolved
 from cbdm_core.distributed import World
 from cbdm_core.training import train

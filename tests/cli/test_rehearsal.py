@@ -30,9 +30,10 @@ def looked_at(method):
     """Operations of a step where a rehearsal and the count both go through, else why not."""
     from cbdm_cli.assemble import assemble
     from cbdm_cli.commands.train import _rehearse
-    from cbdm_cli.config import load_config, validated
+    from cbdm_cli.config import validated
     from cbdm_cli.foreseen import one_step
     from cbdm_cli.method import method_parts
+    from cbdm_cli.overlay import load_config
 
     small = ("network.options.width=8", "network.options.groups=4", "network.options.attention=[]")
     table = load_config("digits-lt", None, (*small, "training.batch_size=8"))

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from cbdm_cli.config import load_config, validated
+from cbdm_cli.config import validated
+from cbdm_cli.overlay import load_config
 from cbdm_cli.run_data import ReadData, load_data
 from tests.cli.tiny import TINY
 from tests.core.data.idx_files import fashion_files

@@ -7,7 +7,7 @@ import torch
 
 from cbdm_cli import threads
 from cbdm_cli.assemble import assemble
-from cbdm_cli.config import load_config
+from cbdm_cli.overlay import load_config
 from cbdm_cli.resolve import resolved
 from cbdm_cli.run_through import Manner
 from cbdm_cli.threads import set_threads, threads_of

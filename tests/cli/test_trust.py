@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cbdm_cli.config import setting
+from cbdm_cli.overlay import setting
 from cbdm_cli.study.job import run_job
 from cbdm_cli.study.plan import FILE, READINGS, Plan, Variant, load_plan, run_folder, save_plan
 from cbdm_cli.study.pool import Child

@@ -13,7 +13,7 @@ from cbdm_core.threads import quickest_threads
     [
         ({1: 0.002, 2: 0.02}, 1),  # threads in one another's way
         ({1: 0.04, 2: 0.01}, 2),
-        ({1: 0.021, 2: 0.02}, 1),  # a gain that is not worth a core
+        ({1: 0.024, 2: 0.02}, 1),  # a gain of a fifth is not worth a core
         ({1: 0.03, 2: 0.003, 4: 0.02}, 2),
     ],
 )

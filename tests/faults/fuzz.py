@@ -28,8 +28,9 @@ from PIL import Image
 
 from cbdm_cli.__main__ import no_memory
 from cbdm_cli.assemble import assemble
-from cbdm_cli.config import load_config, setting, validated
+from cbdm_cli.config import validated
 from cbdm_cli.foreign_samples import read_samples
+from cbdm_cli.overlay import load_config, setting
 from cbdm_cli.resolve import resolved
 from cbdm_cli.run_folder import Metrics
 from cbdm_cli.study.plan import FILE, READINGS, Plan, Variant, load_plan, readings_of, run_folder, save_plan

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cbdm_cli import render
-from cbdm_cli.config import Config, load_config, preset_names, setting, validated
+from cbdm_cli.config import Config, validated
 from cbdm_cli.locking import held, holder
+from cbdm_cli.overlay import load_config, setting
+from cbdm_cli.preset_files import preset_names
 from cbdm_cli.run_folder import claimed_folder, write_json
 from cbdm_cli.study.asked import Asked
 from cbdm_cli.study.job import config_of, job_command

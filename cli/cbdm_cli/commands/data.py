@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cbdm_cli import render
-from cbdm_cli.config import Data, overlaid, validated
+from cbdm_cli.config import Data, validated
+from cbdm_cli.overlay import overlaid
 from cbdm_cli.own_data import named_path, source_of
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.data.sources import DATASETS

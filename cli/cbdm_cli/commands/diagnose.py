@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from cbdm_cli import render
-from cbdm_cli.config import Config, merged, validated
+from cbdm_cli.config import Config, validated
 from cbdm_cli.diagnosis_map import draw_diagnosis
 from cbdm_cli.diagnosis_words import heat_maps, verdict
+from cbdm_cli.overlay import merged
 from cbdm_cli.run_data import load_own_data, load_reference
 from cbdm_cli.run_folder import write_json
 from cbdm_core.data.dataset import Dataset

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from cbdm_cli import render
-from cbdm_cli.config import Config, load_config, preset_names, setting, validated
+from cbdm_cli.config import Config, validated
 from cbdm_cli.evaluated_run import EvaluatedRun, evaluated_by, measure_words
 from cbdm_cli.evaluator import Evaluator, check_judging
 from cbdm_cli.foreign_samples import Samples, read_samples
 from cbdm_cli.naming import file_tag
 from cbdm_cli.omegas import omegas_of
+from cbdm_cli.overlay import load_config, setting
+from cbdm_cli.preset_files import preset_names
 from cbdm_cli.result_facts import report_caption, report_title
 from cbdm_cli.run_data import load_data, load_own_data
 from cbdm_cli.run_folder import write_json

@@ -35,8 +35,9 @@ def list_presets(name: str | None) -> None:
 
 def list_priors(preset: str, laws: Sequence[str], settings: Sequence[str]) -> None:
     """A table of laws over a preset's classes, or over the regions of its conditions."""
-    from cbdm_cli.config import load_config, validated
+    from cbdm_cli.config import validated
     from cbdm_cli.laws import law_of
+    from cbdm_cli.overlay import load_config
     from cbdm_cli.run_data import load_data
     from cbdm_core.priors import LabelPrior
     from cbdm_priors.laws.affinity import Affinity

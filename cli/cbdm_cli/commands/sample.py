@@ -16,10 +16,11 @@ from torch import Tensor
 from cbdm_cli import render
 from cbdm_cli.affordable import check_samples, check_steps
 from cbdm_cli.conditions_asked import Asked, conditions_to_draw
-from cbdm_cli.config import Config, flat, validated
+from cbdm_cli.config import Config, validated
 from cbdm_cli.drawing import drawn_in_batches, solver
 from cbdm_cli.durations import duration
 from cbdm_cli.naming import path_name
+from cbdm_cli.overlay import flat
 from cbdm_cli.resolve import with_sampling
 from cbdm_cli.run_folder import new_folder
 from cbdm_cli.sample_files import STREAMS, WRITERS, Drawn, next_free, refuse_place, write_file

@@ -13,11 +13,12 @@ import torch
 
 from cbdm_cli import render
 from cbdm_cli.assemble import Experiment, assemble
-from cbdm_cli.config import Config, load_config
+from cbdm_cli.config import Config
 from cbdm_cli.drawing import solver
 from cbdm_cli.durations import duration
 from cbdm_cli.evaluator import check_judging
 from cbdm_cli.foreseen import held_bytes, one_step, probed
+from cbdm_cli.overlay import load_config
 from cbdm_cli.own_data import own_table
 from cbdm_cli.resolve import resolved
 from cbdm_cli.resuming import first_difference, go_on, refuse_difference, resume

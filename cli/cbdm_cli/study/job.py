@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cbdm_cli.config import Config, load_config, merged
+from cbdm_cli.config import Config
 from cbdm_cli.locking import contents, held
 from cbdm_cli.method import only_its_parts
+from cbdm_cli.overlay import load_config, merged
 from cbdm_cli.refusal import refuse
 from cbdm_cli.study.orphans import end_with_parent
 from cbdm_cli.study.plan import READINGS, Plan, Reading, Variant, load_plan, missing_readings, run_folder

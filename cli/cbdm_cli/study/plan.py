@@ -12,9 +12,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from cbdm_cli.config import load_config, merged, validated
+from cbdm_cli.config import validated
 from cbdm_cli.method import PLAIN, Part, format_parts, only_its_parts, parse_parts, with_law
 from cbdm_cli.naming import file_words, path_name
+from cbdm_cli.overlay import load_config, merged
 from cbdm_cli.run_folder import write_text
 from cbdm_core.errors import CbdmError
 from cbdm_core.reading import CONFIG_BYTES, regular_file

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cbdm_cli.config import load_config, validated
+from cbdm_cli.config import validated
 from cbdm_cli.foreign_samples import read_samples
+from cbdm_cli.overlay import load_config
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.data.sources import DATASETS, digits
 from cbdm_core.metrics.report import Report

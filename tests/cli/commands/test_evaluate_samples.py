@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from cbdm_cli.config import load_config, validated
+from cbdm_cli.config import validated
 from cbdm_cli.drawing import counted
 from cbdm_cli.evaluator import Evaluator
+from cbdm_cli.overlay import load_config
 from cbdm_cli.run_data import load_data, load_reference
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.data.sources import DATASETS, digits

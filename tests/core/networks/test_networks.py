@@ -16,14 +16,11 @@ from torch import nn
 from cbdm_core.conditions import Condition
 from cbdm_core.errors import CbdmError
 from cbdm_core.networks import NETWORKS
-from cbdm_core.networks.base import ScoreNetwork
 from cbdm_core.networks.encoders import sinusoid
 from cbdm_core.networks.layers import Attention, Downsample, ResidualBlock, Upsample
 from cbdm_core.networks.mlp import MLP
-from cbdm_core.networks.predicts import PREDICTIONS, Predicts
 from cbdm_core.networks.published import published_unet
 from cbdm_core.networks.unet import UNet
-from cbdm_core.schedules import NoiseSchedule
 
 K = 5
 
@@ -232,69 +229,6 @@ def _embed(low, high):
         else:
             theirs.zero_()
             theirs[..., theirs.shape[-1] // 2] = ours
-
-
-# --- Predicts ---------------------------------------------------------------------------------------------------------
-
-
-class _Coefficients(NoiseSchedule):
-    """Any α_t, σ_t, one pair per row."""
-
-    domain = (0.0, 1.0)
-
-    def __init__(self, alpha, sigma):
-        self.alpha, self.sigma = alpha, sigma
-
-    def __call__(self, t):
-        return self.alpha, self.sigma
-
-
-class _Says(ScoreNetwork):
-    def __init__(self, said):
-        super().__init__()
-        self.said = said
-
-    def forward(self, x_t, t, c):
-        return self.said
-
-    def with_features(self, x_t, t, c):
-        return self.said, 2 * self.said
-
-
-_TRUTH = {
-    "eps": lambda x_0, eps, alpha, sigma: eps,
-    "x_0": lambda x_0, eps, alpha, sigma: x_0,
-    "v": lambda x_0, eps, alpha, sigma: alpha * eps - sigma * x_0,
-    "flow": lambda x_0, eps, alpha, sigma: eps - x_0,
-}
-_coefficient = st.floats(0.05, 4.0)
-
-
-@given(what=st.sampled_from(sorted(_TRUTH)), alpha=_coefficient, sigma=_coefficient, seed=st.integers(0, 99))
-@settings(deadline=None, max_examples=60)
-def test_predicts_gives_back_the_noise(what, alpha, sigma, seed):
-    generator = torch.Generator().manual_seed(seed)
-    x_0, eps = torch.randn(2, 3, 2, 2, 2, generator=generator, dtype=torch.float64)
-    alphas = torch.tensor([alpha, 1.0, 0.3], dtype=torch.float64)
-    sigmas = torch.tensor([sigma, 0.5, (1 - 0.3**2) ** 0.5], dtype=torch.float64)
-    a, s = alphas.reshape(-1, 1, 1, 1), sigmas.reshape(-1, 1, 1, 1)
-    network = Predicts(_Says(_TRUTH[what](x_0, eps, a, s)), what, _Coefficients(alphas, sigmas))
-    batch = (a * x_0 + s * eps, torch.zeros(3), Condition.of([0, 0, 0]))
-    assert (network(*batch) - eps).abs().max() < 1e-10
-    eps_hat, features = network.with_features(*batch)
-    assert (eps_hat - eps).abs().max() < 1e-10 and torch.equal(features, 2 * network.network.said)
-
-
-def test_every_prediction_is_tested():
-    assert PREDICTIONS.keys() == _TRUTH.keys()
-
-
-def test_predicts_keeps_the_dtype_and_refuses_other_words():
-    schedule = _Coefficients(torch.tensor([0.6], dtype=torch.float64), torch.tensor([0.8], dtype=torch.float64))
-    said = torch.ones(1, 2)
-    assert Predicts(_Says(said), "v", schedule)(said, torch.zeros(1), Condition.of([0])).dtype == torch.float32
-    with pytest.raises(CbdmError, match=r"'x0'.*did you mean 'x_0'"):
-        Predicts(_Says(said), "x0", schedule)
 
 
 # --- names ------------------------------------------------------------------------------------------------------------

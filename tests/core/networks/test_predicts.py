@@ -116,6 +116,36 @@ def test_what_is_said_of_the_noise_gives_it_back(what, name, part, seed):
     assert torch.equal(features, 2 * network.network.seen)
 
 
+class _RowByRow:
+    """A schedule with an (α, σ) of its own for each row."""
+
+    def __init__(self, alpha, sigma):
+        self.pair = alpha, sigma
+
+    def __call__(self, t):
+        return self.pair
+
+
+@given(st.sampled_from(sorted(PREDICTIONS)), st.floats(0.05, 4), st.floats(0.05, 4), st.integers(0, 99))
+def test_each_row_is_read_with_its_own_level(what, alpha, sigma, seed):
+    """To 1e-10, at any α and σ and not only those that a schedule joins."""
+    x_0, eps = normal(2, 3, 2, 2, 2, seed=seed)
+    alphas = torch.tensor([alpha, 1.0, 0.3], dtype=torch.float64)
+    sigmas = torch.tensor([sigma, 0.5, (1 - 0.3**2) ** 0.5], dtype=torch.float64)
+    a, s = alphas.reshape(-1, 1, 1, 1), sigmas.reshape(-1, 1, 1, 1)
+    network = Predicts(_Says(SAID[what](x_0, eps, a, s)), what, _RowByRow(alphas, sigmas))
+    eps_hat = network(a * x_0 + s * eps, torch.zeros(3), labels(3))
+    torch.testing.assert_close(eps_hat, eps, rtol=0, atol=1e-10)
+
+
+def test_the_dtype_stays_and_other_words_are_refused():
+    said = torch.ones(1, 2)
+    schedule = _Coefficients(0.6, 0.8)
+    assert Predicts(_Says(said), "v", schedule)(said, torch.zeros(1), labels(1)).dtype == torch.float32
+    with pytest.raises(CbdmError, match=r"'x0'.*did you mean 'x_0'"):
+        Predicts(_Says(said), "x0", schedule)
+
+
 # EDM's preconditioning
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cbdm_cli.config import flat
 from cbdm_cli.method import completed_entries
+from cbdm_cli.overlay import flat
 from cbdm_cli.run_folder import read_records
 from cbdm_cli.study.plan import FILE, READINGS, Plan, Variant, load_plan, run_folder
 from cbdm_cli.study.report.diagnosis import Diagnosed, read_diagnosis

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from cbdm_cli.config import flat, validated
+from cbdm_cli.config import validated
+from cbdm_cli.overlay import flat
 from cbdm_cli.study.report import figures
 from cbdm_cli.study.report.card import card
 from cbdm_cli.study.report.collect import MethodScores, Story, differing

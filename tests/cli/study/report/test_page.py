@@ -16,8 +16,9 @@ import pytest
 import tomli_w
 from PIL import Image
 
-from cbdm_cli.config import load_config, validated
+from cbdm_cli.config import validated
 from cbdm_cli.method import completed_entries
+from cbdm_cli.overlay import load_config
 from cbdm_cli.study.plan import Plan, Variant, load_plan, readings_of, save_plan
 from cbdm_cli.study.report import figures
 from cbdm_cli.study.report.collect import collect
