@@ -7,6 +7,7 @@ import pytest
 
 from tests.core.test_distributed import launch
 
+pytestmark = pytest.mark.slow  # two processes in two kinds of group
 METHODS = ("cbdm:null", "coral")  # processes agree whether the network is asked; rows of all are compared
 
 # As a group on GPUs is made, but for NCCL; then one that takes no tensor of the CPU, as NCCL's alone.

@@ -31,6 +31,7 @@ from cbdm_priors.laws.counts import Null
 from cbdm_priors.penalties.balancing import ClassBalancing
 from tests.core.test_distributed import DoubleBatches, agree, launch, run
 
+pytestmark = pytest.mark.slow  # two processes and some twenty trainings
 ROOT = Path(__file__).parents[2]
 SHAPE = (1, 8, 8)
 NETWORKS = {

@@ -7,6 +7,7 @@ from tests.faults.kills import Drills, elastic
 KILLS = 5
 
 
+@pytest.mark.slow
 def test_killed_training_goes_on_to_the_same_end(tmp_path, cache):
     drills = Drills(tmp_path, ("train",))
     assert sum(drills("train", seed) for seed in range(KILLS)) > 0
