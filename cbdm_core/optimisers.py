@@ -29,7 +29,7 @@ class MakeOptimiser(Protocol):
 OPTIMISERS = Registry(
     "optimiser",
     "cbdm.optimisers",
-    {name: f"cbdm_core.optimisers:{name}" for name in ("adam", "adamw", "sgd")},
+    {name: f"cbdm_core.optimisers:{name}" for name in ("adam", "adamw", "sgd")} | {"muon": "cbdm_core.muon:muon"},
 )
 LR_SCHEDULES = Registry(
     "learning-rate schedule",
@@ -38,7 +38,7 @@ LR_SCHEDULES = Registry(
 )
 
 
-def _fused(parameters: Sequence[Tensor]) -> bool:
+def has_fused(parameters: Sequence[Tensor]) -> bool:
     """Whether all parameters are on a device that has the fused form, which does a step in one launch."""
     return all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
 
@@ -57,7 +57,7 @@ def adamw(
     """
     beta_1, beta_2 = betas
     return torch.optim.AdamW(
-        parameters, learning_rate, (beta_1, beta_2), eps, weight_decay=weight_decay, fused=_fused(parameters)
+        parameters, learning_rate, (beta_1, beta_2), eps, weight_decay=weight_decay, fused=has_fused(parameters)
     )
 
 
@@ -75,7 +75,7 @@ def adam(
     """
     beta_1, beta_2 = betas
     return torch.optim.Adam(
-        parameters, learning_rate, (beta_1, beta_2), eps, weight_decay=weight_decay, fused=_fused(parameters)
+        parameters, learning_rate, (beta_1, beta_2), eps, weight_decay=weight_decay, fused=has_fused(parameters)
     )
 
 
@@ -97,7 +97,7 @@ def sgd(
         momentum,
         weight_decay=weight_decay,
         nesterov=nesterov,
-        fused=_fused(parameters) and not any(map(in_parts, parameters)),  # of parts it has no fused form
+        fused=has_fused(parameters) and not any(map(in_parts, parameters)),  # of parts it has no fused form
     )
 
 

@@ -22,6 +22,7 @@ from cbdm_core.draws import Draws
 from cbdm_core.dropout import seed_dropout
 from cbdm_core.ema import Averages
 from cbdm_core.errors import CbdmError, unknown_name
+from cbdm_core.muon import mark_tables
 from cbdm_core.networks.base import ScoreNetwork
 from cbdm_core.networks.quicken import channels_last, checkpoint_blocks, compile_network
 from cbdm_core.numerics import PRECISIONS
@@ -162,6 +163,7 @@ class TrainState:
         # What does not fit on a device must not be moved there before it is spread.
         ema = shard(objective, objective.network, world) if settings.shard else _placed(objective, settings, world)
         ema = ema.eval().requires_grad_(False)
+        mark_tables(objective)
         optimizer = settings.optimiser(
             list(objective.parameters()), settings.learning_rate, weight_decay=settings.weight_decay
         )

@@ -52,6 +52,12 @@ def activations(monkeypatch):
     return program("activations")
 
 
+@pytest.fixture
+def optimisers(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return program("optimisers")
+
+
 @pytest.fixture(scope="module")
 def results():
     return json.loads(RESULTS.read_text())
@@ -154,3 +160,43 @@ def test_a_pass_done_again_is_held_one_at_a_time(activations, monkeypatch):
     whole = rows["all are kept"]
     assert whole["peak"] / 2 < whole["kept"] < whole["peak"]
     assert rows["both"]["peak"] < rows["`recompute`"]["peak"] < 0.35 * whole["peak"]
+
+
+def test_the_page_holds_the_table_of_the_optimisers(optimisers):
+    """`python benchmarks/optimisers.py` prints it for the page; the rates and times of a step stand below it."""
+    kept, page = json.loads(optimisers.RESULTS.read_text()), PAGE.read_text(encoding="utf-8")
+    assert optimisers.page(kept) in page and optimisers.costs_page(kept) in page
+
+
+def test_the_rates_of_the_optimisers_are_the_best_of_those_tried_with_both_neighbours(optimisers):
+    kept = json.loads(optimisers.RESULTS.read_text())
+    for network, rates in kept["rates"].items():
+        for name, rate in rates.items():
+            runs = [run for run in kept["runs"] if (run["network"], run["optimiser"]) == (network, name)]
+            tried = {run["rate"]: run["held out"][0] for run in runs if run["seed"] == optimisers.CHOSEN_ON}
+            assert {rate / 2, rate, 2 * rate} <= tried.keys() and tried[rate] == min(tried.values())
+            of_seeds = {run["seed"]: run["rate"] for run in runs if run["seed"] != optimisers.CHOSEN_ON}
+            assert of_seeds == dict.fromkeys(optimisers.SEEDS, rate)
+
+
+def test_a_rate_is_searched_until_its_neighbours_are_worse(optimisers):
+    asked = []
+    assert optimisers.best(lambda rate: asked.append(rate) or abs(rate - 9.0), first=2.0) == 8.0
+    assert asked == [2.0, 1.0, 4.0, 8.0, 16.0]
+
+
+def test_a_paired_change_by_hand(optimisers):
+    """Changes of 0, 10 and 20 percent: their deviation is 10 percent."""
+    mean, half = optimisers.paired([1.0, 2.2, 1.2], [1.0, 2.0, 1.0])
+    assert mean == pytest.approx(0.1, abs=1e-12) and half == pytest.approx(4.303 * 0.1 / 3**0.5, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_rivals_are_trained_from_the_same_start(optimisers, monkeypatch, name):
+    """Losses fall, and those before the first step are equal."""
+    monkeypatch.setattr(optimisers, "LEVELS", 2)
+    monkeypatch.setattr(optimisers, "QUERIES", 2)
+    start, _ = (optimisers.losses("DiT", other, 2e-3, 0, (0,)) for other in ("adamw", "muon"))
+    found = optimisers.losses("DiT", name, 2e-3, 0, (0, 8))
+    assert [found[images][0] for images in found] == [start[images][0] for images in found]
+    assert all(after < before for before, after in found.values())

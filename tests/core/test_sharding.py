@@ -2,6 +2,7 @@
 
 import errno
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from cbdm_core import checkpoint
 from cbdm_core.checkpoint import load_checkpoint, save_checkpoint
 from cbdm_core.distributed import World
 from cbdm_core.errors import CbdmError
+from cbdm_core.muon import muon
 from cbdm_core.optimisers import sgd
 from cbdm_core.sharding import in_parts, own_bytes, shard, whole
 from cbdm_priors.laws.counts import Null
@@ -45,6 +47,7 @@ OPTIONS = {
     "accumulated": {"accumulate": 2},
     "clipped": {"clip": 0.02, "optimiser": sgd},
     "checkpointed": {"checkpointing": True},
+    "turned": {"optimiser": partial(muon, narrowest=4)},  # whose matrices have to be whole
 }
 
 
