@@ -4,6 +4,7 @@ import errno
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -43,7 +44,7 @@ NETWORKS = {
 STEPS = {"unet": 6, "dit": 20}
 # Several passes, stopped gradients, rows of one process alone, rows compared, own weights, weights made of others.
 SPREAD = ["ddpm", "cbdm-null", "cbdm-fraction", "ccua", "coral", "capacity"]
-OPTIONS = {
+OPTIONS: dict[str, dict[str, Any]] = {
     "accumulated": {"accumulate": 2},
     "clipped": {"clip": 0.02, "optimiser": sgd},
     "checkpointed": {"checkpointing": True},
@@ -143,6 +144,7 @@ def started_twice(world):
 _PEER = """
 import sys, torch
 from pathlib import Path
+from typing import Any
 from cbdm_core.distributed import join, leave
 from tests.core import test_sharding as t
 torch.set_num_threads(1)
