@@ -21,8 +21,9 @@ import torch
 from metrics import machine, measured_anew, on_one_thread, timed
 
 from cbdm_cli.assemble import Experiment, assemble, settings_of
-from cbdm_cli.config import load_config, validated
+from cbdm_cli.config import validated
 from cbdm_cli.method import method_parts
+from cbdm_cli.overlay import load_config
 from cbdm_core.conditions import Condition
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.distributed import World

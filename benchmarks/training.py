@@ -23,8 +23,8 @@ from cbdm_core.distributed import World
 from cbdm_core.training import TrainState, train
 
 RESULTS = Path(__file__).parent / "results" / "training.json"
-STEPS = 5
-QUARTER = "cbdm:null, a quarter of the rows"
+STEPS = 8  # of a piece of work, twice the fourth
+QUARTER, FOURTH = "cbdm:null, a quarter of the rows", "cbdm:null, every fourth step"
 # Name → (method, settings).
 METHODS: dict[str, tuple[str, tuple[str, ...]]] = {
     name: (name, ())
@@ -33,7 +33,10 @@ METHODS: dict[str, tuple[str, tuple[str, ...]]] = {
         "transplant+resample:uniform@0.2", "shrink:null", "t2h", "h2t", "transfer", "coral", "ccua", "capacity",
         "cbdm:null", "cbdm:null+resample:uniform@0.2", "cbdm:null+transplant+resample:uniform@0.2",
     )
-} | {QUARTER: ("cbdm:null", ("method.cbdm.fraction=0.25",))}  # fmt: skip
+} | {
+    QUARTER: ("cbdm:null", ("method.cbdm.fraction=0.25",)),
+    FOURTH: ("cbdm:null", ("method.cbdm.every=4",)),
+}  # fmt: skip
 
 Row = dict[str, Any]
 

@@ -17,6 +17,7 @@ from comparisons import RESULTS, run_jobs
 from tail_cells import CELLS, job_of, result_file
 from tail_runs import run
 from tail_tables import (
+    Curves,
     above_table,
     best_table,
     budget_table,
@@ -54,11 +55,11 @@ def gathered(cell: str, work: Path) -> dict[str, Any]:
             results["methods"] |= {name: before["methods"][name]} if name in before["methods"] else {}
             continue
         records = [json.loads(job.read_text(encoding="utf-8")) for job in files]
-        results["methods"][name], results["counts"] = _curves(records), records[0]["counts"]
+        results["methods"][name], results["counts"] = curves_of(records), records[0]["counts"]
     return results
 
 
-def _curves(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, list[float]]]]:
+def curves_of(records: Sequence[Mapping[str, Any]]) -> Curves:
     """Length → ω → score → values, of one method's jobs in the order of their seeds."""
     curves: dict[str, dict[str, dict[str, list[float]]]] = {}
     for reading in (reading for record in records for reading in record["readings"]):
@@ -69,14 +70,12 @@ def _curves(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[st
 
 
 def page(cell: str, result: Mapping[str, Any]) -> str:
-    """The tables of a cell: where only one choice moves, what it changes; else the curves against DDPM's."""
-    reference = CELLS[cell].reference
-    if reference != "ddpm":
-        return "\n\n".join([best_table(result), changed_table(result, reference)])
-    made = [best_table(result), matched_table(result)]
-    if cell in ("digits", "pulled"):
-        costs = {row["method"]: row["ratio"] for row in json.loads(STEP_COSTS.read_text(encoding="utf-8"))["rows"]}
-        made += [sooner_table(result), budget_table(result), cost_table(result, costs)]
+    """The tables of a cell: the curves against DDPM's where these were drawn densely, else what each method changes."""
+    if cell not in ("digits", "pulled"):
+        return "\n\n".join([best_table(result), changed_table(result, CELLS[cell].reference)])
+    costs = {row["method"]: row["ratio"] for row in json.loads(STEP_COSTS.read_text(encoding="utf-8"))["rows"]}
+    made = [of(result) for of in (best_table, matched_table, sooner_table, budget_table)]
+    made.append(cost_table(result, costs))
     if cell == "pulled":
         made.append(above_table(result, json.loads(result_file("digits").read_text(encoding="utf-8"))))
     return "\n\n".join(made)

@@ -27,9 +27,11 @@ from cbdm_core.distributed import World
 from cbdm_core.generation import generate
 from cbdm_core.metrics.memorisation import memorisation
 from cbdm_core.metrics.report import Report, Scores
+from cbdm_core.networks.base import ScoreNetwork
+from cbdm_core.samplers import Sampler
 from cbdm_core.training import TrainState, train
 
-__all__ = ["Job", "run"]
+__all__ = ["Job", "judged", "run"]
 
 _SCORES = ("fid", "precision", "recall", "density", "coverage", "label_accuracy", "memorised", "diversity")
 
@@ -97,24 +99,42 @@ def _reading(
     experiment: Experiment, evaluator: Evaluator, state: TrainState, length: int, omega: str
 ) -> dict[str, Any]:
     config = with_sampling(experiment.config, {"omega": omega})
-    network = state.ema.eval()
+    guided, sampler = solver(config, state.ema.eval(), experiment.schedule)
+    return {"steps": length, "omega": omega, **judged(experiment, evaluator, guided, sampler, state.world.device)}
+
+
+def judged(
+    experiment: Experiment,
+    evaluator: Evaluator,
+    guided: ScoreNetwork,
+    sampler: Sampler,
+    device: torch.device | str = "cpu",
+) -> dict[str, Any]:
+    """The scores of balanced samples, overall and of the tail.
+
+    Args:
+        experiment: its configuration says how many samples and solver steps, and their seed.
+        evaluator: of the experiment.
+        guided: what the sampler asks, on `device`.
+        sampler: the solver.
+        device: to compute on.
+    """
+    config = experiment.config
     labels, conditions = balanced_samples(config, experiment.full)
-    guided, sampler = solver(config, network, experiment.schedule)
-    shape, sampling = tuple(experiment.data.shape), config.sampling
     chunks = generate(
         guided,
         sampler,
         conditions,
-        shape,
-        steps=sampling.steps,
+        tuple(experiment.data.shape),
+        steps=config.sampling.steps,
         seed=config.seed,
         batch_size=4096,
-        device=state.world.device,
+        device=device,
     )
     x = torch.cat([chunk.cpu() for chunk in chunks])
     report = evaluator(config, x, labels)
     tail = {**_scores(report.groups["tail"]), "copied_pixels": _copied_pixels(evaluator, report, x, labels)}
-    return {"steps": length, "omega": omega, "overall": _scores(report.overall), "tail": tail}
+    return {"overall": _scores(report.overall), "tail": tail}
 
 
 def _copied_pixels(evaluator: Evaluator, report: Report, x: torch.Tensor, labels: torch.Tensor) -> float:

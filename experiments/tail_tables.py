@@ -127,12 +127,12 @@ def matched_table(result: Mapping[str, Any]) -> str:
 def sooner_table(result: Mapping[str, Any]) -> str:
     """What fewer steps give: each at its best ω, against DDPM's longest run at its own."""
     lengths = _lengths(result)
-    plain = _best(result["methods"]["ddpm"], lengths[-1])
+    plain = best(result["methods"]["ddpm"], lengths[-1])
     lines = []
     for name in _rivals(result):
         for length in lengths[:2]:
-            mine = _best(result["methods"][name], length)
-            lines.append([f"`{name}`", str(length), *_differences(mine, plain)])
+            mine = best(result["methods"][name], length)
+            lines.append([f"`{name}`", str(length), *differences(mine, plain)])
     return table(("method", "steps", "FID", "tail FID", "tail recall", "tail copies, points"), lines)
 
 
@@ -141,8 +141,8 @@ def changed_table(result: Mapping[str, Any], reference: str) -> str:
     lines = []
     for name in [name for name in result["methods"] if name != reference]:
         for length in map(int, result["methods"][reference]):
-            found = (_best(result["methods"][m], length) for m in (name, reference))
-            lines.append([f"`{name}`", str(length), *_differences(*found)])
+            found = (best(result["methods"][m], length) for m in (name, reference))
+            lines.append([f"`{name}`", str(length), *differences(*found)])
     return table(("method", "steps", "FID", "tail FID", "tail recall", "tail copies, points"), lines)
 
 
@@ -152,13 +152,13 @@ def above_table(pulled: Mapping[str, Any], digits: Mapping[str, Any]) -> str:
     for name in _rivals(pulled):
         inner = name.removeprefix("cbdm:null+")
         for mine, theirs in ABOVE if inner in digits["methods"] else ():
-            found = _best(pulled["methods"][name], mine), _best(digits["methods"][inner], theirs)
-            lines.append([f"`{name}`", str(mine), str(theirs), *_differences(*found)])
+            found = best(pulled["methods"][name], mine), best(digits["methods"][inner], theirs)
+            lines.append([f"`{name}`", str(mine), str(theirs), *differences(*found)])
     head = ("method", "steps", "steps without CBDM", "FID", "tail FID", "tail recall", "tail copies, points")
     return table(head, lines)
 
 
-def _differences(mine: Mapping[str, Sequence[float]], theirs: Mapping[str, Sequence[float]]) -> list[str]:
+def differences(mine: Mapping[str, Sequence[float]], theirs: Mapping[str, Sequence[float]]) -> list[str]:
     """Of the scores shown, over the seeds that both have; bold where the interval excludes 0."""
     cells = []
     for score, (digits, scale) in SHOWN.items():
@@ -197,8 +197,8 @@ def cost_table(result: Mapping[str, Any], step_costs: Mapping[str, float]) -> st
 
 def _cost_text(result: Mapping[str, Any], name: str, score: str, step_cost: float) -> str:
     lengths, curves = _lengths(result), result["methods"][name]
-    target = _best(result["methods"]["ddpm"], lengths[-1])[score]
-    by_length = [_best(curves, length)[score] for length in lengths]
+    target = best(result["methods"]["ddpm"], lengths[-1])[score]
+    by_length = [best(curves, length)[score] for length in lengths]
     found = [steps_to(lengths, [values[seed] for values in by_length], target[seed]) for seed in range(_seeds(curves))]
     shares = [math.log(step_cost * steps / lengths[-1]) for steps in found if steps is not None]
     if len(shares) < len(found):
@@ -240,19 +240,20 @@ def _best_omega(curves: Curves, length: int) -> str:
     return best_omega({omega: math.fsum(scores["fid"]) for omega, scores in curves[str(length)].items()})
 
 
-def _best(curves: Curves, length: int) -> Mapping[str, Sequence[float]]:
+def best(curves: Curves, length: int) -> Mapping[str, Sequence[float]]:
+    """Score → values by seed at the ω of least mean FID."""
     return curves[str(length)][_best_omega(curves, length)]
 
 
 def told(result: Mapping[str, Any]) -> list[str]:
     """The figures that the README gives, as it writes them: of resampling, and of balancing at high noise only."""
     lengths = _lengths(result)
-    plain = _best(result["methods"]["ddpm"], lengths[-1])
+    plain = best(result["methods"]["ddpm"], lengths[-1])
     resampled, above = (result["methods"][name] for name in ("resample:uniform", "resample:uniform@0.2"))
-    shares = ", ".join(f"{100 * _mean(_best(resampled, length)['tail copies']):.0f}" for length in lengths)
-    early, balanced = _best(resampled, lengths[0]), _best(above, lengths[1])
-    differences = ((early, "tail fid", 1), (balanced, "fid", 2), (balanced, "tail fid", 1))
-    return [f"{shares} %", *(_difference(mine[score], plain[score], digits) for mine, score, digits in differences)]
+    shares = ", ".join(f"{100 * _mean(best(resampled, length)['tail copies']):.0f}" for length in lengths)
+    early, balanced = best(resampled, lengths[0]), best(above, lengths[1])
+    figures = ((early, "tail fid", 1), (balanced, "fid", 2), (balanced, "tail fid", 1))
+    return [f"{shares} %", *(_difference(mine[score], plain[score], digits) for mine, score, digits in figures)]
 
 
 def _difference(mine: Sequence[float], plain: Sequence[float], digits: int) -> str:

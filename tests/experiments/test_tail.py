@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-CELLS = ("digits", "pulled")  # with a kept result
+CELLS = ("digits", "fashion", "pulled")  # with a kept result
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,179 @@
+"""Further candidates for the tail, beside batch laws: `python experiments/candidates.py`.
+
+Each has one or two settings, of which one is chosen on a seed that the tables do not use, and then frozen. Those that
+change only the sampling share one training of DDPM a seed; the plain model's own readings are those of `tail.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from candidate_runs import IMPLIED, LENGTHS, OMEGAS, SHORT, Trained, row_file, trained_as
+from comparisons import RESULTS, run_jobs
+from tables import table
+from tail import curves_of
+from tail_cells import result_file
+from tail_tables import RECALLS, Curves, best, best_table, differences, matched, matched_table
+
+from cbdm_cli.run_folder import write_text
+from cbdm_cli.study.pool import Child
+
+RESULT = RESULTS / "candidates.json"
+# Candidate → its settings: a weight, power or cap, and after @ the noise level where it begins or ends.
+SETTINGS: Mapping[str, Sequence[str]] = {
+    "analytic": ("analytic:0.5@0.4", "analytic:1@0.4"),
+    "rarity": ("rarity:0.5", "rarity:0.5@0.4"),
+    "autoguidance": ("autoguidance:0.5", "autoguidance:1"),
+    "shrinkage": ("shrinkage:1",),
+}
+CHOICE_SEED = 10
+SEEDS = (0, 1, 2)
+# The settings that `chosen` gives on seed 10, written down before the seeds of the tables were judged.
+FROZEN = ("analytic:1@0.4", "rarity:0.5@0.4", "autoguidance:0.5", "shrinkage:1")
+
+
+def tried() -> list[str]:
+    """The settings of which one is chosen."""
+    return [row for settings in SETTINGS.values() if len(settings) > 1 for row in settings]
+
+
+def rows_of(training: str, seed: int) -> list[str]:
+    """The rows that a training is judged by, at the seed of the choice or at those of the tables."""
+    rows = ["ddpm", *tried()] if seed == CHOICE_SEED else FROZEN
+    return [row for row in rows if trained_as(row) == training]
+
+
+def jobs() -> list[tuple[str, int]]:
+    """(training, seed), those of the choice first."""
+    choice, rest = (sorted({trained_as(row) for row in rows}) for rows in (tried(), FROZEN))
+    return [(name, CHOICE_SEED) for name in choice] + [(name, seed) for name in rest for seed in SEEDS]
+
+
+def run(training: str, seed: int, work: Path) -> None:
+    """Train where it has not been, and judge the rows that are not there."""
+    torch.set_num_threads(1)
+    job = Trained(training, seed)
+    job.train(work)
+    for row in rows_of(training, seed):
+        job.judge(work, row)
+
+
+def gathered(work: Path) -> dict[str, Any]:
+    """The kept scores: of every setting on the seed of the choice, and of the frozen ones on the others.
+
+    The frozen ones are told apart by whether they change the sampling or the training, which have other lengths.
+    """
+    result: dict[str, Any] = {
+        "choice": {"methods": {row: curves_of([_record(work, row, CHOICE_SEED)]) for row in ("ddpm", *tried())}},
+        "sampling": {"methods": {"ddpm": _plain(LENGTHS)}},
+        "training": {"methods": {"ddpm": _plain(SHORT)}},
+    }
+    for row in FROZEN:
+        kind = "sampling" if trained_as(row) == "ddpm" else "training"
+        result[kind]["methods"][row] = curves_of([_record(work, row, seed) for seed in SEEDS])
+    return result
+
+
+def _record(work: Path, row: str, seed: int) -> Mapping[str, Any]:
+    return json.loads(row_file(work, row, seed).read_text(encoding="utf-8"))
+
+
+def _plain(lengths: Sequence[int]) -> Curves:
+    """DDPM of the tail's experiment at the same lengths, ω and seeds."""
+    curves = json.loads(result_file("digits").read_text(encoding="utf-8"))["methods"]["ddpm"]
+    return {
+        str(length): {
+            omega: {score: [values[s] for s in SEEDS] for score, values in curves[str(length)][omega].items()}
+            for omega in (*OMEGAS, *IMPLIED)
+        }
+        for length in lengths
+    }
+
+
+def change(methods: Mapping[str, Curves], row: str, length: int) -> float:
+    """The mean log ratio of tail FID to DDPM's over the tail recalls that both curves of the first seed have."""
+    found = []
+    for recall in RECALLS:
+        mine, plain = (matched(methods[name], length, 0, recall) for name in (row, "ddpm"))
+        if mine is not None and plain is not None:
+            found.append(mine[0] - plain[0])
+    return math.fsum(found) / len(found) if found else math.inf
+
+
+def chosen(result: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of each candidate the setting of least mean `change` over both lengths; an only setting needs no choice."""
+    methods = result["choice"]["methods"]
+
+    def mean(row: str) -> float:
+        return math.fsum(change(methods, row, length) for length in LENGTHS) / len(LENGTHS)
+
+    return tuple(min(settings, key=mean) if len(settings) > 1 else settings[0] for settings in SETTINGS.values())
+
+
+def choice_table(result: Mapping[str, Any]) -> str:
+    """The settings on the seed of the choice."""
+    methods, taken = result["choice"]["methods"], chosen(result)
+    lines = []
+    for row in [name for name in methods if name != "ddpm"]:
+        changes = [_percent(change(methods, row, length)) for length in LENGTHS]
+        lines.append([f"`{row}`", *changes, "yes" if row in taken else ""])
+    return table(("setting", *(f"{length} steps" for length in LENGTHS), "chosen"), lines)
+
+
+def _percent(log_ratio: float) -> str:
+    return "no common recall" if log_ratio == math.inf else f"{100 * math.expm1(log_ratio):+.0f} %"
+
+
+def differences_table(judged: Mapping[str, Any]) -> str:
+    """Each at its ω of least mean FID, minus DDPM at its own after as many steps."""
+    methods = judged["methods"]
+    lines = []
+    for row in [name for name in methods if name != "ddpm"]:
+        for length in methods[row]:
+            cells = differences(*(best(methods[name], int(length)) for name in (row, "ddpm")))
+            lines.append([f"`{row}`", length, *cells])
+    return table(("candidate", "steps", "FID", "tail FID", "tail recall", "tail copies, points"), lines)
+
+
+def page(result: Mapping[str, Any]) -> str:
+    """The tables of the docs: the choice, and then three of the sampling's candidates and of the training's."""
+    found = [choice_table(result)]
+    for kind in ("sampling", "training"):
+        found += [of(result[kind]) for of in (best_table, matched_table, differences_table)]
+    return "\n\n".join(found)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--work", type=Path, default=Path("runs/candidates-experiment"), help="networks and readings")
+    parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
+    parser.add_argument("--print", action="store_true", help="only print the tables of the kept result")
+    parser.add_argument("--job", nargs=2, metavar=("TRAINING", "SEED"), help="run this one job, in this process")
+    asked = parser.parse_args()
+    if asked.job:
+        run(asked.job[0], int(asked.job[1]), asked.work)
+        return 0
+    if not asked.print:
+        if failed := run_jobs([_child(asked.work, *job) for job in jobs()], asked.jobs):
+            print(f"{len(failed)} jobs failed: {'; '.join(failed)}", file=sys.stderr)
+            return 1
+        write_text(RESULT, json.dumps(gathered(asked.work)) + "\n")
+    print(page(json.loads(RESULT.read_text(encoding="utf-8"))))
+    return 0
+
+
+def _child(work: Path, training: str, seed: int) -> Child:
+    log = work / "logs" / f"{training.replace(':', '-')}-{seed}.log"
+    command = [sys.executable, __file__, "--work", str(work), "--job", training, str(seed)]
+    return Child(f"{training}, seed {seed}", command, log)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
