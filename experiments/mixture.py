@@ -14,11 +14,14 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comparisons import run_jobs
 
 from cbdm_cli.study.pool import Child
+
+if TYPE_CHECKING:
+    from cbdm_cli.config import Config
 
 RESULTS = Path(__file__).parent / "results" / "mixture.json"
 OMEGAS = ("0", "0.25", "0.5", "1")
@@ -91,20 +94,10 @@ def file_of(work: Path, name: str, seed: int) -> Path:
     return work / f"{list(METHODS).index(name):02d}-{seed}.json"
 
 
-def job(name: str, seed: int, steps: int, work: str) -> dict[str, Any]:
-    """Train one method with one seed and judge it at every ω; the plain model also at the sampling-time methods."""
-    import torch
-
-    torch.set_num_threads(1)
-    from cbdm_cli.assemble import assemble
+def config_of(name: str, seed: int, steps: int) -> Config:
+    """The configuration of one method with one seed."""
     from cbdm_cli.config import validated
-    from cbdm_cli.drawing import balanced_samples, solver
     from cbdm_cli.overlay import load_config, merged
-    from cbdm_cli.run_folder import write_text
-    from cbdm_core.data.sources import mixture
-    from cbdm_core.distributed import World
-    from cbdm_core.generation import generate
-    from cbdm_core.training import train
 
     parts, options, method = METHODS[name]
     table = load_config("mixture-lt")
@@ -115,7 +108,23 @@ def job(name: str, seed: int, steps: int, work: str) -> dict[str, Any]:
         "sampling": {"sampler": "dpm++2m"},
         "evaluation": {"per_class": PER_CLASS},
     }
-    experiment = assemble(validated(merged(table, over)))
+    return validated(merged(table, over))
+
+
+def job(name: str, seed: int, steps: int, work: str) -> dict[str, Any]:
+    """Train one method with one seed and judge it at every ω; the plain model also at the sampling-time methods."""
+    import torch
+
+    torch.set_num_threads(1)
+    from cbdm_cli.assemble import assemble
+    from cbdm_cli.drawing import balanced_samples, solver
+    from cbdm_cli.run_folder import write_text
+    from cbdm_core.data.sources import mixture
+    from cbdm_core.distributed import World
+    from cbdm_core.generation import generate
+    from cbdm_core.training import train
+
+    experiment = assemble(config_of(name, seed, steps))
     state = experiment.start(World(0, 1, torch.device("cpu")))
     started = time.process_time()
     for _ in train(state, experiment.batches, steps=steps):
