@@ -185,6 +185,32 @@ def test_a_setting_is_chosen_by_the_tail_fid_at_equal_recall(candidates):
     assert taken[:2] == ("analytic:1@0.4", "rarity:0.5@0.4")  # √0.63 < √0.75
 
 
+@pytest.mark.slow
+def test_at_strength_0_every_candidate_is_the_plain_model(candidates, tmp_path, monkeypatch):
+    """Judged under each, the same figures as DDPM's, and others at strength 1.
+
+    Forty steps: after four the condition changes ε̂ by 10⁻⁴, which no pixel shows.
+    """
+    runs = importlib.import_module("candidate_runs")
+    monkeypatch.setattr(runs, "SETTINGS", ("evaluation.per_class=8", "sampling.steps=5"))
+    for name, value in {"LENGTHS": (40,), "SHORT": (40,), "EARLY": {40: 20}, "OMEGAS": ("1",), "IMPLIED": ()}.items():
+        monkeypatch.setattr(runs, name, value)
+
+    def readings(row):
+        trained = runs.Trained(runs.trained_as(row), 0)
+        trained.train(tmp_path)
+        file = trained.judge(tmp_path, row)
+        assert trained.judge(tmp_path, row) == file
+        return json.loads(file.read_text())["readings"]
+
+    plain = readings("ddpm")
+    assert [(r["steps"], r["omega"]) for r in plain] == [(40, "1")]
+    levels = {"analytic": "@0.4", "rarity": "", "autoguidance": "", "shrinkage": ""}
+    for kind, level in levels.items():
+        none, some = readings(f"{kind}:0{level}"), readings(f"{kind}:1{level}")
+        assert none == plain and some != plain, kind
+
+
 @pytest.fixture(scope="module")
 def result(candidates):
     return json.loads(candidates.RESULT.read_text(encoding="utf-8"))
