@@ -24,6 +24,7 @@ from cbdm_cli.assemble import Experiment, assemble, settings_of
 from cbdm_cli.config import validated
 from cbdm_cli.method import method_parts
 from cbdm_cli.overlay import load_config
+from cbdm_cli.study.results import Estimate, estimate
 from cbdm_core.conditions import Condition
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.distributed import World
@@ -44,7 +45,6 @@ RIVALS = "adamw", "muon"
 FIRST_RATE, CHOSEN_ON, SEEDS = 2e-3, 10, (0, 1, 2)
 MARKS = 300, 1000
 LEVELS, QUERIES, TIMED_STEPS = 10, 32, 10
-T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}  # Student's quantile of 0.975, by degrees of freedom
 
 Row = dict[str, Any]
 
@@ -124,10 +124,9 @@ def same_time(ratio: float) -> tuple[int, ...]:
     return tuple(round(mark / ratio) for mark in MARKS)
 
 
-def paired(one: list[float], other: list[float]) -> tuple[float, float]:
-    """(mean, half of its 95 % interval by Student's t) of one/other − 1 over pairs."""
-    values = [a / b - 1 for a, b in zip(one, other, strict=True)]
-    return statistics.mean(values), T_95[len(values) - 1] * statistics.stdev(values) / len(values) ** 0.5
+def paired(one: list[float], other: list[float]) -> Estimate:
+    """The mean of one/other − 1 over pairs, with its 95 % interval."""
+    return estimate([a / b - 1 for a, b in zip(one, other, strict=True)])
 
 
 class Kept:
@@ -190,7 +189,8 @@ def comparisons(results: Row) -> list[Row]:
                     ours = by_seed(results, network, "muon", steps, images)
                     theirs = by_seed(results, network, "adamw", mark, images)
                     of[images] = {"adamw": statistics.mean(theirs), "muon": statistics.mean(ours)}
-                    of[images] |= dict(zip(("change", "half"), paired(ours, theirs), strict=True))
+                    change = paired(ours, theirs)
+                    of[images] |= {"change": change.mean, "half": change.half_width}
                 rows.append(of)
     return rows
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from candidate_runs import IMPLIED, LENGTHS, OMEGAS, SHORT, Trained, row_file, trained_as
-from comparisons import RESULTS, run_jobs
+from comparisons import RESULTS, kept_result, run_jobs
 from tables import table
 from tail import curves_of
 from tail_cells import result_file
@@ -87,7 +87,7 @@ def _record(work: Path, row: str, seed: int) -> Mapping[str, Any]:
 
 def _plain(lengths: Sequence[int]) -> Curves:
     """DDPM of the tail's experiment at the same lengths, ω and seeds."""
-    curves = json.loads(result_file("digits").read_text(encoding="utf-8"))["methods"]["ddpm"]
+    curves = kept_result(result_file("digits"))["methods"]["ddpm"]
     return {
         str(length): {
             omega: {score: [values[s] for s in SEEDS] for score, values in curves[str(length)][omega].items()}
@@ -165,7 +165,7 @@ def main() -> int:
             print(f"{len(failed)} jobs failed: {'; '.join(failed)}", file=sys.stderr)
             return 1
         write_text(RESULT, json.dumps(gathered(asked.work)) + "\n")
-    print(page(json.loads(RESULT.read_text(encoding="utf-8"))))
+    print(page(kept_result(RESULT)))
     return 0
 
 

@@ -119,9 +119,7 @@ def main(experiment: Experiment, asked: Namespace, page: Callable[[dict[str, Any
     """
     file = RESULTS / f"{experiment.name}.json"
     if asked.print:
-        if not file.exists():
-            raise SystemExit(f"{file} is not there: run the experiment first, without --print")
-        print(page(json.loads(file.read_text(encoding="utf-8"))))
+        print(page(kept_result(file)))
         return 0
     try:
         failed = run(_only(experiment, asked.cells), asked.work, asked.jobs, asked.seeds)
@@ -138,6 +136,13 @@ def main(experiment: Experiment, asked: Namespace, page: Callable[[dict[str, Any
         write_text(file, json.dumps(result) + "\n")
     print(page(result))
     return 0
+
+
+def kept_result(file: Path) -> dict[str, Any]:
+    """What an experiment has kept; where it has not been run that is said, and the program ends."""
+    if not file.exists():
+        raise SystemExit(f"{file} is not there: run the experiment first, without --print")
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def _only(experiment: Experiment, names: Sequence[str] | None) -> Experiment:

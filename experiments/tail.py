@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from comparisons import RESULTS, run_jobs
+from comparisons import RESULTS, kept_result, run_jobs
 from tail_cells import CELLS, job_of, result_file
 from tail_runs import run
 from tail_tables import (
@@ -77,7 +77,7 @@ def page(cell: str, result: Mapping[str, Any]) -> str:
     made = [of(result) for of in (best_table, matched_table, sooner_table, budget_table)]
     made.append(cost_table(result, costs))
     if cell == "pulled":
-        made.append(above_table(result, json.loads(result_file("digits").read_text(encoding="utf-8"))))
+        made.append(above_table(result, kept_result(result_file("digits"))))
     return "\n\n".join(made)
 
 
@@ -103,7 +103,7 @@ def main() -> int:
             print(f"{len(failed)} jobs failed: {'; '.join(failed)}", file=sys.stderr)
             return 1
         write_text(result_file(asked.cell), json.dumps(gathered(asked.cell, asked.work)) + "\n")
-    print(page(asked.cell, json.loads(result_file(asked.cell).read_text(encoding="utf-8"))))
+    print(page(asked.cell, kept_result(result_file(asked.cell))))
     return 0
 
 

@@ -256,6 +256,15 @@ def told(result: Mapping[str, Any]) -> list[str]:
     return [f"{shares} %", *(_difference(mine[score], plain[score], digits) for mine, score, digits in figures)]
 
 
+def told_of_resampling(result: Mapping[str, Any]) -> str:
+    """The sentence of the README on resampling after the longest training, each method at its best ω."""
+    length = _lengths(result)[-1]
+    plain, resampled = (best(result["methods"][name], length) for name in ("ddpm", "resample:uniform"))
+    copies = 100 * _mean(resampled["tail copies"])
+    fids = (f"{_mean(scores['tail fid']):.1f}" for scores in (resampled, plain))
+    return "tail FID {} where DDPM has {}, with {:.0f} % of copies".format(*fids, copies)
+
+
 def _difference(mine: Sequence[float], plain: Sequence[float], digits: int) -> str:
     e = estimate([a - b for a, b in zip(mine, plain, strict=True)])
     return f"({e.mean:.{digits}f} ± {e.half_width:.{digits}f})".replace("-", "−")

@@ -50,6 +50,9 @@ def test_the_readme_gives_the_figures_of_the_result(tail, tables):
     same_cost = tables.above_table(pulled, result).splitlines()[3].split("|")
     assert [cell.strip() for cell in same_cost[1:4]] == ["`cbdm:null+resample:uniform@0.2`", "1000", "2000"]
     assert f"{same_cost[-2].strip(' *-')} points" in readme
+    assert tables.told_of_resampling(json.loads(tail.result_file("fashion").read_text(encoding="utf-8"))) in " ".join(
+        readme.split()
+    )
 
 
 def test_methods_without_jobs_keep_what_the_result_file_has(tail, tmp_path, monkeypatch):
@@ -69,3 +72,10 @@ def test_methods_without_jobs_keep_what_the_result_file_has(tail, tmp_path, monk
     assert result["counts"] == [4, 2] and list(result["methods"]) == ["ddpm", "t2h"]
     assert result["methods"]["ddpm"]["5"]["0"]["fid"] == [1.0, 2.0]
     assert result["methods"]["t2h"] == before["methods"]["t2h"]
+
+
+def test_a_cell_that_has_not_been_run_says_so(tail, monkeypatch, tmp_path):
+    monkeypatch.setattr(tail, "result_file", lambda cell: tmp_path / f"tail-{cell}.json")
+    monkeypatch.setattr("sys.argv", ["tail.py", "--cell", "mild", "--print"])
+    with pytest.raises(SystemExit, match=r"tail-mild\.json is not there: run the experiment first, without --print"):
+        tail.main()

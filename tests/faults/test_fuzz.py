@@ -1,6 +1,6 @@
 """Damaged and forged files: every loader reads them or refuses them by one line, in time, and writes nowhere else.
 
-1,000 examples, the same at every run; `python -m tests.faults.fuzz --n 100000` tries others.
+2,000 examples, the same at every run; `python -m tests.faults.fuzz --n 100000` tries others.
 """
 
 import time
@@ -12,7 +12,7 @@ from tests.cli.tiny import shared_classifiers
 from tests.faults import fuzz
 from tests.faults.fuzz import LOADERS, HangError, Material, within
 
-EXAMPLES = 1_000
+EXAMPLES = 2_000
 
 
 @pytest.fixture(scope="module")
