@@ -49,9 +49,9 @@ def refused(run):
     return call
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def made(tmp_path_factory):
-    """A run, with a held-out part in every class, made once."""
+    """A run, with a held-out part in every class, made once; tests work on copies of it."""
     folder, cache = tmp_path_factory.mktemp("made"), shared_classifiers(tmp_path_factory.getbasetemp())
     arguments = ["train", "--steps", 2, *TINY, "--set", "data.n_max=150", "--out", "r"]
     cbdm(*arguments, cwd=folder, check=0, env={"CBDM_CACHE": str(cache)})

@@ -1,11 +1,7 @@
 """Every method by its name: training, resume, what `load_run` gives back, several processes, mistakes."""
 
 import json
-import os
-import subprocess
-import sys
 import tomllib
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,21 +10,11 @@ from safetensors.torch import load_file
 from cbdm import (
     ADJUSTMENTS,
     Affinity,
-    Batches,
     ClassBalancing,
     ClassReweighting,
     Condition,
-    Dataset,
     DenoisingLoss,
-    Learned,
-    Objective,
-    Process,
     ScoreNetwork,
-    Shrinkage,
-    SupervisedContrast,
-    TrainSettings,
-    TrainState,
-    Uniform,
     feature_similarity,
     load_run,
     train,
@@ -40,9 +26,7 @@ from cbdm_core.checkpoint import latest_checkpoint, load_checkpoint
 from cbdm_core.distributed import World
 from cbdm_core.networks import NETWORKS
 from cbdm_core.networks.experts import experts_off, has_experts
-from cbdm_core.networks.mlp import MLP
 from cbdm_core.run import read_config
-from cbdm_core.schedules import Cosine
 from tests.cli.tiny import TINY, fingerprint
 
 QUICK = [*TINY, "--set", "evaluation.per_class=2"]
@@ -225,69 +209,6 @@ def test_options_of_a_preset_go_with_the_part_that_method_replaces(run, tmp_path
     assert [entry["part"] for entry in method] == ["coral"] and "draws" not in method[0]
     code, out, _ = run("train", "digits-igd", "--method", "cbdm:training", "--dry-run", *QUICK)
     assert code == 0 and 'draws = "all"' in out
-
-
-def vectors(n=48):
-    x = torch.arange(2 * n, dtype=torch.float32).reshape(n, 2) / n - 1
-    return Dataset(x, torch.tensor([0, 0, 0, 1, 1, 2]).repeat(n // 6), tuple("abc"))
-
-
-def by_name(name, data):
-    counts, inner = data.counts(), DenoisingLoss()
-    if name == "learned":
-        return ClassBalancing(inner, Learned(counts, 0.1, 0.5))
-    if name == "shrink":
-        return Shrinkage(inner, Uniform(counts), counts, bins=3)
-    return SupervisedContrast(inner, counts, 16, bank=3, rare=100, projection=4)
-
-
-def trained(name, world):
-    """Six steps on a batch of 12: the losses, and the state of the adjustment."""
-    data = vectors()
-    torch.manual_seed(0)
-    adjustment = by_name(name, data)
-    objective = Objective(Process(Cosine()), MLP(data.shape, 3, width=16, depth=1), adjustment, drop=0.1)
-    state = TrainState.start(objective, TrainSettings(learning_rate=1e-2, ema_decay=0.9), world)
-    losses = [record.loss for record in train(state, Batches(data, 12, seed=0), steps=6)]
-    return losses, adjustment.state_dict()
-
-
-_PEER = """
-import sys, torch
-from cbdm_core.distributed import join, leave
-from tests.cli.test_method import trained
-torch.set_num_threads(1)
-world = join("cpu")
-told = {name: trained(name, world) for name in ("learned", "shrink", "coral")}
-torch.save(told, f"{sys.argv[1]}/rank-{world.rank}.pt")
-leave()
-"""
-
-
-def test_processes_share_what_a_method_learns(tmp_path):
-    """DDP over gloo: the same bits on both ranks, and one process's values to 1e-3, float32 in another order.
-
-    CORAL compares rows within a rank's share, so only its ranks are held against each other.
-    """
-    script = tmp_path / "peer.py"
-    script.write_text(_PEER)
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run([*launch, script, tmp_path], env=env, capture_output=True, text=True, timeout=180)
-    assert done.returncode == 0, done.stderr[-3000:]
-    first, second = (torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1))
-    for name, (losses, state) in first.items():
-        assert losses == second[name][0]
-        for key, value in state.items():
-            assert torch.equal(value, second[name][1][key]), (name, key)
-    for name, moved, by in (("learned", "target.log_pi", 1e-2), ("shrink", "distance", 1e-4)):
-        alone_losses, alone = trained(name, ALONE)
-        assert first[name][0] == pytest.approx(alone_losses, rel=1e-4)
-        for key, value in alone.items():
-            torch.testing.assert_close(first[name][1][key], value, rtol=1e-3, atol=1e-7)
-        start = by_name(name, vectors()).state_dict()[moved]
-        assert (first[name][1][moved] - start).abs().max() > by
-    assert (first["coral"][1]["filled"] == 3).all()
 
 
 class Featureless(ScoreNetwork):

@@ -126,19 +126,24 @@ results = {method: run(method, world) for method in METHODS}
 results["accumulated"] = run("cbdm", world, accumulate=2)
 results["gathered"] = compared(world)
 results["drawn"] = drawn(world)
-if world.leads:
-    torch.save(results, sys.argv[1])
+torch.save(results, f"{sys.argv[1]}.{world.rank}")
 leave()
 """
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    """What two processes of half a batch each made, in one launch."""
+def both(tmp_path_factory):
+    """What each of two processes of half a batch made, in one launch."""
     folder = tmp_path_factory.mktemp("two")
     (folder / "peer.py").write_text(_PEER)
     launch(folder / "peer.py", folder / "two.pt", cwd=Path(__file__).parents[2])
-    return torch.load(folder / "two.pt", weights_only=True)
+    return [torch.load(folder / f"two.pt.{rank}", weights_only=True) for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def two(both):
+    """What two processes of half a batch each made, in one launch: that of the leader."""
+    return both[0]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -147,6 +152,25 @@ def test_two_processes_of_half_a_batch_are_one(two, method):
     one = run(method)
     assert one[0][0] != one[0][-1]
     agree(one, two[method])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_both_processes_hold_the_same_bits(both, method):
+    (losses, state, groups), (other_losses, other_state, other_groups) = (of[method] for of in both)
+    assert losses == other_losses and groups == other_groups and state.keys() == other_state.keys()
+    assert all(torch.equal(value, other_state[name]) for name, value in state.items())
+
+
+@pytest.mark.parametrize(("method", "learned", "by"), [("learned", "log_pi", 1e-2), ("shrink", "distance", 1e-4)])
+def test_what_is_learned_has_moved(two, method, learned, by):
+    """That both say the same would say nothing of what stands still."""
+    starts = objective(method).state_dict()
+    moved = [float((two[method][1][name] - start).abs().max()) for name, start in starts.items() if learned in name]
+    assert moved and max(moved) > by
+
+
+def test_the_memory_of_coral_is_full(two):
+    assert [bool((v == 3).all()) for name, v in two["coral"][1].items() if name.endswith("filled")] == [True]
 
 
 def test_every_adjustment_is_among_them():
