@@ -15,9 +15,8 @@ SMALL = [*TINY, "--set", "data.n_max=4", "--set", "data.imbalance=0.5"]
 
 def test_samples_are_held_against_images_that_no_training_saw(run, tmp_path):
     files = fashion_files(tmp_path / "files", train=60, test=40)
-    code, out, err = run(
-        "train", "fashion-lt", "--steps", 2, *SMALL, "--set", f"data.options.root={str(files)!r}", "--out", "r"
-    )
+    options = ["--set", f"data.options.root={str(files)!r}", "--set", "evaluation.features=pixels"]
+    code, out, err = run("train", "fashion-lt", "--steps", 2, *SMALL, *options, "--out", "r")
     assert code == 0, err
     result = json.loads((tmp_path / "r" / "evaluation.json").read_text())
     assert result["reference"] == "the test part of fashion" and result["reference_counts"] == [4] * 10
