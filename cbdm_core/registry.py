@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
 from cbdm_core.errors import CbdmError, unknown_name
@@ -32,7 +35,7 @@ class Registry(Mapping[str, Any]):
 
     def _targets(self) -> dict[str, str]:
         targets = dict(self.builtin)
-        for entry in entry_points(group=self.group):
+        for entry in _declared(self.group, _places()):
             if targets.setdefault(entry.name, entry.value) != entry.value:
                 raise CbdmError(
                     f"the {self.kind} {entry.name!r} is declared twice, as {targets[entry.name]!r} and as "
@@ -84,3 +87,15 @@ class Registry(Mapping[str, Any]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._targets()
+
+
+def _places() -> tuple[tuple[str, float], ...]:
+    """Where distributions are looked for, each with when it last changed, as an installation changes it."""
+    places = [Path(place) for place in sys.path]
+    return tuple((str(place), place.stat().st_mtime if place.exists() else 0.0) for place in places)
+
+
+@lru_cache(maxsize=64)
+def _declared(group: str, places: tuple[tuple[str, float], ...]) -> tuple[EntryPoint, ...]:
+    """A group's entries; every installed distribution is read for them, once as long as the places stay as they are."""
+    return tuple(entry_points(group=group))

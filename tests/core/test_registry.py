@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from fractions import Fraction
 from importlib.metadata import EntryPoint
 
@@ -18,7 +19,7 @@ GROUP = "cbdm.test_registry"
 def outsiders(monkeypatch):
     """Entry points as if another distribution had declared them, read back by group as importlib.metadata does."""
     declared: list[EntryPoint] = []
-    monkeypatch.setattr(module, "entry_points", lambda group: [e for e in declared if e.group == group])
+    monkeypatch.setattr(module, "_declared", lambda group, places: [e for e in declared if e.group == group])
     return declared
 
 
@@ -43,6 +44,20 @@ def test_entry_points_of_the_group_are_merged_in(outsiders):
     registry = a_registry()
     assert list(registry) == ["broken", "decimal", "fraction", "gone"]
     assert registry["decimal"].__name__ == "Decimal"
+
+
+def test_a_distribution_that_is_installed_later_is_seen(tmp_path, monkeypatch):
+    """What is declared is read once, until a folder that distributions are looked for in changes."""
+    monkeypatch.syspath_prepend(tmp_path)
+    registry = a_registry()
+    assert "decimal" not in registry
+    info = tmp_path / "theirs-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[{GROUP}]\ndecimal = decimal:Decimal\n")
+    assert registry["decimal"].__name__ == "Decimal"
+    shutil.rmtree(info)
+    assert "decimal" not in registry
 
 
 def test_a_name_declared_twice_is_refused(outsiders):

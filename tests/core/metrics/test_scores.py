@@ -86,7 +86,7 @@ def registered(monkeypatch):
     def declare(name, score):
         monkeypatch.setattr(scores, "_OTHER", score, raising=False)
         entry = EntryPoint(name, "cbdm_core.metrics.scores:_OTHER", "cbdm.scores")
-        monkeypatch.setattr(registry, "entry_points", lambda group: [entry])
+        monkeypatch.setattr(registry, "_declared", lambda group, places: [entry])
         return scores._known.__wrapped__
 
     return declare
