@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from comparisons import RESULTS, kept_result, run_jobs
-from tail_cells import CELLS, job_of, result_file
+from tail_cells import CELLS, Cell, job_of, result_file
 from tail_runs import run
 from tail_tables import (
     Curves,
@@ -71,6 +71,7 @@ def curves_of(records: Sequence[Mapping[str, Any]]) -> Curves:
 
 def page(cell: str, result: Mapping[str, Any]) -> str:
     """The tables of a cell: the curves against DDPM's where these were drawn densely, else what each method changes."""
+    result = with_known(cell, result)
     if cell not in ("digits", "pulled"):
         return "\n\n".join([best_table(result), changed_table(result, CELLS[cell].reference)])
     costs = {row["method"]: row["ratio"] for row in json.loads(STEP_COSTS.read_text(encoding="utf-8"))["rows"]}
@@ -79,6 +80,26 @@ def page(cell: str, result: Mapping[str, Any]) -> str:
     if cell == "pulled":
         made.append(above_table(result, kept_result(result_file("digits"))))
     return "\n\n".join(made)
+
+
+def with_known(cell: str, result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The result with what the cell `digits` has of the methods that this one knows already."""
+    c = CELLS[cell]
+    digits = kept_result(result_file("digits"))["methods"] if c.known else {}
+    return {**result, "methods": {**{name: seen_by(c, digits[name]) for name in c.known}, **result["methods"]}}
+
+
+def seen_by(cell: Cell, curves: Curves) -> Curves:
+    """Of a method's curves, the lengths, ω and seeds of a cell."""
+    seeds = max(cell.methods.values())
+    return {
+        str(length): {
+            omega: {score: values[:seeds] for score, values in scores.items()}
+            for omega, scores in curves[str(length)].items()
+            if omega in cell.omegas
+        }
+        for length in cell.lengths
+    }
 
 
 def main() -> int:

@@ -36,29 +36,31 @@ class LevelShare(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Ramp(LevelShare):
-    """s(t) = min(max((t − low)/(high − low), 0), 1): the training law up to `low`, the batch law from `high` on.
+    """s(t) = min(max((t − start)/(full − start), 0), 1): the training law at `start`, the batch law at `full`.
+
+    Beyond each end its law goes on. A ramp that falls, `full` < `start`, has the batch law at low noise only.
 
     Args:
-        low: in [0, 1].
-        high: in [low, 1]; equal to `low` it splits hard, the batch law for t ≥ low.
+        start: in [0, 1].
+        full: in [0, 1]; equal to `start` it splits hard, the batch law for t ≥ start.
 
     Raises:
-        CbdmError: levels out of range or out of order.
+        CbdmError: levels out of range.
     """
 
-    low: float
-    high: float
+    start: float
+    full: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.low <= self.high <= 1:
+        if not (0 <= self.start <= 1 and 0 <= self.full <= 1):
             raise CbdmError(
-                f"a ramp of noise levels from {self.low:g} to {self.high:g}: give 0 ≤ LOW ≤ HIGH ≤ 1, such as 0.2-0.4"
+                f"a ramp of noise levels from {self.start:g} to {self.full:g}: give two in [0, 1], such as 0.2-0.4"
             )
 
     def share(self, t: Tensor, y: Tensor, step: int) -> Tensor:
-        if self.low == self.high:
-            return (t >= self.low).to(t.dtype)
-        return ((t - self.low) / (self.high - self.low)).clamp(0, 1)
+        if self.start == self.full:
+            return (t >= self.start).to(t.dtype)
+        return ((t - self.start) / (self.full - self.start)).clamp(0, 1)
 
 
 @dataclass(frozen=True, eq=False)

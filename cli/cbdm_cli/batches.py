@@ -118,17 +118,17 @@ def refuse_strays(part: Part) -> None:
 
 
 def level_share(levels: str) -> LevelShare:
-    """The share that the text of noise levels asks for: `0.2` splits, `0.3-0.7` is a ramp.
+    """The share that the text of noise levels asks for: `0.2` splits, `0.3-0.7` is a ramp, `0.7-0.3` one that falls.
 
     Raises:
         CbdmError: levels that are no numbers, or out of [0, 1].
     """
-    low, dash, high = levels.partition("-")
+    start, dash, full = levels.partition("-")
     try:
-        return Ramp(float(low), float(high if dash else low))
+        return Ramp(float(start), float(full if dash else start))
     except ValueError:
         raise CbdmError(
-            f"noise levels {levels!r} of {RESAMPLE}: write @T0 or @LOW-HIGH in [0, 1], such as @0.2 or @0.3-0.7"
+            f"noise levels {levels!r} of {RESAMPLE}: write @T0 or @START-FULL in [0, 1], such as @0.2 or @0.3-0.7"
         ) from None
 
 

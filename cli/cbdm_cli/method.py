@@ -134,7 +134,7 @@ def parted_levels(text: str) -> tuple[str, str | None]:
     """
     law, at, levels = text.partition("@")
     if at and not (law and levels):
-        raise CbdmError(f"law {text!r}: write LAW@T0, LAW@LOW-HIGH or LAW@auto, such as uniform@0.2")
+        raise CbdmError(f"law {text!r}: write LAW@T0, LAW@START-FULL or LAW@auto, such as uniform@0.2")
     return law, levels if at else None
 
 

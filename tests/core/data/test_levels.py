@@ -27,18 +27,19 @@ def batches(levels=None, size=16, seed=3, **changed):
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "t", "share"),
+    ("start", "full", "t", "share"),
     [
         (0.2, 0.2, [0.0, 0.1999, 0.2, 1.0], [0, 0, 1, 1]),
         (0.3, 0.7, [0.3, 0.4, 0.5, 0.7, 0.9], [0, 0.25, 0.5, 1, 1]),
         (0.0, 0.0, [0.0, 0.5], [1, 1]),
         (0.0, 1.0, [0.0, 0.25], [0, 0.25]),
+        (0.7, 0.3, [0.1, 0.3, 0.4, 0.5, 0.7, 0.9], [1, 1, 0.75, 0.5, 0, 0]),
     ],
 )
-def test_a_ramp_is_linear_between_its_ends(low, high, t, share):
+def test_a_ramp_is_linear_between_its_ends(start, full, t, share):
     t = torch.tensor(t, dtype=torch.float64)
     torch.testing.assert_close(
-        Ramp(low, high).share(t, torch.zeros(len(t), dtype=torch.long), 0),
+        Ramp(start, full).share(t, torch.zeros(len(t), dtype=torch.long), 0),
         torch.tensor(share, dtype=torch.float64),
         rtol=0,
         atol=1e-12,
@@ -94,14 +95,14 @@ def test_the_law_at_a_level_is_what_is_drawn():
 
 @given(
     t=st.floats(0, 1),
-    low=st.floats(0, 1),
-    width=st.floats(0, 1),
+    start=st.floats(0, 1),
+    full=st.floats(0, 1),
     weights=st.lists(st.floats(0.01, 1), min_size=4, max_size=4),
 )
-def test_the_law_at_a_level_is_a_law_between_its_two_ends(t, low, width, weights):
+def test_the_law_at_a_level_is_a_law_between_its_two_ends(t, start, full, weights):
     pi, p = torch.tensor(weights, dtype=torch.float64), COUNTS.double()
     pi, p = pi / pi.sum(), p / p.sum()
-    ramp = Ramp(low, min(1.0, low + width))
+    ramp = Ramp(start, full)
     law = law_at(ramp, pi, p, t, 0)
     share = ramp.share(torch.tensor([t], dtype=torch.float64), torch.zeros(1, dtype=torch.long), 0)
     torch.testing.assert_close(law, share * pi + (1 - share) * p, rtol=1e-12, atol=1e-15)
@@ -137,9 +138,9 @@ def test_an_exposure_budget_grows_from_n0_without_end():
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
-        (lambda: Ramp(0.5, 0.2), "LOW ≤ HIGH"),
-        (lambda: Ramp(-0.1, 0.2), "LOW ≤ HIGH"),
-        (lambda: Ramp(math.nan, 0.2), "LOW ≤ HIGH"),
+        (lambda: Ramp(0.5, 1.2), "two in .0, 1."),
+        (lambda: Ramp(-0.1, 0.2), "two in .0, 1."),
+        (lambda: Ramp(0.2, math.nan), "two in .0, 1."),
         (lambda: ExposureBudget(torch.ones(2, 3), torch.arange(2.0), torch.ones(2)), "shape"),
         (lambda: ExposureBudget(torch.ones(2, 2), torch.tensor([1.0, 1.0]), torch.ones(2)), "rise"),
         (lambda: ExposureBudget(torch.full((2, 1), math.nan), torch.ones(1), torch.ones(2)), "NaN"),
