@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from cbdm_core.data.dataset import Dataset
@@ -71,6 +70,8 @@ def balanced_clusters(x: Tensor, clusters: int) -> Tensor:
         x: (N, D) float64, N ≥ M.
         clusters: M ≥ 1.
     """
+    from scipy.optimize import linear_sum_assignment  # at need: it takes a quarter of a second
+
     centres = x[_far_apart(x, clusters)]
     slots = torch.arange(len(x)) % clusters  # as many places in each cluster as its size
     found = slots

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from scipy.spatial import KDTree
 from torch import Tensor
 
 from cbdm_core.errors import CbdmError
@@ -25,6 +24,8 @@ def by_density(condition: Tensor, neighbours: int = 10) -> Tensor:
     """
     if not 1 <= neighbours < len(condition):
         raise CbdmError(f"neighbours must be 1 … {len(condition) - 1}, got {neighbours}")
+    from scipy.spatial import KDTree  # at need: it takes a tenth of a second
+
     points = condition.double().numpy()
     radius, _ = KDTree(points).query(points, k=neighbours + 1)
     return _thirds(torch.from_numpy(radius[:, -1]))

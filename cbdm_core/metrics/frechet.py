@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.linalg import get_lapack_funcs
 from torch import Tensor
 
 from cbdm_core.errors import CbdmError
@@ -158,6 +157,8 @@ def _lower_of_product(factor: Tensor, second: Tensor) -> Tensor:
     """LᵀBL for a lower triangular L and a symmetric B, of which only the lower triangle need be right."""
     if factor.device.type != "cpu":
         return factor.mT @ second @ factor
+    from scipy.linalg import get_lapack_funcs  # at need: it takes a tenth of a second
+
     # LAPACK makes use of both shapes, at a quarter of the cost.
     (sygst,) = get_lapack_funcs(("sygst",), (second.numpy(),))
     product, _ = sygst(second.numpy(), factor.numpy(), itype=2, lower=1)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
+from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from typing import Any
 
 from cbdm_core.errors import CbdmError, unknown_name
 
@@ -15,11 +18,21 @@ EXTENDS = "extends"  # in a preset, the name of the one that it is laid over
 
 def preset_names() -> list[str]:
     """The presets that the package carries."""
-    return sorted(f.name.removesuffix(".toml") for f in _presets().iterdir() if f.name.endswith(".toml"))
+    return sorted(_presets())
 
 
-def _presets() -> Traversable:
-    return files("cbdm_cli") / "presets"
+@cache
+def _presets() -> Mapping[str, Traversable]:
+    """Name → file."""
+    folder = files("cbdm_cli") / "presets"
+    return {f.name.removesuffix(".toml"): f for f in folder.iterdir() if f.name.endswith(".toml")}
+
+
+@cache
+def _read(name: str) -> tuple[str, Mapping[str, Any]]:
+    """A preset's TOML and what it says; dozens of presets extend the same few."""
+    text = _presets()[name].read_text(encoding="utf-8")
+    return text, tomllib.loads(text)
 
 
 def preset_texts(name: str) -> dict[str, str]:
@@ -33,14 +46,14 @@ def preset_texts(name: str) -> dict[str, str]:
     while wanted is not None:
         if wanted in texts:
             raise CbdmError(f"preset {wanted!r} extends itself by way of {', '.join(texts)}: break the circle")
-        if wanted not in preset_names():
+        if wanted not in _presets():
             raise unknown_name("preset", wanted, preset_names())
-        texts[wanted] = (_presets() / f"{wanted}.toml").read_text(encoding="utf-8")
-        wanted = tomllib.loads(texts[wanted]).get(EXTENDS)
+        texts[wanted], said = _read(wanted)
+        wanted = said.get(EXTENDS)
     return dict(reversed(texts.items()))
 
 
 def preset_question(name: str) -> str:
     """What a preset is for, in its own words or in those of the one that it extends."""
-    asked = [tomllib.loads(text).get("question") for text in preset_texts(name).values()]
+    asked = [_read(preset)[1].get("question") for preset in preset_texts(name)]
     return str(next((question for question in reversed(asked) if question is not None), ""))

@@ -42,6 +42,12 @@ def test_help_imports_no_torch(tmp_path, arguments):
     assert "HEAVY []" in done.stdout, done.stdout + done.stderr
 
 
+def test_a_training_begins_without_the_parts_of_scipy():
+    """Each takes a tenth of a second or more to import, and is imported where it is used."""
+    code = "import sys, cbdm_cli.commands.train as _; print([name for name in sys.modules if name.startswith('scipy')])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
 def test_a_list_of_presets_pays_for_no_configuration(tmp_path):
     """It is read as plain values: neither the models that check one nor bars of progress are loaded."""
     probe = _PROBE.replace(

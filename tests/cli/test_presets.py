@@ -66,7 +66,8 @@ def test_a_preset_is_laid_over_the_one_that_it_extends():
 def test_presets_that_extend_wrongly_are_refused(tmp_path, monkeypatch, texts, words):
     for name, text in texts.items():
         (tmp_path / f"{name}.toml").write_text(text)
-    monkeypatch.setattr(preset_files, "_presets", lambda: tmp_path)
+    monkeypatch.setattr(preset_files, "_presets", lambda: {file.stem: file for file in tmp_path.iterdir()})
+    monkeypatch.setattr(preset_files, "_read", preset_files._read.__wrapped__)  # the presets' names are kept otherwise
     with pytest.raises(CbdmError) as error:
         preset_table("a")
     assert words in str(error.value) and "\n" not in str(error.value)
