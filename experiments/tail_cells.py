@@ -6,7 +6,7 @@ The settings of the transplant were fixed before any of these runs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from comparisons import RESULTS
@@ -92,6 +92,10 @@ FASHION = Cell(
     ("0", "0.5", "1", "2"),
     {"ddpm": IMPLIED},
 )
+# Twice as long, without the transplant, which added nothing.
+FASHION_LONG = replace(
+    FASHION, methods=dict.fromkeys(("ddpm", "resample:uniform", "resample:uniform@0.2"), 3), lengths=(4000,)
+)
 # One choice at a time away from the transplant above the split; the last is the split the other way round.
 CHANGED = {
     "transplant": (),
@@ -133,6 +137,7 @@ CELLS = {
     "digits": DIGITS,
     "pulled": PULLED,
     "fashion": FASHION,
+    "fashion-long": FASHION_LONG,
     "no-dropout": _elsewhere("network.options.dropout=0.0", lengths=(1000, 3000)),
     "ablation": ABLATION,
     "sparing": SPARING,

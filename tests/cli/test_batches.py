@@ -18,10 +18,12 @@ def experiment(method, **options):
     return assemble(validated({**table, "method": parts}))
 
 
-@pytest.mark.parametrize(("text", "ends"), [("0.2", (0.2, 0.2)), ("0.3-0.7", (0.3, 0.7)), ("0-1", (0.0, 1.0))])
+@pytest.mark.parametrize(
+    ("text", "ends"), [("0.2", (0.2, 0.2)), ("0.3-0.7", (0.3, 0.7)), ("0-1", (0.0, 1.0)), ("0.7-0.3", (0.7, 0.3))]
+)
 def test_levels_are_a_split_or_a_ramp(text, ends):
     share = level_share(text)
-    assert isinstance(share, Ramp) and (share.low, share.high) == ends
+    assert isinstance(share, Ramp) and (share.start, share.full) == ends
 
 
 def test_the_law_that_guidance_reads_is_the_batches():
