@@ -91,8 +91,14 @@ class Registry(Mapping[str, Any]):
 
 def _places() -> tuple[tuple[str, float], ...]:
     """Where distributions are looked for, each with when it last changed, as an installation changes it."""
-    places = [Path(place) for place in sys.path]
-    return tuple((str(place), place.stat().st_mtime if place.exists() else 0.0) for place in places)
+    return tuple((place, _last_change(place)) for place in sys.path)
+
+
+def _last_change(place: str) -> float:
+    try:
+        return Path(place).stat().st_mtime
+    except (OSError, ValueError):  # not there, not ours to see, or the name of an import hook
+        return 0.0
 
 
 @lru_cache(maxsize=64)

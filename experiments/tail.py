@@ -73,13 +73,19 @@ def page(cell: str, result: Mapping[str, Any]) -> str:
     """The tables of a cell: the curves against DDPM's where these were drawn densely, else what each method changes."""
     result = with_known(cell, result)
     if cell not in ("digits", "pulled"):
-        return "\n\n".join([best_table(result), changed_table(result, CELLS[cell].reference)])
+        return "\n\n".join([best_table(result), changed_table(result, CELLS[cell].reference), *_at_recall(result)])
     costs = {row["method"]: row["ratio"] for row in json.loads(STEP_COSTS.read_text(encoding="utf-8"))["rows"]}
     made = [of(result) for of in (best_table, matched_table, sooner_table, budget_table)]
     made.append(cost_table(result, costs))
     if cell == "pulled":
         made.append(above_table(result, kept_result(result_file("digits"))))
     return "\n\n".join(made)
+
+
+def _at_recall(result: Mapping[str, Any]) -> list[str]:
+    """The table at equal recall, where DDPM was trained and its curve meets another's in three seeds."""
+    made = matched_table(result) if "ddpm" in result["methods"] else ""
+    return [made] if len(made.splitlines()) > 2 else []
 
 
 def with_known(cell: str, result: Mapping[str, Any]) -> Mapping[str, Any]:
