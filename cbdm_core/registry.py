@@ -89,19 +89,23 @@ class Registry(Mapping[str, Any]):
         return name in self._targets()
 
 
-def _places() -> tuple[tuple[str, float], ...]:
-    """Where distributions are looked for, each with when it last changed, as an installation changes it."""
-    return tuple((place, _last_change(place)) for place in sys.path)
+def _places() -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Where distributions are looked for, each as which folder it is and when it last changed."""
+    return tuple((place, _version(place)) for place in sys.path)
 
 
-def _last_change(place: str) -> float:
+def _version(place: str) -> tuple[int, ...]:
     try:
-        return Path(place).stat().st_mtime
+        status = Path(place).stat()
     except (OSError, ValueError):  # not there, not ours to see, or the name of an import hook
-        return 0.0
+        return ()
+    return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
 @lru_cache(maxsize=64)
-def _declared(group: str, places: tuple[tuple[str, float], ...]) -> tuple[EntryPoint, ...]:
-    """A group's entries; every installed distribution is read for them, once as long as the places stay as they are."""
+def _declared(group: str, places: tuple[tuple[str, tuple[int, ...]], ...]) -> tuple[EntryPoint, ...]:
+    """A group's entries; every installed distribution is read for them, once as long as the places stay as they are.
+
+    An installation changes them; an edit inside a folder of metadata that is there already does not, and is not seen.
+    """
     return tuple(entry_points(group=group))

@@ -70,7 +70,10 @@ def curves_of(records: Sequence[Mapping[str, Any]]) -> Curves:
 
 
 def page(cell: str, result: Mapping[str, Any]) -> str:
-    """The tables of a cell: the curves against DDPM's where these were drawn densely, else what each method changes."""
+    """The tables of a cell: the curves against DDPM's where these were drawn densely, else what each method changes.
+
+    With the latter goes the table at equal recall, where there is one.
+    """
     result = with_known(cell, result)
     if cell not in ("digits", "pulled"):
         return "\n\n".join([best_table(result), changed_table(result, CELLS[cell].reference), *_at_recall(result)])
@@ -96,13 +99,12 @@ def with_known(cell: str, result: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def seen_by(cell: Cell, curves: Curves) -> Curves:
-    """Of a method's curves, the lengths, ω and seeds of a cell."""
+    """Of a method's curves, the lengths and seeds of a cell, at every ω."""
     seeds = max(cell.methods.values())
     return {
         str(length): {
             omega: {score: values[:seeds] for score, values in scores.items()}
             for omega, scores in curves[str(length)].items()
-            if omega in cell.omegas
         }
         for length in cell.lengths
     }

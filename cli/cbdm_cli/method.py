@@ -127,7 +127,7 @@ def part_options(name: str) -> dict[str, Any]:
 
 
 def parted_levels(text: str) -> tuple[str, str | None]:
-    """`uniform@0.2` → ("uniform", "0.2"): a law of the batches and the noise levels from which it stands, None for all.
+    """`uniform@0.2` → ("uniform", "0.2"): a law of the batches and the noise levels at which it stands, None for all.
 
     Raises:
         CbdmError: nothing before or after the @.

@@ -53,7 +53,7 @@ def sample_grid(
     tile_grid(path, tile, size, labels, names, counts, columns)
 
 
-def _figure(width: float, height: float, layout: str | None = "constrained") -> Any:
+def _figure(width: float, height: float) -> Any:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -61,11 +61,11 @@ def _figure(width: float, height: float, layout: str | None = "constrained") -> 
     matplotlib.rcParams["svg.fonttype"] = "none"
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout=layout)
+    return Figure(figsize=(width, height), layout="constrained")
 
 
-def _axes(width: float, height: float, layout: str | None = "constrained") -> tuple[Any, Any]:
-    figure = _figure(width, height, layout)
+def _axes(width: float, height: float) -> tuple[Any, Any]:
+    figure = _figure(width, height)
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
@@ -129,8 +129,7 @@ def loss_curve(path: Path, records: Sequence[dict[str, Any]]) -> None:
         path: the SVG to write; the same records give the same bytes.
         records: the lines of `metrics.jsonl`.
     """
-    figure, axes = _axes(7, 3.6, layout=None)  # nothing stands outside the axes, and to fit them costs a second drawing
-    figure.subplots_adjust(left=0.13, bottom=0.14, right=0.965, top=0.97)
+    figure, axes = _axes(7, 3.6)
     curves: dict[str, list[tuple[int, float]]] = {}
     for record in records:
         values = {**{k: v for k, v in record["terms"].items() if k != "denoising"}, **record["groups"]}

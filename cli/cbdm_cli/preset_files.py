@@ -30,7 +30,7 @@ def _presets() -> Mapping[str, Traversable]:
 
 @cache
 def _read(name: str) -> tuple[str, Mapping[str, Any]]:
-    """A preset's TOML and what it says; dozens of presets extend the same few."""
+    """A preset's TOML and its table; dozens of presets extend the same few."""
     text = _presets()[name].read_text(encoding="utf-8")
     return text, tomllib.loads(text)
 
@@ -48,8 +48,8 @@ def preset_texts(name: str) -> dict[str, str]:
             raise CbdmError(f"preset {wanted!r} extends itself by way of {', '.join(texts)}: break the circle")
         if wanted not in _presets():
             raise unknown_name("preset", wanted, preset_names())
-        texts[wanted], said = _read(wanted)
-        wanted = said.get(EXTENDS)
+        texts[wanted], table = _read(wanted)
+        wanted = table.get(EXTENDS)
     return dict(reversed(texts.items()))
 
 

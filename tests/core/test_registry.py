@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from fractions import Fraction
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, entry_points
 
 import pytest
 
@@ -48,16 +49,20 @@ def test_entry_points_of_the_group_are_merged_in(outsiders):
 
 def test_a_distribution_that_is_installed_later_is_seen(tmp_path, monkeypatch):
     """What is declared is read once, until a folder that distributions are looked for in changes."""
+    read = []
+    monkeypatch.setattr(module, "entry_points", lambda group: read.append(group) or entry_points(group=group))
     monkeypatch.syspath_prepend(tmp_path)
     registry = a_registry()
-    assert "decimal" not in registry
+    assert "decimal" not in registry and "decimal" not in registry and read == [GROUP]
     info = tmp_path / "theirs-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(f"[{GROUP}]\ndecimal = decimal:Decimal\n")
-    assert registry["decimal"].__name__ == "Decimal"
+    os.utime(tmp_path, ns=(1, 1))  # clocks of file systems are coarse
+    assert registry["decimal"].__name__ == "Decimal" and len(registry) == 4 and read == [GROUP] * 2
     shutil.rmtree(info)
-    assert "decimal" not in registry
+    os.utime(tmp_path, ns=(2, 2))
+    assert "decimal" not in registry and read == [GROUP] * 3
 
 
 def test_a_name_declared_twice_is_refused(outsiders):
