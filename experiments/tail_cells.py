@@ -6,7 +6,7 @@ The settings of the transplant were fixed before any of these runs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from comparisons import RESULTS
@@ -92,13 +92,6 @@ FASHION = Cell(
     ("0", "0.5", "1", "2"),
     {"ddpm": IMPLIED},
 )
-# Twice as long: the two that were best.
-FASHION_LONG = replace(
-    FASHION,
-    methods=dict.fromkeys(("resample:uniform", "resample:uniform@0.2"), 3),
-    lengths=(4000,),
-    reference="resample:uniform",
-)
 # One choice at a time away from the transplant above the split; the last is the split the other way round.
 CHANGED = {
     "transplant": (),
@@ -138,7 +131,6 @@ CELLS = {
     "digits": DIGITS,
     "pulled": PULLED,
     "fashion": FASHION,
-    "fashion-long": FASHION_LONG,
     "no-dropout": _elsewhere("network.options.dropout=0.0", lengths=(1000, 3000)),
     "ablation": ABLATION,
     "sparing": SPARING,
