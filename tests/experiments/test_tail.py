@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -54,6 +55,16 @@ def test_the_readme_gives_the_figures_of_the_result(tail, tables):
     assert tables.told_of_resampling(json.loads(tail.result_file("fashion").read_text(encoding="utf-8"))) in " ".join(
         readme.split()
     )
+
+
+def test_the_guide_gives_what_resampling_does_with_more_images_and_with_fewer(tail, tables):
+    guide = " ".join((ROOT / "docs" / "guides" / "choose.md").read_text(encoding="utf-8").split())
+    mild, steep = (json.loads(tail.result_file(cell).read_text(encoding="utf-8")) for cell in ("mild", "steep"))
+    change, *_ = tables.ratios(mild, "resample:uniform", 1000, 0.95)
+    copies = tables.best(steep["methods"]["resample:uniform"], 1000)["tail copies"]
+    assert f"with {min(mild['counts'])} in the rarest class its tail FID at equal recall was" in guide
+    assert change.excludes_zero and f"was {100 * (1 - math.exp(change.mean)):.0f} % below DDPM's" in guide
+    assert min(steep["counts"]) == 1 and f"{100 * sum(copies) / len(copies):.0f} % of its tail were copies" in guide
 
 
 def test_methods_without_jobs_keep_what_the_result_file_has(tail, tmp_path, monkeypatch):
