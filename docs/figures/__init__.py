@@ -20,6 +20,7 @@ NAMES = (
     "densities",
     "laws",
     "variety_and_copies",
+    "tail_maps",
     "schedules",
     "label_shift",
     "descent",
