@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = {"sparing": "experiments.md"}  # of cells whose tables are not in noise-levels.md
-CELLS = ("digits", "fashion", "pulled", "sparing", "steep", "mild", "classes-40", "no-dropout", "ablation")  # with a kept result
+# With a kept result.
+CELLS = ("digits", "fashion", "pulled", "sparing", "steep", "mild", "classes-40", "no-dropout", "ablation")
 
 
 @pytest.fixture(scope="module")
