@@ -58,6 +58,8 @@ METHODS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "diffrop:uniform": ("diffrop:uniform", {}, {}),
     "capacity": ("capacity", {}, {}),
     "igd-ml": ("reweight:uniform+cbdm:uniform+pure", {"cbdm": {"draws": "all"}}, {"gamma": 0.0}),
+    "resample:uniform@0.2": ("resample:uniform@0.2", {}, {}),
+    "transplant above the split": ("transplant+resample:uniform@0.2", {}, {}),
 }
 # Sampling-time methods use the plain model: name → (ω of each, guidance prior).
 SAMPLED: dict[str, tuple[tuple[str, ...], str | None]] = {
