@@ -34,7 +34,7 @@ RESULT = RESULTS / "tail-maps.json"
 METHODS, SEEDS, LENGTHS, LEVELS = tuple(FROZEN), (0, 1, 2), (1000, 3000), 10
 
 Errors = Mapping[str, Mapping[str, Mapping[str, Sequence[Sequence[float]]]]]
-"""Steps → "head" or "tail" → "held out", "training" or "gaussian" → (seeds, levels) errors of ε̂, of one method."""
+"""Steps → "head" or "tail" → "held out" or "training" → (seeds, levels) errors of ε̂, of one method."""
 
 
 def run(method: str, seed: int, file: Path) -> None:
@@ -54,11 +54,7 @@ def run(method: str, seed: int, file: Path) -> None:
         for _ in train(state, experiment.batches, steps=length):
             pass
         found = diagnose(state.ema.eval(), experiment.schedule, experiment.data, held_out, times)
-        tables = {
-            "held out": found.memorised.error,
-            "training": found.memorised.against,
-            "gaussian": found.underfitted.against,
-        }
+        tables = {"held out": found.memorised.error, "training": found.memorised.against}
         readings[str(length)] = {
             group: {name: _rounded(of[list(groups[group])].mean(0)) for name, of in tables.items()}
             for group in ("head", "tail")
@@ -103,12 +99,16 @@ def learned_table(result: Mapping[str, Any]) -> str:
     return table(("method", "steps", *_levels(result)), lines)
 
 
+def longer_table(result: Mapping[str, Any]) -> str:
+    """What longer training does to DDPM's error on held-out images at each noise level, in the head and in the tail."""
+    short, long = (result["methods"]["ddpm"][str(length)] for length in LENGTHS)
+    return table(("classes", *_levels(result)), [[group, *_changes(long[group], short[group])] for group in long])
+
+
 def _changes(mine: Mapping[str, Any], plain: Mapping[str, Any]) -> list[str]:
-    """Per cent at each level, bold where the interval excludes 0."""
-    rows = [
-        [100 * (a / b - 1) for a, b in zip(*pair, strict=True)] for pair in zip(mine["held out"], plain["held out"])
-    ]
-    found = [estimate(list(column)) for column in zip(*rows, strict=True)]
+    """Of the held-out error, per cent at each level, bold where the interval excludes 0."""
+    columns = quotients(mine["held out"], plain["held out"])
+    found = [estimate([100 * (quotient - 1) for quotient in column]) for column in columns]
     texts = [f"{e.mean:+.0f} ± {e.half_width:.0f}" for e in found]
     return [f"**{text}**" if e.excludes_zero else text for e, text in zip(found, texts, strict=True)]
 
@@ -125,10 +125,12 @@ def memorised_table(result: Mapping[str, Any]) -> str:
 
 def memorised(errors: Mapping[str, Sequence[Sequence[float]]]) -> list[float]:
     """Held-out over training error at each level, the mean over seeds."""
-    rows = [
-        [a / b for a, b in zip(*pair, strict=True)] for pair in zip(errors["held out"], errors["training"], strict=True)
-    ]
-    return [sum(column) / len(column) for column in zip(*rows, strict=True)]
+    return [sum(column) / len(column) for column in quotients(errors["held out"], errors["training"])]
+
+
+def quotients(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> list[list[float]]:
+    """(levels, seeds) one error over the other, each (seeds, levels)."""
+    return [[a / b for a, b in zip(*level, strict=True)] for level in zip(zip(*one), zip(*other), strict=True)]
 
 
 def _levels(result: Mapping[str, Any]) -> list[str]:
@@ -136,8 +138,8 @@ def _levels(result: Mapping[str, Any]) -> list[str]:
 
 
 def page(result: Mapping[str, Any]) -> str:
-    """Both tables."""
-    return "\n\n".join([learned_table(result), memorised_table(result)])
+    """The tables of the docs."""
+    return "\n\n".join([learned_table(result), longer_table(result), memorised_table(result)])
 
 
 def main() -> int:
