@@ -84,19 +84,18 @@ def _elsewhere(*settings: str, lengths: tuple[int, ...] = (1000,)) -> Cell:
     return Cell("digits-lt", (*DIGITS.settings, *settings), FROZEN, lengths, DIGITS.omegas, {"ddpm": IMPLIED})
 
 
-FASHION = Cell(
-    "fashion-lt",
-    ("evaluation.per_class=50", "sampling.steps=20", "training.batch_size=32"),
-    FROZEN,
-    (1000, 2000),
-    ("0", "0.5", "1", "2"),
-    {"ddpm": IMPLIED},
-)
+def _fashion(*settings: str, lengths: tuple[int, ...]) -> Cell:
+    shared = ("evaluation.per_class=50", "sampling.steps=20", "training.batch_size=32")
+    return Cell("fashion-lt", (*shared, *settings), FROZEN, lengths, ("0", "0.5", "1", "2"), {"ddpm": IMPLIED})
+
+
 # One choice at a time away from the transplant above the split; the last is the split the other way round.
 CHANGED = {
     "transplant": (),
+    f"{TRANSPLANT}, ρ 0": ("method.transplant.rho=0.0",),
     f"{TRANSPLANT}, ρ 0.8": ("method.transplant.rho=0.8",),
     f"{TRANSPLANT}, v 0.4": ("method.transplant.spread=0.4",),
+    f"{TRANSPLANT}, v 1": ("method.transplant.spread=1.0",),
     "transplant+resample:uniform@0.4, both from 0.4": ("method.transplant.t0=0.4",),
     "transplant+resample:uniform@0.1, both from 0.1": ("method.transplant.t0=0.1",),
     "transplant+resample:uniform@0.1-0.5": (),
@@ -130,7 +129,9 @@ SPARING = Cell(
 CELLS = {
     "digits": DIGITS,
     "pulled": PULLED,
-    "fashion": FASHION,
+    "fashion": _fashion(lengths=(1000, 2000)),
+    "fashion-long": _fashion(lengths=(4000, 8000)),
+    "fashion-28": _fashion("data.options.size=28", lengths=(1000, 2000)),
     "no-dropout": _elsewhere("network.options.dropout=0.0", lengths=(1000, 3000)),
     "ablation": ABLATION,
     "sparing": SPARING,
