@@ -6,13 +6,15 @@ the class's mean and the pooled covariance within classes.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from cbdm_core.adjustment import PriorAdjustment, mean_squared
 from cbdm_core.conditions import Condition
+from cbdm_core.data.batches import Batch, Batches
+from cbdm_core.draws import Draws
 from cbdm_core.guidance import ClassifierFreeGuidance
 from cbdm_core.metrics.pooled_gaussian import PooledGaussian
 from cbdm_core.networks.base import ScoreNetwork
@@ -23,6 +25,7 @@ from cbdm_priors.penalties.penalty import Penalty
 __all__ = [
     "AnalyticGuidance",
     "AutoGuidance",
+    "RareAugmented",
     "RarityGuidance",
     "Shrinkage",
     "class_guidance",
@@ -178,3 +181,27 @@ class Shrinkage(Penalty):
         target = self.pooled.eps(step.x_t, step.c.value, step.alpha_t.flatten(), step.sigma_t.flatten())
         distance = mean_squared(step.eps_hat, target)
         return self.rarity[step.c.value].to(distance.dtype) * distance
+
+
+@dataclass(frozen=True, eq=False)
+class RareAugmented(Batches):
+    """Batches whose rows are augmented with probability min(1, a/n_c), and else stay as they are, told as such.
+
+    Args:
+        counts: (K,) n_c.
+        a: images up to which a class's rows are all augmented.
+    """
+
+    counts: Tensor = field(kw_only=True)
+    a: float = field(kw_only=True)
+
+    def at(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+        batch = super().at(step, rank, world)
+        assert batch.augment is not None, "data.augment is 0"
+        share = (self.a / self.counts.clamp(min=1)).clamp(max=1)[batch.y]
+        coin = Draws(self.seed, step, batch.rows).uniform("augment the rare", 1)[:, 0]
+        stays = coin >= share
+        untouched = super(RareAugmented, replace(self, augment=None)).at(step, rank, world).x_0
+        x_0 = batch.x_0.clone()
+        x_0[stays] = untouched[stays]
+        return replace(batch, x_0=x_0, augment=batch.augment.masked_fill(stays[:, None], 0))

@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import time
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from candidate_parts import AnalyticGuidance, AutoGuidance, RarityGuidance, Shrinkage, narrowed
+from candidate_parts import AnalyticGuidance, AutoGuidance, RareAugmented, RarityGuidance, Shrinkage, narrowed
 from safetensors.torch import load_file, save_file
 from tail_runs import judged
 
@@ -31,29 +31,24 @@ from cbdm_core.metrics.pooled_gaussian import PooledGaussian
 from cbdm_core.networks.base import ScoreNetwork
 from cbdm_core.training import train
 
-__all__ = ["IMPLIED", "LENGTHS", "OMEGAS", "SHORT", "Trained", "lengths_of", "network_file", "row_file", "trained_as"]
+__all__ = ["IMPLIED", "LENGTHS", "OMEGAS", "Trained", "network_file", "row_file", "trained_as"]
 
 PRESET = "digits-lt"
 SETTINGS = ("evaluation.per_class=60", "sampling.steps=20")
 LENGTHS = (1000, 3000)
-SHORT = (1000,)  # of the candidates that need trainings of their own
 # The training steps of the average that autoguidance leads away from.
 EARLY = {1000: 333, 3000: 1000}
 OMEGAS = ("0", "0.5", "1", "1.5")
 IMPLIED = ("implied:0.5", "implied:1")  # the plain model is judged under these too
-# Fixed for all candidates before any run: v, below which count a class is rare, and a of λ_c.
+# Fixed for all candidates before any run: v, below which count a class is rare, and a of λ_c and of the augmentation.
 SPREAD, BELOW, FULL = 0.7, 20, 5.0
+AFFINE = ("scale", "rotate", "stretch", "translate")  # a mirrored digit is none
 SHRINK_FROM = 0.4  # t_0 of the shrinkage
 
 
 def trained_as(row: str) -> str:
     """The training that a row judges, which is DDPM's where the row changes only the sampling."""
-    return row if row.startswith("shrinkage:") else "ddpm"
-
-
-def lengths_of(training: str) -> tuple[int, ...]:
-    """The training steps that it is judged at, rising."""
-    return LENGTHS if training == "ddpm" else SHORT
+    return row if row.startswith(("shrinkage:", "augment:")) else "ddpm"
 
 
 def network_file(work: Path, training: str, seed: int, steps: int) -> Path:
@@ -71,7 +66,7 @@ class Trained:
     """A training with a seed, and what its averaged networks are judged by.
 
     Args:
-        name: `ddpm` or `shrinkage:CAP`.
+        name: `ddpm`, `shrinkage:CAP`, or `augment:P`, which is trained on batches of uniform classes.
         seed: of split, weights and draws.
     """
 
@@ -81,13 +76,24 @@ class Trained:
     @cached_property
     def experiment(self) -> Experiment:
         """All that the training needs."""
-        table = load_config(PRESET, None, (*SETTINGS, f"training.steps={lengths_of(self.name)[-1]}"))
-        experiment = assemble(validated({**table, "method": method_parts("ddpm"), "seed": self.seed}))
-        if self.name != "ddpm":
-            cap, counts = float(self.name.partition(":")[2]), experiment.data.counts()
+        kind, _, number = self.name.partition(":")
+        augmented = (f"data.augment={number}", f"data.augment_parts={list(AFFINE)}") if kind == "augment" else ()
+        table = load_config(PRESET, None, (*SETTINGS, *augmented, f"training.steps={LENGTHS[-1]}"))
+        method = method_parts("resample:uniform" if kind == "augment" else "ddpm")
+        experiment = assemble(validated({**table, "method": method, "seed": self.seed}))
+        counts = experiment.data.counts()
+        if kind == "shrinkage":
             experiment.objective.adjustment = Shrinkage(
-                experiment.objective.adjustment, _pooled(experiment), counts, cap=cap, a=FULL, t0=SHRINK_FROM
+                experiment.objective.adjustment,
+                _pooled(experiment),
+                counts,
+                cap=float(number),
+                a=FULL,
+                t0=SHRINK_FROM,
             )
+        if augmented and float(number):
+            given = {f.name: getattr(experiment.batches, f.name) for f in fields(experiment.batches) if f.init}
+            experiment = replace(experiment, batches=RareAugmented(**given, counts=counts, a=FULL))
         return experiment
 
     @cached_property
@@ -97,7 +103,7 @@ class Trained:
 
     def train(self, work: Path) -> None:
         """Train and keep the averaged network after every number of steps that is asked for; what is there stays."""
-        steps = sorted({*lengths_of(self.name), *(EARLY.values() if self.name == "ddpm" else ())})
+        steps = sorted({*LENGTHS, *(EARLY.values() if self.name == "ddpm" else ())})
         if network_file(work, self.name, self.seed, steps[-1]).exists():
             return
         begun, experiment = time.perf_counter(), self.experiment
@@ -123,7 +129,7 @@ class Trained:
             return file
         begun = time.perf_counter()
         omegas = (*OMEGAS, *IMPLIED) if row == "ddpm" else OMEGAS
-        readings = [self._reading(work, row, length, omega) for length in lengths_of(self.name) for omega in omegas]
+        readings = [self._reading(work, row, length, omega) for length in LENGTHS for omega in omegas]
         counts = self.experiment.data.counts().tolist()
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, json.dumps({"row": row, "seed": self.seed, "counts": counts, "readings": readings}) + "\n")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from candidate_runs import IMPLIED, LENGTHS, OMEGAS, SHORT, Trained, row_file, trained_as
+from candidate_runs import IMPLIED, LENGTHS, OMEGAS, Trained, row_file, trained_as
 from comparisons import RESULTS, kept_result, run_jobs
 from tables import table
 from tail import curves_of
@@ -32,7 +32,10 @@ SETTINGS: Mapping[str, Sequence[str]] = {
     "rarity": ("rarity:0.5", "rarity:0.5@0.4"),
     "autoguidance": ("autoguidance:0.5", "autoguidance:1"),
     "shrinkage": ("shrinkage:1",),
+    "augment": ("augment:0.3", "augment:0.6"),
 }
+# What the trained candidates are held against; the second is what augmentation stands on.
+KNOWN = ("ddpm", "resample:uniform")
 CHOICE_SEED = 10
 SEEDS = (0, 1, 2)
 # The settings that `chosen` gives on seed 10, written down before the seeds of the tables were judged.
@@ -72,8 +75,8 @@ def gathered(work: Path) -> dict[str, Any]:
     """
     result: dict[str, Any] = {
         "choice": {"methods": {row: curves_of([_record(work, row, CHOICE_SEED)]) for row in ("ddpm", *tried())}},
-        "sampling": {"methods": {"ddpm": _plain(LENGTHS)}},
-        "training": {"methods": {"ddpm": _plain(SHORT)}},
+        "sampling": {"methods": {"ddpm": _known("ddpm")}},
+        "training": {"methods": {name: _known(name) for name in KNOWN}},
     }
     for row in FROZEN:
         kind = "sampling" if trained_as(row) == "ddpm" else "training"
@@ -85,15 +88,16 @@ def _record(work: Path, row: str, seed: int) -> Mapping[str, Any]:
     return json.loads(row_file(work, row, seed).read_text(encoding="utf-8"))
 
 
-def _plain(lengths: Sequence[int]) -> Curves:
-    """DDPM of the tail's experiment at the same lengths, ω and seeds."""
-    curves = kept_result(result_file("digits"))["methods"]["ddpm"]
+def _known(name: str) -> Curves:
+    """A method of the tail's experiment at the same lengths, ω and seeds."""
+    curves = kept_result(result_file("digits"))["methods"][name]
     return {
         str(length): {
             omega: {score: [values[s] for s in SEEDS] for score, values in curves[str(length)][omega].items()}
             for omega in (*OMEGAS, *IMPLIED)
+            if omega in curves[str(length)]
         }
-        for length in lengths
+        for length in LENGTHS
     }
 
 
@@ -131,23 +135,23 @@ def _percent(log_ratio: float) -> str:
     return "no common recall" if log_ratio == math.inf else f"{100 * math.expm1(log_ratio):+.0f} %"
 
 
-def differences_table(judged: Mapping[str, Any]) -> str:
-    """Each at its ω of least mean FID, minus DDPM at its own after as many steps."""
+def differences_table(judged: Mapping[str, Any], reference: str = "ddpm") -> str:
+    """Each at its ω of least mean FID, minus the reference at its own after as many steps."""
     methods = judged["methods"]
     lines = []
-    for row in [name for name in methods if name != "ddpm"]:
+    for row in [name for name in methods if name not in KNOWN]:
         for length in methods[row]:
-            cells = differences(*(best(methods[name], int(length)) for name in (row, "ddpm")))
+            cells = differences(*(best(methods[name], int(length)) for name in (row, reference)))
             lines.append([f"`{row}`", length, *cells])
-    return table(("candidate", "steps", "FID", "tail FID", "tail recall", "tail copies, points"), lines)
+    return table((f"minus `{reference}`", "steps", "FID", "tail FID", "tail recall", "tail copies, points"), lines)
 
 
 def page(result: Mapping[str, Any]) -> str:
-    """The tables of the docs: the choice, and then three of the sampling's candidates and of the training's."""
+    """The tables of the docs: the choice, then three of the sampling's candidates and four of the training's."""
     found = [choice_table(result)]
     for kind in ("sampling", "training"):
         found += [of(result[kind]) for of in (best_table, matched_table, differences_table)]
-    return "\n\n".join(found)
+    return "\n\n".join([*found, differences_table(result["training"], KNOWN[1])])
 
 
 def main() -> int:

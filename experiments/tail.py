@@ -119,13 +119,13 @@ def main() -> int:
     parser.add_argument("--print", action="store_true", help="only print the tables of the kept result")
     parser.add_argument("--job", nargs=2, metavar=("METHOD", "SEED"), help="run this one job, in this process")
     asked = parser.parse_args()
+    methods = CELLS[asked.cell].methods
+    if unknown := sorted({*(asked.methods or ()), *(asked.job or ())[:1]} - methods.keys()):
+        raise SystemExit(f"{unknown[0]}: the cell {asked.cell} has {', '.join(methods)}")
     if asked.job:
         run(job_of(asked.cell, asked.job[0], int(asked.job[1])), asked.work)
         return 0
     if not asked.print:
-        methods = CELLS[asked.cell].methods
-        if unknown := sorted({*(asked.methods or ())} - methods.keys()):
-            raise SystemExit(f"--methods {unknown[0]}: the cell {asked.cell} has {', '.join(methods)}")
         pairs = [(name, seed) for name in asked.methods or methods for seed in range(methods[name])]
         waiting = [p for p in sorted(pairs, key=lambda p: p[1]) if not job_of(asked.cell, *p).file(asked.work).exists()]
         if failed := run_jobs([_child(asked.cell, asked.work, *pair) for pair in waiting], asked.jobs):

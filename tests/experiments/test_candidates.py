@@ -11,6 +11,9 @@ import torch
 
 from cbdm_core.adjustment import DenoisingLoss
 from cbdm_core.conditions import Condition
+from cbdm_core.data.augment import Augment
+from cbdm_core.data.batches import Batches, resampling_weights
+from cbdm_core.data.dataset import Dataset
 from cbdm_core.draws import Draws
 from cbdm_core.guidance import ClassifierFreeGuidance
 from cbdm_core.metrics.pooled_gaussian import PooledGaussian
@@ -164,6 +167,28 @@ def test_shrinkage_has_its_optimum_between_the_noise_and_the_target(parts, poole
     assert list(parts.Shrinkage(DenoisingLoss(), pooled, COUNTS, cap=0.0, a=5.0, t0=0.4)(step)) == ["denoising"]
 
 
+def test_rare_rows_are_augmented_and_told_and_all_others_stay(parts):
+    """With probability min(1, a/n_c): all rows of 4 images' classes, an eighth of those of 32; 5 σ of 4,000 coins."""
+    data = Dataset(torch.randint(0, 256, (36, 1, 6, 6), dtype=torch.uint8), torch.tensor([0] * 32 + [1] * 4), ("a", "b"))
+    options = {"seed": 3, "weights": resampling_weights(data.y, torch.tensor([0.5, 0.5]))}
+    plain = Batches(data, 400, **options).at(7)
+    everywhere = Batches(data, 400, **options, augment=Augment(1.0, ("translate",))).at(7)
+    rare = {**options, "augment": Augment(1.0, ("translate",)), "counts": data.counts(), "a": 4.0}
+    batch = parts.RareAugmented(data, 400, **rare).at(7)
+    told = batch.augment.ne(0).any(1)
+    assert torch.equal(batch.y, plain.y) and told[batch.y == 1].all()
+    assert torch.equal(batch.x_0[~told], plain.x_0[~told])
+    assert torch.equal(batch.x_0[told], everywhere.x_0[told]) and torch.equal(
+        batch.augment[told], everywhere.augment[told]
+    )
+    common = torch.cat(
+        [b.augment.ne(0).any(1)[b.y == 0] for b in map(parts.RareAugmented(data, 400, **rare).at, range(20))]
+    )
+    assert float(common.double().mean()) == pytest.approx(1 / 8, abs=5 * math.sqrt(7 / 64 / len(common)))
+    ranks = [parts.RareAugmented(data, 400, **rare).at(7, rank, 2) for rank in (0, 1)]
+    assert torch.equal(torch.cat([b.x_0 for b in ranks]), batch.x_0)
+
+
 def test_a_setting_is_chosen_by_the_tail_fid_at_equal_recall(candidates):
     """e^{10 (recall − ½)} times a factor: the mean log ratio is that of the factors over both lengths."""
 
@@ -193,7 +218,7 @@ def test_at_strength_0_every_candidate_is_the_plain_model(candidates, tmp_path, 
     """
     runs = importlib.import_module("candidate_runs")
     monkeypatch.setattr(runs, "SETTINGS", ("evaluation.per_class=8", "sampling.steps=5"))
-    for name, value in {"LENGTHS": (40,), "SHORT": (40,), "EARLY": {40: 20}, "OMEGAS": ("1",), "IMPLIED": ()}.items():
+    for name, value in {"LENGTHS": (40,), "EARLY": {40: 20}, "OMEGAS": ("1",), "IMPLIED": ()}.items():
         monkeypatch.setattr(runs, name, value)
 
     def readings(row):
