@@ -204,4 +204,4 @@ class RareAugmented(Batches):
         untouched = super(RareAugmented, replace(self, augment=None)).at(step, rank, world).x_0
         x_0 = batch.x_0.clone()
         x_0[stays] = untouched[stays]
-        return replace(batch, x_0=x_0, augment=batch.augment.masked_fill(stays[:, None], 0))
+        return batch._replace(x_0=x_0, augment=batch.augment.masked_fill(stays[:, None], 0))
