@@ -10,6 +10,7 @@ import math
 import random
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -57,11 +58,13 @@ def plain_normal(draws: Draws, count: int) -> Tensor:
 
 
 def normals(B: int, *shape: int, pairs: int, times: int = 5) -> list[Row]:
-    """Standard normal numbers of B rows: ours, the formulas over whole tensors, and torch's own generator."""
+    """Standard normal numbers of B rows: ours, the formulas over whole tensors or fused, and torch's own generator."""
     draws, count = Draws(0, 0, torch.arange(B)), math.prod(shape)
+    fused = replace(draws, fused=True)
     routes: dict[str, Callable[[], Tensor]] = {
         "ours": lambda: draws.normal("z", count),
         "the formulas, whole tensors": lambda: plain_normal(draws, count),
+        "ours, fused": lambda: fused.normal("z", count),
         "torch.randn": lambda: torch.randn(B, count),
     }
     assert torch.equal(routes["ours"](), plain_normal(draws, count))
@@ -98,15 +101,16 @@ def ancestral(pairs: int) -> list[Row]:
     x = torch.randn(64, 3, 32, 32)
     routes: dict[str, Callable[[], Any]] = {
         "ours": lambda: our_ancestral(x),
+        "ours, fused draws": lambda: our_ancestral(x, fused=True),
         "diffusers": lambda: published_ancestral(x),
     }
     return _rows("step of ancestral, 64 × 3 × 32 × 32", routes, pairs, ANCESTRAL_STEPS)
 
 
-def our_ancestral(x: Tensor) -> Tensor:
+def our_ancestral(x: Tensor, fused: bool = False) -> Tensor:
     """From x_T to samples, with the variance "small"."""
     numbers = torch.arange(len(x))
-    sampler, draws = Ancestral(Linear(), variance="small", clip=1.0), Draws(0, 0, numbers)
+    sampler, draws = Ancestral(Linear(), variance="small", clip=1.0), Draws(0, 0, numbers, fused=fused)
     return sampler.sample(_Says(), Condition.of(numbers), x.shape[1:], steps=ANCESTRAL_STEPS, draws=draws, x_T=x)
 
 

@@ -11,7 +11,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,25 +78,24 @@ def _rounds(words: Sequence[Words], key: tuple[int, int]) -> tuple[Words, Words]
     Returns:
         2³² c0 + c1 and 2³² c2 + c3, for the CPU's numbers are as wide as two words.
     """
-    return _of_tensors(words, key) if isinstance(words[0], Tensor) else _of_arrays(words, key)
+    return _of_tensors(words, _of_rounds(*key)) if isinstance(words[0], Tensor) else _of_arrays(words, key)
 
 
-def _of_tensors(words: Sequence[Words], key: tuple[int, int]) -> tuple[Words, Words]:
+def _of_tensors(words: Sequence[Words], keys: Sequence[Sequence[Any]]) -> tuple[Words, Words]:
     """Word by word, which is the fewest kernels where right shifts keep the sign.
 
     The first rounds multiply words that differ along rows or along blocks only, and are done on those: a row's word
     meets a block's in the second round.
     """
-    (c0, c1, c2, c3), (k0, k1) = words, key
-    for _ in range(10):
+    c0, c1, c2, c3 = words
+    for k0, k1 in keys:
         # int64 products wrap, which leaves both 32-bit halves right once masked; a low half is masked when it is used.
         p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
         c0, c1, c2, c3 = _mixed(p1, c1, k0), p1, _mixed(p0, c3, k1), p0
-        k0, k1 = _next(k0, k1)
     return (c0 << 32) | (c1 & _MASK), (c2 << 32) | (c3 & _MASK)
 
 
-def _mixed(product: Words, word: Words, key: int) -> Words:
+def _mixed(product: Words, word: Words, key: int | Tensor) -> Words:
     mixed = (product >> 32) ^ word
     mixed ^= key
     mixed &= _MASK
@@ -132,14 +131,11 @@ def _mix(pair: Words, product: Words, key: Words) -> None:
 @lru_cache(maxsize=1024)
 def _keys(key: tuple[int, int]) -> list[tuple[Words, Words]]:
     """The keys of the ten rounds, each where a pair has its high word."""
-    keys = [key]
-    while len(keys) < 10:
-        keys.append(_next(*keys[-1]))
-    return [(_number(k0 << 32), _number(k1 << 32)) for k0, k1 in keys]
+    return [(_number(k0 << 32), _number(k1 << 32)) for k0, k1 in _of_rounds(*key)]
 
 
-def _next(k0: int, k1: int) -> tuple[int, int]:
-    return (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+def _of_rounds(k0: int, k1: int) -> list[tuple[int, int]]:
+    return [((k0 + i * _WEYL[0]) & _MASK, (k1 + i * _WEYL[1]) & _MASK) for i in range(10)]
 
 
 @lru_cache(maxsize=1024)
@@ -157,19 +153,24 @@ class Draws:
         step: the training step or sampler step, ≥ 0.
         rows: (B,) long, the row's place in the global batch, or the number of the sample.
         scope: a prefix for every purpose, so that two users of one `Draws` do not meet.
+        fused: draw by one compiled kernel (torch.compile) instead of dozens: the same numbers, normal ones up to the
+            rounding of a logarithm and a cosine. The first of each kind takes seconds.
     """
 
     seed: int
     step: int
     rows: Tensor
     scope: str = ""
+    fused: bool = False
 
     def __getitem__(self, rows: Tensor | slice) -> Draws:
         return replace(self, rows=self.rows[rows])
 
     def at(self, step: int) -> Draws:
         """The same rows at another step."""
-        return type(self)(self.seed, step, self.rows, self.scope)  # half the cost of `replace`, once a solver step
+        return type(self)(
+            self.seed, step, self.rows, self.scope, self.fused
+        )  # half the cost of `replace`, once a solver step
 
     def within(self, scope: str) -> Draws:
         """The same rows and step, with every purpose prefixed by `scope`."""
@@ -235,6 +236,10 @@ class Draws:
     def _drawn(self, rows: Tensor, purpose: str, count: int, kind: _Kind) -> Tensor:
         """(B, count) numbers, a cache's worth of counters at a time on the CPU."""
         blocks, key = -(-count // kind.per_block), _key(self.seed, self.scope + purpose)
+        if self.fused and len(rows) > 1:
+            step = torch.full((1, 1), self.step & _MASK, device=rows.device)
+            block = torch.arange(max(2, blocks), device=rows.device)  # dimensions of 1 would be compiled apart
+            return _fused(kind)(rows, block, step, _key_table(key, rows.device))[:, :count]
         row, block = _quick(rows)[:, None], _quick(torch.arange(blocks, device=rows.device))[None]
         step, low, high = row[:1] * 0 + (self.step & _MASK), row & _MASK, (row >> 32) & _MASK
         out = torch.empty(len(rows), blocks, kind.per_block, dtype=kind.dtype, device=rows.device)
@@ -251,6 +256,27 @@ class _Kind(NamedTuple):
     made_of: Callable[[Words, Words], Sequence[Tensor]]
     per_block: int
     dtype: torch.dtype
+
+
+@lru_cache
+def _fused(kind: _Kind) -> Callable[..., Tensor]:
+    return torch.compile(partial(_at_once, kind), dynamic=True)
+
+
+@lru_cache(maxsize=1024)
+def _key_table(key: tuple[int, int], device: torch.device) -> Tensor:
+    """(10, 2), made once: a kernel whose keys were numbers would be compiled anew for each."""
+    table = torch.tensor(_of_rounds(*key), device=device)
+    torch._dynamo.mark_static(table)  # or sizes that happen to be 10 or 2 would be taken for the table's
+    return table
+
+
+def _at_once(kind: _Kind, rows: Tensor, block: Tensor, step: Tensor, keys: Tensor) -> Tensor:
+    """(B, blocks · per_block), without a loop over data, so that it compiles to one kernel."""
+    row = rows[:, None]
+    counter = (block[None], row & _MASK, step, (row >> 32) & _MASK)
+    pairs = _of_tensors(counter, [round_keys.unbind() for round_keys in keys.unbind()])
+    return torch.stack(list(kind.made_of(*pairs)), dim=-1).to(kind.dtype).flatten(1)
 
 
 def _as_drawn(first: Words, second: Words) -> tuple[Tensor, ...]:

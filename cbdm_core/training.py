@@ -70,7 +70,7 @@ class TrainSettings:
         accumulate: parts that each process cuts its share of a batch into, one in memory at a time; the gradient is
             that of the whole. Adjustments that need the batch whole refuse.
         checkpointing: keep no activations inside the network's blocks, and compute them again in the backward pass.
-        compile: compile the network (torch.compile).
+        compile: compile the network and what draws its random numbers (torch.compile).
         channels_last: keep images and their convolutions with the channels last in memory.
         shard: spread weights, gradients, averages and the optimiser's state over the processes (`cbdm_core.sharding`).
     """
@@ -247,7 +247,7 @@ def _one_step(
     seed_dropout(settings.seed, step, world.rank, world.device)
     state.optimizer.zero_grad(set_to_none=True)
     c = Condition.of(batch.conditions, batch.augment)
-    arguments = batch.x_0, c, Draws(settings.seed, step, batch.rows), batch.t
+    arguments = batch.x_0, c, Draws(settings.seed, step, batch.rows, fused=settings.compile), batch.t
     terms = _backward(state, objective, arguments)
     # One transfer for all of them: each would make the host wait for the device.
     parts = torch.stack([term.mean() for term in terms.values()])

@@ -1,6 +1,7 @@
 """Counter-based randomness: the generator against its published vectors, and rows that stand alone."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 
-from cbdm_core.draws import Draws, _key, _of_arrays, _of_tensors, _quick, _uniform_of, philox
+from cbdm_core.draws import Draws, _key, _of_arrays, _of_rounds, _of_tensors, _quick, _uniform_of, philox
 
 ONES = 0xFFFFFFFF
 
@@ -36,9 +37,33 @@ def test_a_device_draws_by_tensors_what_the_cpu_draws_by_arrays():
     """Words, and the bits of uniform numbers made of them, at counters whose high bits are set and not."""
     rows = (torch.arange(50)[:, None] * 0x5DEECE66D) & ONES
     counter, key = (torch.arange(7)[None], rows, torch.full((1, 1), 3), rows.flip(0)), (ONES, 12345)
-    for ours, quick in zip(_of_tensors(counter, key), _of_arrays([_quick(word) for word in counter], key), strict=True):
+    for ours, quick in zip(
+        _of_tensors(counter, _of_rounds(*key)), _of_arrays([_quick(word) for word in counter], key), strict=True
+    ):
         assert ours.tolist() == quick.view("int64").tolist() and ours.shape == (50, 7)
         assert torch.equal(_uniform_of(ours), _uniform_of(quick))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_one_kernel_draws_the_same_numbers(device):
+    """Words and uniforms to the bit, normals to 4e-15 in float64 and 5e-7 in float32, whatever the shape in few graphs."""
+    before = len(torch._dynamo.utils.get_compilation_metrics())
+    for rows, step in (([5, 2**40 + 3, 7], 0), (range(64), 2**33 + 1), ([9], 7)):
+        draws = Draws(2**70, step, torch.tensor([*rows], device=device), "scope/")
+        fused = replace(draws, fused=True)[:].at(step)
+        assert fused.fused
+        for purpose, count in (("a", 1), ("b", 20), ("c", 300)):
+            assert torch.equal(fused.bits(purpose, count), draws.bits(purpose, count))
+            assert torch.equal(fused.uniform(purpose, count), draws.uniform(purpose, count))
+            for dtype, atol in ((torch.float64, 4e-15), (torch.float32, 5e-7)):
+                z, expected = (d.normal(purpose, count, dtype=dtype) for d in (fused, draws))
+                torch.testing.assert_close(z, expected, rtol=0, atol=atol)
+                assert (z != expected).float().mean() < (0.2 if dtype == torch.float64 else 1e-3)
+        law = torch.tensor([0.2, 0.5, 0.3], device=device)
+        assert torch.equal(fused.categorical("law", law), draws.categorical("law", law))
+        assert torch.equal(fused.systematic("law", law, 2), draws.systematic("law", law, 2))
+    assert len(torch._dynamo.utils.get_compilation_metrics()) - before <= 6  # of 36 shapes
 
 
 @pytest.mark.parametrize("first", [0, 31, 2**32 - 2])

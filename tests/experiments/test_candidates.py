@@ -169,7 +169,9 @@ def test_shrinkage_has_its_optimum_between_the_noise_and_the_target(parts, poole
 
 def test_rare_rows_are_augmented_and_told_and_all_others_stay(parts):
     """With probability min(1, a/n_c): all rows of 4 images' classes, an eighth of those of 32; 5 σ of 4,000 coins."""
-    data = Dataset(torch.randint(0, 256, (36, 1, 6, 6), dtype=torch.uint8), torch.tensor([0] * 32 + [1] * 4), ("a", "b"))
+    data = Dataset(
+        torch.randint(0, 256, (36, 1, 6, 6), dtype=torch.uint8), torch.tensor([0] * 32 + [1] * 4), ("a", "b")
+    )
     options = {"seed": 3, "weights": resampling_weights(data.y, torch.tensor([0.5, 0.5]))}
     plain = Batches(data, 400, **options).at(7)
     everywhere = Batches(data, 400, **options, augment=Augment(1.0, ("translate",))).at(7)
