@@ -80,8 +80,9 @@ PULLED = Cell(
 FROZEN = dict.fromkeys(("ddpm", "resample:uniform", "resample:uniform@0.2", TRANSPLANT), 3)
 
 
-def _elsewhere(*settings: str, lengths: tuple[int, ...] = (1000,)) -> Cell:
-    return Cell("digits-lt", (*DIGITS.settings, *settings), FROZEN, lengths, DIGITS.omegas, {"ddpm": IMPLIED})
+def _elsewhere(*settings: str, lengths: tuple[int, ...] = (1000,), seeds: int = 3) -> Cell:
+    methods = dict.fromkeys(FROZEN, seeds)
+    return Cell("digits-lt", (*DIGITS.settings, *settings), methods, lengths, DIGITS.omegas, {"ddpm": IMPLIED})
 
 
 def _fashion(*settings: str, lengths: tuple[int, ...]) -> Cell:
@@ -131,8 +132,8 @@ CELLS = {
     "pulled": PULLED,
     "fashion": _fashion(lengths=(1000, 2000)),
     "fashion-long": _fashion(lengths=(4000, 8000)),
-    "fashion-28": _fashion("data.options.size=28", lengths=(1000, 2000)),
-    "no-dropout": _elsewhere("network.options.dropout=0.0", lengths=(1000, 3000)),
+    "fashion-28": _fashion("data.options.size=28", "evaluation.per_class=30", lengths=(1000,)),
+    "no-dropout": _elsewhere("network.options.dropout=0.0", lengths=(1000, 3000), seeds=5),
     "ablation": ABLATION,
     "sparing": SPARING,
     "classes-40": _elsewhere("data.options.clusters=4", "data.imbalance=0.07", "evaluation.per_class=15"),
