@@ -134,6 +134,7 @@ CELLS = {
     "fashion-long": _fashion(lengths=(4000, 8000)),
     "fashion-28": _fashion("data.options.size=28", "evaluation.per_class=30", lengths=(1000,)),
     "no-dropout": _elsewhere("network.options.dropout=0.0", lengths=(1000, 3000), seeds=5),
+    "held-out": _elsewhere("evaluation.reference=held-out", lengths=(500, 1000, 3000)),
     "ablation": ABLATION,
     "sparing": SPARING,
     "classes-40": _elsewhere("data.options.clusters=4", "data.imbalance=0.07", "evaluation.per_class=15"),
