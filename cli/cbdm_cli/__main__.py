@@ -22,10 +22,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     from typer import Abort
     from typer._click.exceptions import ClickException, NoArgsIsHelpError
 
-    from cbdm_cli.app import app
+    from cbdm_cli.app import asked_for
 
+    arguments = sys.argv[1:] if argv is None else list(argv)
     try:
-        code = app(args=None if argv is None else list(argv), standalone_mode=False)
+        code = asked_for(arguments)(args=arguments, standalone_mode=False)
     except CbdmError as error:
         refuse(str(error))
     except NoArgsIsHelpError as error:  # `cbdm` alone prints the help, which is no mistake to explain

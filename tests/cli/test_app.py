@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.main import get_command
 
 from cbdm import load_run
+from cbdm_cli.app import app, asked_for
 from tests.cli.tiny import TINY, cbdm, shared_classifiers
 from tests.golden_weights import load_golden
 
@@ -40,6 +42,15 @@ print("HEAVY", heavy)
 def test_help_imports_no_torch(tmp_path, arguments):
     done = subprocess.run([sys.executable, "-c", _PROBE, *arguments], capture_output=True, text=True, cwd=tmp_path)
     assert "HEAVY []" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("named", [["presets"], ["train", "--help"], ["import"], ["--version"], [], ["pressets"]])
+def test_a_command_is_made_alone(named):
+    """What is asked of it is answered alike; where none is named all are there, to be listed or to be meant."""
+    group, whole = (get_command(made) for made in (asked_for(named), app))
+    alone = named and named[0] in whole.commands
+    assert [*group.commands] == (named[:1] if alone else [*whole.commands])
+    assert [p.opts for p in group.params] == [p.opts for p in whole.params]
 
 
 def test_a_training_begins_without_the_parts_of_scipy():

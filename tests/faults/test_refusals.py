@@ -212,7 +212,7 @@ def test_a_fault_of_the_program_is_a_line_and_debug_shows_it(run, monkeypatch, c
     def broken(*_):
         raise ZeroDivisionError("a\nfault")
 
-    monkeypatch.setattr("cbdm_cli.commands.priors.list_presets", broken)
+    monkeypatch.setattr("cbdm_cli.commands.presets.list_presets", broken)
     code, _, err = run("presets")
     assert code == 70 and err.count("\n") == 1 and "ZeroDivisionError: a; see where by cbdm --debug" in err
     with pytest.raises(ZeroDivisionError):
@@ -223,5 +223,5 @@ def test_torchs_own_words_for_no_memory_are_a_refusal(refused, monkeypatch):
     def full(*_):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried\nC++ frames")
 
-    monkeypatch.setattr("cbdm_cli.commands.priors.list_presets", full)
+    monkeypatch.setattr("cbdm_cli.commands.presets.list_presets", full)
     assert "this machine's memory does not hold it" in refused("presets")

@@ -1,4 +1,4 @@
-"""`cbdm presets` and `cbdm priors`: what there is, and what a law makes of the counts."""
+"""`cbdm priors`: what a law makes of the counts."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cbdm_cli import render
-from cbdm_cli.preset_files import preset_names, preset_question, preset_texts
 from cbdm_core.errors import CbdmError
 
 if TYPE_CHECKING:
     from cbdm_core.data.dataset import Dataset
     from cbdm_core.priors import ConditionPrior
 
-__all__ = ["list_presets", "list_priors"]
+__all__ = ["list_priors"]
 
 _SHOWN = ("training", "power:0.5", "uniform", "balanced:0.999", "power:-1", "affinity", "null")
 # By whether conditions are vectors, or else attributes.
@@ -22,15 +21,6 @@ _SHOWN_CONDITIONS = {
     True: ("bank", "knn:0.5", "knn:1", "kde:1", "gaussian", "null"),
     False: ("combinations:1", "combinations:0.5", "combinations:0", "combinations:-1", "null"),
 }
-
-
-def list_presets(name: str | None) -> None:
-    """A table of presets, or one preset's TOML, after those that it extends."""
-    if name is not None:
-        render.note("\n\n".join(f"# {preset}\n{text.rstrip()}" for preset, text in preset_texts(name).items()))
-        return
-    rows = [(preset, preset_question(preset)) for preset in preset_names()]
-    render.plain_table(rows, "presets: cbdm train PRESET", ("preset", "question"))
 
 
 def list_priors(preset: str, laws: Sequence[str], settings: Sequence[str]) -> None:
