@@ -42,13 +42,15 @@ OMEGAS = ("0", "0.5", "1", "1.5")
 IMPLIED = ("implied:0.5", "implied:1")  # the plain model is judged under these too
 # Fixed for all candidates before any run: v, below which count a class is rare, and a of λ_c and of the augmentation.
 SPREAD, BELOW, FULL = 0.7, 20, 5.0
+# The candidates that change the training → the batches that they stand on.
+BATCHES = {"shrinkage": "ddpm", "split+shrinkage": "resample:uniform@0.2", "augment": "resample:uniform"}
 AFFINE = ("scale", "rotate", "stretch", "translate")  # a mirrored digit is none
 SHRINK_FROM = 0.4  # t_0 of the shrinkage
 
 
 def trained_as(row: str) -> str:
     """The training that a row judges, which is DDPM's where the row changes only the sampling."""
-    return row if row.startswith(("shrinkage:", "augment:")) else "ddpm"
+    return row if row.partition(":")[0] in BATCHES else "ddpm"
 
 
 def network_file(work: Path, training: str, seed: int, steps: int) -> Path:
@@ -66,7 +68,7 @@ class Trained:
     """A training with a seed, and what its averaged networks are judged by.
 
     Args:
-        name: `ddpm`, `shrinkage:CAP`, or `augment:P`, which is trained on batches of uniform classes.
+        name: `ddpm`, or of the keys of `BATCHES` one with its number: `shrinkage:CAP`, `augment:P`.
         seed: of split, weights and draws.
     """
 
@@ -79,10 +81,10 @@ class Trained:
         kind, _, number = self.name.partition(":")
         augmented = (f"data.augment={number}", f"data.augment_parts={list(AFFINE)}") if kind == "augment" else ()
         table = load_config(PRESET, None, (*SETTINGS, *augmented, f"training.steps={LENGTHS[-1]}"))
-        method = method_parts("resample:uniform" if kind == "augment" else "ddpm")
+        method = method_parts(BATCHES.get(kind, "ddpm"))
         experiment = assemble(validated({**table, "method": method, "seed": self.seed}))
         counts = experiment.data.counts()
-        if kind == "shrinkage":
+        if kind.endswith("shrinkage"):
             experiment.objective.adjustment = Shrinkage(
                 experiment.objective.adjustment,
                 _pooled(experiment),

@@ -31,7 +31,8 @@ SETTINGS: Mapping[str, Sequence[str]] = {
     "analytic": ("analytic:0.5@0.4", "analytic:1@0.4"),
     "rarity": ("rarity:0.5", "rarity:0.5@0.4"),
     "autoguidance": ("autoguidance:0.5", "autoguidance:1"),
-    "shrinkage": ("shrinkage:1",),
+    "shrinkage": ("shrinkage:1", "shrinkage:4"),
+    "split+shrinkage": ("split+shrinkage:1", "split+shrinkage:4"),
     "augment": ("augment:0.3", "augment:0.6"),
 }
 # What the trained candidates are held against; the second is what augmentation stands on.
