@@ -31,7 +31,7 @@ from cbdm_core.metrics.pooled_gaussian import PooledGaussian
 from cbdm_core.networks.base import ScoreNetwork
 from cbdm_core.training import train
 
-__all__ = ["IMPLIED", "LENGTHS", "OMEGAS", "Trained", "network_file", "row_file", "trained_as"]
+__all__ = ["BATCHES", "IMPLIED", "LENGTHS", "OMEGAS", "Trained", "network_file", "row_file", "trained_as"]
 
 PRESET = "digits-lt"
 SETTINGS = ("evaluation.per_class=60", "sampling.steps=20")

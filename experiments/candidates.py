@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from candidate_runs import IMPLIED, LENGTHS, OMEGAS, Trained, row_file, trained_as
+from candidate_runs import BATCHES, IMPLIED, LENGTHS, OMEGAS, Trained, row_file, trained_as
 from comparisons import RESULTS, kept_result, run_jobs
 from tables import table
 from tail import curves_of
@@ -31,14 +31,15 @@ SETTINGS: Mapping[str, Sequence[str]] = {
     "analytic": ("analytic:0.5@0.4", "analytic:1@0.4"),
     "rarity": ("rarity:0.5", "rarity:0.5@0.4"),
     "autoguidance": ("autoguidance:0.5", "autoguidance:1"),
-    "shrinkage": ("shrinkage:1", "shrinkage:4"),
-    "split+shrinkage": ("split+shrinkage:1", "split+shrinkage:4"),
+    "shrinkage": ("shrinkage:1", "shrinkage:4", "shrinkage:16"),
+    "split+shrinkage": ("split+shrinkage:1", "split+shrinkage:4", "split+shrinkage:16"),
     "augment": ("augment:0.3", "augment:0.6"),
 }
-# What the trained candidates are held against; the second is what augmentation stands on.
-KNOWN = ("ddpm", "resample:uniform")
+# What the trained candidates are held against, and what they stand on.
+KNOWN = ("ddpm", "resample:uniform", "resample:uniform@0.2")
 CHOICE_SEED = 10
-SEEDS = (0, 1, 2)
+# By what a candidate changes.
+SEEDS = {"sampling": (0, 1, 2), "training": (0, 1, 2, 3, 4)}
 # The settings that `chosen` gives on seed 10, written down before the seeds of the tables were judged.
 FROZEN = ("analytic:1@0.4", "rarity:0.5@0.4", "autoguidance:0.5", "shrinkage:1", "augment:0.3")
 
@@ -46,6 +47,11 @@ FROZEN = ("analytic:1@0.4", "rarity:0.5@0.4", "autoguidance:0.5", "shrinkage:1",
 def tried() -> list[str]:
     """The settings of which one is chosen."""
     return [row for settings in SETTINGS.values() if len(settings) > 1 for row in settings]
+
+
+def changed(row: str) -> str:
+    """What a row changes: the sampling, or the training too, which has other rivals and seeds."""
+    return "sampling" if trained_as(row) == "ddpm" else "training"
 
 
 def rows_of(training: str, seed: int) -> list[str]:
@@ -57,7 +63,7 @@ def rows_of(training: str, seed: int) -> list[str]:
 def jobs() -> list[tuple[str, int]]:
     """(training, seed), those of the choice first."""
     choice, rest = (sorted({trained_as(row) for row in rows}) for rows in (tried(), FROZEN))
-    return [(name, CHOICE_SEED) for name in choice] + [(name, seed) for name in rest for seed in SEEDS]
+    return [(name, CHOICE_SEED) for name in choice] + [(name, seed) for name in rest for seed in SEEDS[changed(name)]]
 
 
 def run(training: str, seed: int, work: Path) -> None:
@@ -70,18 +76,14 @@ def run(training: str, seed: int, work: Path) -> None:
 
 
 def gathered(work: Path) -> dict[str, Any]:
-    """The kept scores: of every setting on the seed of the choice, and of the frozen ones on the others.
-
-    The frozen ones are told apart by whether they change the sampling or the training, which have other lengths.
-    """
+    """The kept scores: of every setting on the seed of the choice, and of the frozen ones on the others."""
     result: dict[str, Any] = {
         "choice": {"methods": {row: curves_of([_record(work, row, CHOICE_SEED)]) for row in ("ddpm", *tried())}},
-        "sampling": {"methods": {"ddpm": _known("ddpm")}},
-        "training": {"methods": {name: _known(name) for name in KNOWN}},
+        "sampling": {"methods": {"ddpm": _known("ddpm", SEEDS["sampling"])}},
+        "training": {"methods": {name: _known(name, SEEDS["training"]) for name in KNOWN}},
     }
     for row in FROZEN:
-        kind = "sampling" if trained_as(row) == "ddpm" else "training"
-        result[kind]["methods"][row] = curves_of([_record(work, row, seed) for seed in SEEDS])
+        result[changed(row)]["methods"][row] = curves_of([_record(work, row, s) for s in SEEDS[changed(row)]])
     return result
 
 
@@ -89,12 +91,12 @@ def _record(work: Path, row: str, seed: int) -> Mapping[str, Any]:
     return json.loads(row_file(work, row, seed).read_text(encoding="utf-8"))
 
 
-def _known(name: str) -> Curves:
+def _known(name: str, seeds: Sequence[int]) -> Curves:
     """A method of the tail's experiment at the same lengths, ω and seeds."""
     curves = kept_result(result_file("digits"))["methods"][name]
     return {
         str(length): {
-            omega: {score: [values[s] for s in SEEDS] for score, values in curves[str(length)][omega].items()}
+            omega: {score: [values[s] for s in seeds] for score, values in curves[str(length)][omega].items()}
             for omega in (*OMEGAS, *IMPLIED)
             if omega in curves[str(length)]
         }
@@ -136,15 +138,26 @@ def _percent(log_ratio: float) -> str:
     return "no common recall" if log_ratio == math.inf else f"{100 * math.expm1(log_ratio):+.0f} %"
 
 
-def differences_table(judged: Mapping[str, Any], reference: str = "ddpm") -> str:
-    """Each at its ω of least mean FID, minus the reference at its own after as many steps."""
-    methods = judged["methods"]
+def differences_table(judged: Mapping[str, Any]) -> str:
+    """Each at its ω of least mean FID, minus DDPM at its own after as many steps."""
+    pairs = [(row, "ddpm") for row in judged["methods"] if row not in KNOWN]
+    return _minus_table("candidate", judged["methods"], pairs)
+
+
+def stood_on_table(judged: Mapping[str, Any]) -> str:
+    """Those that stand on other batches than DDPM's, minus the plain model on the same ones."""
+    batches = {row: BATCHES[row.partition(":")[0]] for row in judged["methods"] if row not in KNOWN}
+    pairs = [(row, name) for row, name in batches.items() if name != "ddpm"]
+    return _minus_table("candidate, minus its batches alone", judged["methods"], pairs)
+
+
+def _minus_table(title: str, methods: Mapping[str, Curves], pairs: Sequence[tuple[str, str]]) -> str:
     lines = []
-    for row in [name for name in methods if name not in KNOWN]:
+    for row, reference in pairs:
         for length in methods[row]:
             cells = differences(*(best(methods[name], int(length)) for name in (row, reference)))
             lines.append([f"`{row}`", length, *cells])
-    return table((f"minus `{reference}`", "steps", "FID", "tail FID", "tail recall", "tail copies, points"), lines)
+    return table((title, "steps", "FID", "tail FID", "tail recall", "tail copies, points"), lines)
 
 
 def page(result: Mapping[str, Any]) -> str:
@@ -152,7 +165,7 @@ def page(result: Mapping[str, Any]) -> str:
     found = [choice_table(result)]
     for kind in ("sampling", "training"):
         found += [of(result[kind]) for of in (best_table, matched_table, differences_table)]
-    return "\n\n".join([*found, differences_table(result["training"], KNOWN[1])])
+    return "\n\n".join([*found, stood_on_table(result["training"])])
 
 
 def main() -> int:
