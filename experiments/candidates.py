@@ -6,7 +6,6 @@ change only the sampling share one training of DDPM a seed; the plain model's ow
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
@@ -16,7 +15,7 @@ from typing import Any
 
 import torch
 from candidate_runs import BATCHES, IMPLIED, LENGTHS, OMEGAS, Trained, row_file, trained_as
-from comparisons import RESULTS, kept_result, run_jobs
+from comparisons import RESULTS, kept_result, options, run_jobs
 from tables import table
 from tail import curves_of
 from tail_cells import result_file
@@ -169,11 +168,7 @@ def page(result: Mapping[str, Any]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--work", type=Path, default=Path("runs/candidates-experiment"), help="networks and readings")
-    parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
-    parser.add_argument("--print", action="store_true", help="only print the tables of the kept result")
-    parser.add_argument("--job", nargs=2, metavar=("TRAINING", "SEED"), help="run this one job, in this process")
+    parser = options(__doc__, "runs/candidates-experiment", "TRAINING")
     asked = parser.parse_args()
     if asked.job:
         run(asked.job[0], int(asked.job[1]), asked.work)

@@ -100,15 +100,29 @@ class Experiment:
 
 def arguments(text: str | None, seeds: int, *, data_root: bool = False) -> Namespace:
     """The options that every experiment takes, and where the data are if they are not embedded."""
-    parser = ArgumentParser(description=(text or "").splitlines()[0])
-    parser.add_argument("--work", type=Path, default=Path("runs/experiments"), help="where runs are kept and go on")
-    parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
+    parser = options(text, "runs/experiments")
     parser.add_argument("--seeds", type=int, default=seeds, help="how many paired seeds")
     if data_root:
         parser.add_argument("--data-root", help="folder of the data's files")
     parser.add_argument("--cells", nargs="+", help="run only these, and write no result")
-    parser.add_argument("--print", action="store_true", help="only print the tables of the kept result")
     return parser.parse_args()
+
+
+def options(text: str | None, work: str, job: str | None = None) -> ArgumentParser:
+    """What every experiment with a kept result takes.
+
+    Args:
+        text: of the program, whose first line the help shows.
+        work: the folder by default.
+        job: what a job is of beside its seed, for a program that runs each in a process of its own.
+    """
+    parser = ArgumentParser(description=(text or "").splitlines()[0])
+    parser.add_argument("--work", type=Path, default=Path(work), help="what is finished, and where runs go on")
+    parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
+    parser.add_argument("--print", action="store_true", help="only print the tables of the kept result")
+    if job is not None:
+        parser.add_argument("--job", nargs=2, metavar=(job, "SEED"), help="run this one job, in this process")
+    return parser
 
 
 def main(experiment: Experiment, asked: Namespace, page: Callable[[dict[str, Any]], str]) -> int:

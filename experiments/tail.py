@@ -6,14 +6,13 @@ can be compared where they have the same recall.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from comparisons import RESULTS, kept_result, run_jobs
+from comparisons import RESULTS, kept_result, options, run_jobs
 from tail_cells import CELLS, Cell, job_of, result_file
 from tail_runs import run
 from tail_tables import (
@@ -111,13 +110,9 @@ def seen_by(cell: Cell, curves: Curves) -> Curves:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = options(__doc__, "runs/tail-experiment", "METHOD")
     parser.add_argument("--cell", choices=list(CELLS), default="digits", help="the data")
-    parser.add_argument("--work", type=Path, default=Path("runs/tail-experiment"), help="finished jobs")
-    parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
     parser.add_argument("--methods", nargs="+", help="run only these; the result file keeps what it has of the others")
-    parser.add_argument("--print", action="store_true", help="only print the tables of the kept result")
-    parser.add_argument("--job", nargs=2, metavar=("METHOD", "SEED"), help="run this one job, in this process")
     asked = parser.parse_args()
     methods = CELLS[asked.cell].methods
     if unknown := sorted({*(asked.methods or ()), *(asked.job or ())[:1]} - methods.keys()):

@@ -6,7 +6,6 @@ and on training images, under DDPM and under the batch laws of `tail.py`, in the
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from comparisons import RESULTS, kept_result, run_jobs
+from comparisons import RESULTS, kept_result, options, run_jobs
 from tables import table
 from tail_cells import FROZEN, file_name, job_of
 
@@ -143,11 +142,7 @@ def page(result: Mapping[str, Any]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--work", type=Path, default=Path("runs/tail-experiment"), help="finished jobs")
-    parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
-    parser.add_argument("--print", action="store_true", help="only print the tables of the kept result")
-    parser.add_argument("--job", nargs=2, metavar=("METHOD", "SEED"), help="run this one job, in this process")
+    parser = options(__doc__, "runs/tail-experiment", "METHOD")
     asked = parser.parse_args()
     if asked.job:
         file = job_file(asked.work, asked.job[0], int(asked.job[1]))
