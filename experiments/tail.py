@@ -22,6 +22,7 @@ from tail_tables import (
     budget_table,
     changed_table,
     cost_table,
+    judged_table,
     matched_table,
     sooner_table,
 )
@@ -75,7 +76,9 @@ def page(cell: str, result: Mapping[str, Any]) -> str:
     """
     result = with_known(cell, result)
     if cell not in ("digits", "pulled"):
-        return "\n\n".join([best_table(result), changed_table(result, CELLS[cell].reference), *_at_recall(result)])
+        made = [best_table(result), changed_table(result, CELLS[cell].reference), *_at_recall(result)]
+        judged = [judged_table(result, kept_result(result_file("digits")))] if cell == "held-out" else []
+        return "\n\n".join([*made, *judged])
     costs = {row["method"]: row["ratio"] for row in json.loads(STEP_COSTS.read_text(encoding="utf-8"))["rows"]}
     made = [of(result) for of in (best_table, matched_table, sooner_table, budget_table)]
     made.append(cost_table(result, costs))

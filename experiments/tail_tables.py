@@ -158,6 +158,20 @@ def above_table(pulled: Mapping[str, Any], digits: Mapping[str, Any]) -> str:
     return table(head, lines)
 
 
+def judged_table(held_out: Mapping[str, Any], digits: Mapping[str, Any]) -> str:
+    """How much the tail's FID rises by leaving training images out of the reference: the same samples, all ω."""
+    lines = []
+    for name, curves in held_out["methods"].items():
+        for length, by_omega in curves.items():
+            known = digits["methods"][name][length]
+            pairs = [(by_omega[omega]["tail fid"], known[omega]["tail fid"]) for omega in by_omega]
+            logs = [[math.log(a[seed] / b[seed]) for a, b in pairs] for seed in range(_seeds(curves))]
+            copies = _mean([_mean(scores["tail copies"]) for scores in by_omega.values()])
+            change = _percent(estimate([_mean(of_seed) for of_seed in logs]))
+            lines.append([f"`{name}`", length, change, f"{100 * copies:.0f} %"])
+    return table(("method", "steps", "tail FID against held-out images alone", "tail copies"), lines)
+
+
 def differences(mine: Mapping[str, Sequence[float]], theirs: Mapping[str, Sequence[float]]) -> list[str]:
     """Of the scores shown, over the seeds that both have; bold where the interval excludes 0."""
     cells = []

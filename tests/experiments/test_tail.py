@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGES = {"sparing": "experiments.md"}  # of cells whose tables are not in noise-levels.md
 # With a kept result.
-CELLS = ("digits", "fashion", "pulled", "sparing", "steep", "mild", "classes-40", "no-dropout", "ablation")
+CELLS = ("digits", "fashion", "pulled", "sparing", "steep", "mild", "classes-40", "no-dropout", "held-out", "ablation")
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,15 @@ def test_the_guide_gives_what_resampling_does_with_more_images_and_with_fewer(ta
     assert f"with {min(mild['counts'])} in the rarest class its tail FID at equal recall was" in guide
     assert change.excludes_zero and f"was {100 * (1 - math.exp(change.mean)):.0f} % below DDPM's" in guide
     assert min(steep["counts"]) == 1 and f"{100 * sum(copies) / len(copies):.0f} % of its tail were copies" in guide
+
+
+def test_the_change_of_reference_is_the_ratio_of_the_same_readings(tables):
+    """Twice the FID at each ω of a seed, eight times of another's: e^{(log 2 + log 8)/2} = 4; copies by their mean."""
+    known = {"0": {"tail fid": [1.0, 3.0]}, "1": {"tail fid": [2.0, 5.0]}, "2": {"tail fid": [9.0, 9.0]}}
+    mine = {omega: {"tail fid": [2 * known[omega]["tail fid"][0], 8 * known[omega]["tail fid"][1]]} for omega in "01"}
+    mine = {omega: {**scores, "tail copies": [0.1, 0.3]} for omega, scores in mine.items()}
+    found = tables.judged_table({"methods": {"t2h": {"5": mine}}}, {"methods": {"t2h": {"5": known}}})
+    assert found.splitlines()[2].startswith("| `t2h` | 5 | +300 % [") and found.endswith("| 20 % |")
 
 
 def test_methods_without_jobs_keep_what_the_result_file_has(tail, tmp_path, monkeypatch):
