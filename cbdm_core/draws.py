@@ -168,9 +168,8 @@ class Draws:
 
     def at(self, step: int) -> Draws:
         """The same rows at another step."""
-        return type(self)(
-            self.seed, step, self.rows, self.scope, self.fused
-        )  # half the cost of `replace`, once a solver step
+        # Half the cost of `replace`, once a solver step.
+        return type(self)(self.seed, step, self.rows, self.scope, self.fused)
 
     def within(self, scope: str) -> Draws:
         """The same rows and step, with every purpose prefixed by `scope`."""
@@ -239,7 +238,8 @@ class Draws:
         if self.fused and len(rows) > 1:
             step = torch.full((1, 1), self.step & _MASK, device=rows.device)
             block = torch.arange(max(2, blocks), device=rows.device)  # dimensions of 1 would be compiled apart
-            return _fused(kind)(rows, block, step, _key_table(key, rows.device))[:, :count]
+            with torch.no_grad():  # as whether gradients are kept would be
+                return _fused(kind)(rows, block, step, _key_table(key, rows.device))[:, :count]
         row, block = _quick(rows)[:, None], _quick(torch.arange(blocks, device=rows.device))[None]
         step, low, high = row[:1] * 0 + (self.step & _MASK), row & _MASK, (row >> 32) & _MASK
         out = torch.empty(len(rows), blocks, kind.per_block, dtype=kind.dtype, device=rows.device)
