@@ -11,7 +11,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -238,8 +238,8 @@ class Draws:
         if self.fused and len(rows) > 1:
             step = torch.full((1, 1), self.step & _MASK, device=rows.device)
             block = torch.arange(max(2, blocks), device=rows.device)  # dimensions of 1 would be compiled apart
-            with torch.no_grad():  # as whether gradients are kept would be
-                return _fused(kind)(rows, block, step, _key_table(key, rows.device))[:, :count]
+            with torch.no_grad(), torch.autocast(rows.device.type, enabled=False):  # and so would their modes be
+                return _fused(kind)(rows.contiguous(), block, step, _key_table(key, rows.device))[:, :count]
         row, block = _quick(rows)[:, None], _quick(torch.arange(blocks, device=rows.device))[None]
         step, low, high = row[:1] * 0 + (self.step & _MASK), row & _MASK, (row >> 32) & _MASK
         out = torch.empty(len(rows), blocks, kind.per_block, dtype=kind.dtype, device=rows.device)
@@ -260,7 +260,12 @@ class _Kind(NamedTuple):
 
 @lru_cache
 def _fused(kind: _Kind) -> Callable[..., Tensor]:
-    return torch.compile(partial(_at_once, kind), dynamic=True)
+    def at_once(rows: Tensor, block: Tensor, step: Tensor, keys: Tensor) -> Tensor:
+        return _at_once(kind, rows, block, step, keys)
+
+    # torch counts recompilations by code, of which all kinds would have one and run into its limit.
+    at_once.__code__ = at_once.__code__.replace(co_name=f"{kind.made_of.__name__}_{kind.dtype}")
+    return torch.compile(at_once, dynamic=True)
 
 
 @lru_cache(maxsize=1024)

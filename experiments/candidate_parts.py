@@ -201,7 +201,7 @@ class RareAugmented(Batches):
         share = (self.a / self.counts.clamp(min=1)).clamp(max=1)[batch.y]
         coin = Draws(self.seed, step, batch.rows).uniform("augment the rare", 1)[:, 0]
         stays = coin >= share
-        untouched = super(RareAugmented, replace(self, augment=None)).at(step, rank, world).x_0
+        untouched = Batches.at(replace(self, augment=None), step, rank, world).x_0
         x_0 = batch.x_0.clone()
         x_0[stays] = untouched[stays]
         return batch._replace(x_0=x_0, augment=batch.augment.masked_fill(stays[:, None], 0))

@@ -93,7 +93,7 @@ class Trained:
                 a=FULL,
                 t0=SHRINK_FROM,
             )
-        if augmented and float(number):
+        if augmented:
             given = {f.name: getattr(experiment.batches, f.name) for f in fields(experiment.batches) if f.init}
             experiment = replace(experiment, batches=RareAugmented(**given, counts=counts, a=FULL))
         return experiment

@@ -45,7 +45,7 @@ FROZEN = ("analytic:1@0.4", "rarity:0.5@0.4", "autoguidance:0.5", "shrinkage:4",
 
 def tried() -> list[str]:
     """The settings of which one is chosen."""
-    return [row for settings in SETTINGS.values() if len(settings) > 1 for row in settings]
+    return [row for settings in SETTINGS.values() for row in settings]
 
 
 def changed(row: str) -> str:
@@ -114,13 +114,13 @@ def change(methods: Mapping[str, Curves], row: str, length: int) -> float:
 
 
 def chosen(result: Mapping[str, Any]) -> tuple[str, ...]:
-    """Of each candidate the setting of least mean `change` over both lengths; an only setting needs no choice."""
+    """Of each candidate the setting of least mean `change` over both lengths."""
     methods = result["choice"]["methods"]
 
     def mean(row: str) -> float:
         return math.fsum(change(methods, row, length) for length in LENGTHS) / len(LENGTHS)
 
-    return tuple(min(settings, key=mean) if len(settings) > 1 else settings[0] for settings in SETTINGS.values())
+    return tuple(min(settings, key=mean) for settings in SETTINGS.values())
 
 
 def choice_table(result: Mapping[str, Any]) -> str:

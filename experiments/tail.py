@@ -119,7 +119,7 @@ def main() -> int:
     asked = parser.parse_args()
     methods = CELLS[asked.cell].methods
     if unknown := sorted({*(asked.methods or ()), *(asked.job or ())[:1]} - methods.keys()):
-        raise SystemExit(f"{unknown[0]}: the cell {asked.cell} has {', '.join(methods)}")
+        raise SystemExit(f"method {unknown[0]}: the cell {asked.cell} has {', '.join(methods)}")
     if asked.job:
         run(job_of(asked.cell, asked.job[0], int(asked.job[1])), asked.work)
         return 0

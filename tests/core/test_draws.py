@@ -63,7 +63,7 @@ def test_one_kernel_draws_the_same_numbers(device):
         law = torch.tensor([0.2, 0.5, 0.3], device=device)
         assert torch.equal(fused.categorical("law", law), draws.categorical("law", law))
         assert torch.equal(fused.systematic("law", law, 2), draws.systematic("law", law, 2))
-    assert len(torch._dynamo.utils.get_compilation_metrics()) - before <= 6  # of 36 shapes
+    assert 4 <= len(torch._dynamo.utils.get_compilation_metrics()) - before <= 8  # of 36 shapes
 
 
 @pytest.mark.parametrize("first", [0, 31, 2**32 - 2])

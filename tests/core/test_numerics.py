@@ -16,6 +16,8 @@ from cbdm import (
     TrainState,
     train,
 )
+from cbdm_core import training
+from cbdm_core.draws import Draws
 from cbdm_core.errors import CbdmError
 from cbdm_core.networks.dit import DiT
 from cbdm_core.networks.mlp import MLP
@@ -68,6 +70,15 @@ def test_a_compiled_network_trains_as_it_does_uncompiled():
     assert plain.keys() == other.keys()
     for name, value in plain.items():
         torch.testing.assert_close(other[name], value, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_draws_are_compiled_with_the_network(compiled, monkeypatch):
+    seen = []
+    monkeypatch.setattr(training, "compile_network", lambda network: None)
+    monkeypatch.setattr(training, "Draws", lambda *a, fused: seen.append(fused) or Draws(*a))
+    weights(steps=2, compile=compiled)
+    assert seen == [compiled] * 2
 
 
 def held(network):

@@ -213,7 +213,7 @@ def test_a_setting_is_chosen_by_the_tail_fid_at_equal_recall(candidates):
 
 
 @pytest.mark.slow
-def test_at_strength_0_every_candidate_is_the_plain_model(candidates, tmp_path, monkeypatch):
+def test_at_strength_0_the_candidates_on_its_batches_are_the_plain_model(candidates, tmp_path, monkeypatch):
     """Judged under each, the same figures as DDPM's, and others at strength 1.
 
     Forty steps: after four the condition changes ε̂ by 10⁻⁴, which no pixel shows.
