@@ -36,9 +36,10 @@ def load_average(run: Run, average: str | None) -> Run:
     kind, _, number = average.partition(":")
     if not weights and kind == "power":
         try:
-            weights = post_hoc(run.path / AVERAGES, float(number))
+            width = float(number)
         except ValueError:
             raise CbdmError(f"--average {average}: write power:w with a width w, for example power:0.08") from None
+        weights = post_hoc(run.path / AVERAGES, width)
     if not weights:
         names = sorted({key.partition("/")[0] for key in stored})
         raise CbdmError(

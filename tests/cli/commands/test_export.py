@@ -85,10 +85,17 @@ def test_an_exported_run_is_not_trained_further(source, run, refused):
     assert "has no optimizer.pt, as in an exported run" in refused("train", "--resume", "out", "--steps", 99)
 
 
+def test_a_width_of_a_run_without_averages_says_what_to_train_with(source, run, refused):
+    assert run("export", source, "bare", "--to", "run")[0] == 0
+    line = refused("export", "bare", "o", "--to", "run", "--average", "power:0.1")
+    assert "no power average is stored: train with training.averages" in line
+
+
 def test_mistakes_are_told(source, refused, tmp_path):
     assert "did you mean 'diffusers'" in refused("export", source, "o", "--to", "diffuser")
     assert "decay:0.3" in refused("export", source, "o", "--to", "run", "--average", "decay:0.7")
     assert "power:0.08" in refused("export", source, "o", "--to", "run", "--average", "power:x")
+    assert "width in (0, 0.288], got 0.5" in refused("export", source, "o", "--to", "run", "--average", "power:0.5")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").write_text("")
     assert "not empty" in refused("export", source, "full", "--to", "run")
