@@ -11,6 +11,7 @@ from cbdm_core.data.labelling import Labelling
 from cbdm_core.data.pictures import Framing
 from cbdm_core.data.table import read_table
 from cbdm_core.errors import CbdmError
+from cbdm_core.reading import clean_text
 
 __all__ = ["folder"]
 
@@ -56,7 +57,24 @@ def _by_table(place: Path, table: Path) -> tuple[list[Path], Labelling]:
     if not place.is_dir():
         raise CbdmError(f"{place} is not a folder: give the path of the folder that the file names start from")
     names, told = read_table(place / table if (place / table).is_file() else table, place)
+    for row, name in enumerate(names, start=2):  # below the names of the columns
+        if _is_missing(place / name):
+            raise CbdmError(
+                f"row {row} of {table} names the file {clean_text(name)}, which is not in {place}: bring it, or remove "
+                "the row"
+            )
     return [place / name for name in names], told
+
+
+def _is_missing(file: Path) -> bool:
+    """Whether there is no such file; whatever else is wrong with it is told where it is read."""
+    try:
+        file.stat()
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
 
 
 def _by_folder(path: Path, allow_empty: bool) -> tuple[list[Path], Labelling]:
