@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from cbdm_core.conditions import Classes
-from cbdm_core.errors import CbdmError
+from cbdm_core.errors import CbdmError, closest
 from cbdm_core.generation import conditions_for, cyclic_labels, labels_from
-from cbdm_core.priors import LabelPrior, make_law
+from cbdm_core.priors import PRIORS, LabelPrior, make_law
 from cbdm_core.run import Run
 
 __all__ = ["Asked", "asked_for", "conditions_of", "conditions_to_draw", "labels_of"]
@@ -85,6 +85,8 @@ def labels_of(text: str, n: int | None, run: Run, seed: int) -> Tensor:
         if wrong:
             raise CbdmError(f"--labels {text}: label {wrong[0]} is out of range; the run has labels 0 … {classes - 1}")
         return listed[torch.arange(n or len(listed)) % len(listed)]
+    if text.partition(":")[0] not in PRIORS:
+        raise _no_labels(text, run.class_names)
     law = make_law(text, run.counts)
     if law.learns:  # what this run has learned, not a law at its start
         law = next((known for known in run.laws.values() if known.learns), None)
@@ -93,6 +95,19 @@ def labels_of(text: str, n: int | None, run: Run, seed: int) -> Tensor:
     if not isinstance(law, LabelPrior):
         raise CbdmError(f"--labels {text}: this law has no label to draw; try uniform, training or power:0.5")
     return labels_from(law, n or 16 * classes, seed)
+
+
+def _no_labels(text: str, class_names: Sequence[str]) -> CbdmError:
+    """The error for a text that is neither labels nor a law; classes that it names are told by their labels."""
+    meant = {name: str(label) for label, name in enumerate(class_names) if not name.isdecimal()}
+    if "," not in text:
+        meant.update({word: word for word in ("cyclic", *PRIORS)})
+    near = [closest(word.strip(), meant) for word in text.partition(":")[0].split(",")]
+    hint = "" if None in near else f" did you mean --labels {','.join(meant[name] for name in near if name)}?"
+    return CbdmError(
+        f"--labels {text!r}:{hint} allowed: cyclic, labels 0 … {len(class_names) - 1} parted by commas, or a law: "
+        f"{', '.join(sorted(PRIORS))}"
+    )
 
 
 def conditions_of(texts: Sequence[str], n: int | None, run: Run) -> Tensor:
