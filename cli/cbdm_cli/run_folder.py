@@ -101,13 +101,17 @@ def _claim(out: Path) -> Path:
         except (FileExistsError, NotADirectoryError):
             raise CbdmError(f"--out {out} cannot be made: a file stands in the way; choose another folder") from None
         if occupied(out):
-            raise CbdmError(
-                f"--out {out} is not empty: choose a new folder, or continue with cbdm train --resume {out} (a "
-                f"comparison: cbdm compare {out})"
-            )
+            raise CbdmError(f"{out} is not empty: choose a new folder{_way_on(out)}")
         if not os.access(out, os.W_OK):
             raise CbdmError(f"--out {out} cannot be written to: choose another folder")
     return out
+
+
+def _way_on(out: Path) -> str:
+    """How to continue what lies in a folder, where that is a run or a comparison."""
+    if (out / "environment.json").is_file():
+        return f", or continue with cbdm train --resume {out}"
+    return f", or continue with cbdm compare {out}" if (out / "compare.json").is_file() else ""
 
 
 def write_text(path: Path, text: str) -> None:

@@ -152,7 +152,8 @@ def test_a_folder_that_is_no_comparison(tmp_path):
 def test_a_folder_in_use_is_left_alone(refused, tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "file").write_text("mine")
-    assert "not empty" in refused("compare", *SMALL, "--out", "there")
+    line = refused("compare", *SMALL, "--out", "there")
+    assert "there is not empty" in line and "--resume" not in line
     assert [p.name for p in (tmp_path / "there").iterdir()] == ["file"]
 
 

@@ -98,5 +98,6 @@ def test_mistakes_are_told(source, refused, tmp_path):
     assert "width in (0, 0.288], got 0.5" in refused("export", source, "o", "--to", "run", "--average", "power:0.5")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").write_text("")
-    assert "not empty" in refused("export", source, "full", "--to", "run")
+    line = refused("export", source, "full", "--to", "run")
+    assert "full is not empty: choose a new folder" in line and "--resume" not in line and "--out" not in line
     assert not (tmp_path / "o").exists()
