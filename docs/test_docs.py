@@ -7,6 +7,7 @@ import re
 import shlex
 from functools import cache
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 from sybil import Sybil
@@ -20,6 +21,7 @@ from cbdm_cli.commands import train
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 NAMED = re.compile(r"\b((?:tests|docs)/[\w/]+\.py)(?:::(\w+))?")
+DOTTED = re.compile(r"`(cbdm(?:_core|_priors|_cli)?)((?:\.\w+)+)(?=\()")
 PAGES = [*sorted(p for p in DOCS.rglob("*.md") if "_build" not in p.parts), ROOT / "CONTRIBUTING.md"]
 
 
@@ -34,6 +36,16 @@ def test_every_test_named_on_a_page_exists(page):
     for path, name in NAMED.findall(page.read_text(encoding="utf-8")):
         assert (ROOT / path).is_file(), f"{page.name} names {path}, which is not there"
         assert not name or name in functions_of(path), f"{page.name} names {path}::{name}, which is not there"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_every_call_in_a_sentence_finds_its_name(page):
+    """`cbdm.load_run("runs/a")` between words: what a reader would type, found as typed."""
+    for module, rest in DOTTED.findall(page.read_text(encoding="utf-8")):
+        try:
+            resolve_name(f"{module}{rest}")
+        except (ImportError, AttributeError) as error:
+            pytest.fail(f"{page.name} names `{module}{rest}`: {error}")
 
 
 def statements() -> dict[int, tuple[str, str]]:
