@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from typer import Abort
     from typer._click.exceptions import ClickException, NoArgsIsHelpError
 
-    from cbdm_cli.app import asked_for
+    from cbdm_cli.one_command import asked_for
 
     arguments = sys.argv[1:] if argv is None else list(argv)
     try:

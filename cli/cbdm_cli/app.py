@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from copy import copy
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from typer.main import get_command_name
-from typer.models import CommandInfo
 
 from cbdm_cli.refusal import DEBUG
 
@@ -101,24 +97,6 @@ def _version(asked: bool) -> None:
 
         typer.echo(f"cbdm {version('cbdm')}")
         raise typer.Exit
-
-
-def asked_for(arguments: Sequence[str]) -> typer.Typer:
-    """The program with the one command that these arguments name, or whole where they name none.
-
-    typer makes the options of every command that is there, which takes longer than the shortest of them runs.
-    """
-    named = [c for c in app.registered_commands if arguments and arguments[0] == _name(c)]
-    if not named:
-        return app
-    small = copy(app)
-    small.registered_commands = named
-    return small
-
-
-def _name(command: CommandInfo) -> str:
-    assert command.callback is not None
-    return command.name or get_command_name(command.callback.__name__)
 
 
 @app.callback()

@@ -13,7 +13,8 @@ from PIL import Image
 from typer.main import get_command
 
 from cbdm import load_run
-from cbdm_cli.app import app, asked_for
+from cbdm_cli.app import app
+from cbdm_cli.one_command import asked_for
 from tests.cli.tiny import TINY, cbdm, shared_classifiers
 from tests.golden_weights import load_golden
 
