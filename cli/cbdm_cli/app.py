@@ -153,7 +153,7 @@ def train(
 def sample(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     labels: Annotated[
-        str | None, typer.Option(help="cyclic (the default), a law such as uniform, or labels: 3,3,7.")
+        str | None, typer.Option(help="cyclic (the default), a law such as uniform, or classes: 3,3,7 or cat,dog.")
     ] = None,
     condition: Annotated[
         list[str] | None, typer.Option(help="For a run that is told vectors: its numbers, 0.5,-1; repeat it.")

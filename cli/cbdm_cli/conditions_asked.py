@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,25 +68,20 @@ def labels_of(text: str, n: int | None, run: Run, seed: int) -> Tensor:
     """The labels that `--labels` names.
 
     Args:
-        text: cyclic, a law with probabilities, or labels parted by commas.
+        text: cyclic, a law with probabilities, or labels parted by commas, each a number or the name of its class.
         n: how many; 16 a class by default, or as many as are listed (a list is repeated up to `n`).
         run: for its classes and counts.
         seed: of labels drawn from a law.
 
     Raises:
-        CbdmError: a label outside [0, K), an unknown law, or the null law.
+        CbdmError: a label outside [0, K), a word that is neither class nor law, or the null law.
     """
     classes = len(run.counts)
     if text == "cyclic":
         return cyclic_labels(n or 16 * classes, classes)
-    if re.fullmatch(r"\s*-?[0-9]{1,9}\s*(,\s*-?[0-9]{1,9}\s*)*", text):
-        listed = torch.tensor([int(part) for part in text.split(",")])
-        wrong = [int(y) for y in listed if not 0 <= y < classes]
-        if wrong:
-            raise CbdmError(f"--labels {text}: label {wrong[0]} is out of range; the run has labels 0 … {classes - 1}")
-        return listed[torch.arange(n or len(listed)) % len(listed)]
     if text.partition(":")[0] not in PRIORS:
-        raise _no_labels(text, run.class_names)
+        listed = torch.tensor(_listed(text, run.class_names))
+        return listed[torch.arange(n or len(listed)) % len(listed)]
     law = make_law(text, run.counts)
     if law.learns:  # what this run has learned, not a law at its start
         law = next((known for known in run.laws.values() if known.learns), None)
@@ -97,16 +92,27 @@ def labels_of(text: str, n: int | None, run: Run, seed: int) -> Tensor:
     return labels_from(law, n or 16 * classes, seed)
 
 
-def _no_labels(text: str, class_names: Sequence[str]) -> CbdmError:
-    """The error for a text that is neither labels nor a law; classes that it names are told by their labels."""
-    meant = {name: str(label) for label, name in enumerate(class_names) if not name.isdecimal()}
-    if "," not in text:
-        meant.update({word: word for word in ("cyclic", *PRIORS)})
-    near = [closest(word.strip(), meant) for word in text.partition(":")[0].split(",")]
-    hint = "" if None in near else f" did you mean --labels {','.join(meant[name] for name in near if name)}?"
+def _listed(text: str, class_names: Sequence[str]) -> list[int]:
+    """Labels parted by commas, each as its number or as its class."""
+    by_name = {name: label for label, name in enumerate(class_names)}
+    words = [word.strip() for word in text.split(",")]
+    labels = [int(word) if re.fullmatch(r"-?[0-9]{1,9}", word) else by_name.get(word) for word in words]
+    for word, label in zip(words, labels, strict=True):
+        if label is None:
+            raise _no_label(text, word, by_name, alone=len(words) == 1)
+        if not 0 <= label < len(class_names):
+            last = len(class_names) - 1
+            raise CbdmError(f"--labels {text}: label {label} is out of range; the run has labels 0 … {last}")
+    return [label for label in labels if label is not None]
+
+
+def _no_label(text: str, word: str, classes: Iterable[str], *, alone: bool) -> CbdmError:
+    """The error for a word that is no label, nor a law where it stands alone."""
+    near = closest(word.partition(":")[0], [*classes, *(("cyclic", *PRIORS) if alone else ())])
+    hint = f" did you mean {near!r}?" if near else ""
     return CbdmError(
-        f"--labels {text!r}:{hint} allowed: cyclic, labels 0 … {len(class_names) - 1} parted by commas, or a law: "
-        f"{', '.join(sorted(PRIORS))}"
+        f"--labels {text!r}: {word!r} is no class of this run:{hint} allowed: cyclic, classes by number or name parted "
+        f"by commas, or a law: {', '.join(sorted(PRIORS))}"
     )
 
 

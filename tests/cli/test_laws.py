@@ -173,8 +173,8 @@ def test_a_condition_that_is_none_is_refused(refused, runs, tmp_path, preset, co
     [
         (["--labels", "0,3"], "label 3 is out of range; the run has labels 0 … 2"),
         (["--labels", "-1"], "label -1 is out of range"),
-        (["--labels", "low density"], "--labels 'low density': did you mean --labels 2? allowed: cyclic, labels 0 … 2"),
-        (["--labels", "high density,medium densty"], "did you mean --labels 0,1?"),
+        (["--labels", "low densty"], "'low densty' is no class of this run: did you mean 'low density'?"),
+        (["--labels", "high density, unform"], "'unform' is no class of this run: allowed: cyclic, classes by number"),
         (["--condition", "1,1", "--n", "0"], "--n must be 1 or more, got 0"),
         (["--condition", "1,1", "--n", "-1"], "--n must be 1 or more, got -1"),
         (["--condition", "1,1", "--labels", "0"], "give one of them"),
