@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,7 +120,8 @@ def frechet_distance(real: Tensor | Moments, fake: Tensor | Moments) -> float:
 
     ‖μ₁ − μ₂‖² + tr Σ₁ + tr Σ₂ − 2 tr (Σ₁^½ Σ₂ Σ₁^½)^½, in float64, by the eigenvalues of a symmetric matrix and no
     matrix square root of an unsymmetric product; eigenvalues below 0 are rounding and count as 0, and so does a
-    distance below 0. Where a covariance is singular the rounding is about 1e-8 of its trace.
+    distance below 0. Where a covariance is singular the rounding is about 1e-8 of its trace. Of fewer rows than numbers
+    no covariance is made: with centred rows X and Y the last trace is the sum of the singular values of XYᵀ.
 
     Args:
         real: (N, D) features, or their moments.
@@ -134,6 +136,8 @@ def frechet_distance(real: Tensor | Moments, fake: Tensor | Moments) -> float:
 
     Heusel et al. 2017 (arXiv 1706.08500), eq. 6.
     """
+    if isinstance(real, Tensor) and isinstance(fake, Tensor) and _few(real, fake):
+        return _distance_of_rows(*checked_pair(real, fake, least=2))
     a = real if isinstance(real, Moments) else Moments.of(real, "real")
     b = fake if isinstance(fake, Moments) else Moments.of(fake, "generated")
     if a.mean.shape != b.mean.shape:
@@ -141,6 +145,19 @@ def frechet_distance(real: Tensor | Moments, fake: Tensor | Moments) -> float:
     cross = _trace_of_root(a.cov, b.cov)
     distance = (a.mean - b.mean).square().sum() + a.cov.trace() + b.cov.trace() - 2 * cross
     return max(0.0, float(distance))
+
+
+def _few(real: Tensor, fake: Tensor) -> bool:
+    """Whether the singular values of (N, M) products cost less than the eigenvalues of a (D, D) matrix."""
+    return real.ndim == fake.ndim == 2 and max(len(real), len(fake)) < real.shape[1]
+
+
+def _distance_of_rows(real: Tensor, fake: Tensor) -> float:
+    """The same by the rows: tr (Σ₁^½ Σ₂ Σ₁^½)^½ is the nuclear norm of XYᵀ, each over √(n − 1)."""
+    x, y = ((rows - rows.mean(0)) / math.sqrt(len(rows) - 1) for rows in (real, fake))
+    cross = torch.linalg.svdvals(x @ y.mT).sum()
+    between = (real.mean(0) - fake.mean(0)).square().sum()
+    return max(0.0, float(between + x.square().sum() + y.square().sum() - 2 * cross))
 
 
 def _trace_of_root(first: Tensor, second: Tensor) -> Tensor:

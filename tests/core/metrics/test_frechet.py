@@ -51,6 +51,25 @@ def test_gaussians_with_shared_axes(seed, d):
     assert distance == pytest.approx(float((m - n).square().sum() + (a.sqrt() - b.sqrt()).square().sum()), abs=1e-7)
 
 
+@given(seed=st.integers(0, 10**6), d=st.integers(3, 40), data=st.data())
+def test_fewer_rows_than_numbers_are_judged_by_the_rows(seed, d, data):
+    """As by the covariances to 1e-6 of their traces, for they are singular; and to 1e-11 where the distance is known."""
+    n, m = (data.draw(st.integers(2, d - 1)) for _ in range(2))
+    real, fake = features(seed, n, d), features(seed + 1, m, d)
+    a, b = Moments.of(real), Moments.of(fake)
+    scale = float(a.cov.trace() + b.cov.trace())
+    assert frechet_distance(real, fake) == pytest.approx(frechet_distance(a, b), abs=1e-6 * scale)
+    away = torch.ones(d, dtype=torch.float64)
+    assert frechet_distance(real, real + away) == pytest.approx(d, abs=1e-11 * (scale + d))
+    # Of orthogonal rows XYᵀ is 0.
+    apart = (
+        torch.cat([real, torch.zeros_like(fake[:1]).expand(n, -1)], dim=1),
+        torch.cat([torch.zeros_like(fake), fake], 1),
+    )
+    expected = scale + float(real.mean(0).square().sum() + fake.mean(0).square().sum())
+    assert frechet_distance(*apart) == pytest.approx(expected, rel=1e-12)
+
+
 def test_two_by_two_by_hand():
     """tr (A^½BA^½)^½ of 2×2 matrices is √(tr AB + 2√det AB); these do not commute."""
     a = torch.tensor([[2.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
