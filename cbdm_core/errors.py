@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["CbdmError", "check_at_most", "check_positive", "closest", "unknown_name"]
+__all__ = ["CbdmError", "CbdmWarning", "check_at_most", "check_positive", "closest", "unknown_name"]
 
 
 class CbdmError(ValueError):
@@ -13,6 +13,10 @@ class CbdmError(ValueError):
 
     The command line prints the line and exits with code 2.
     """
+
+
+class CbdmWarning(UserWarning):
+    """Something in the input that is allowed and may not be meant; the command line prints it as one line."""
 
 
 def closest(name: str, allowed: Iterable[str]) -> str | None:

@@ -19,7 +19,7 @@ import torch
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.data.mapped_rows import Layout
 from cbdm_core.data.units import Units
-from cbdm_core.errors import CbdmError, unknown_name
+from cbdm_core.errors import CbdmError, CbdmWarning, closest, unknown_name
 from cbdm_core.memory import check_memory
 from cbdm_core.reading import clean_text
 
@@ -145,7 +145,7 @@ def _warn_of_unused(path: Path, there: list[str], roles: dict[str, str]) -> None
     unused = [name for name in there if name not in roles.values() and not (ends and name.endswith(ends))]
     if unused:
         used = ", ".join(map(clean_text, roles.values()))
-        warnings.warn(f"{path}: not used: {clean_text(', '.join(unused))}; used: {used}", stacklevel=2)
+        warnings.warn(f"{path}: not used: {clean_text(', '.join(unused))}; used: {used}", CbdmWarning, stacklevel=2)
 
 
 def read_arrays(path: Path, wanted: Callable[[list[str]], Iterable[str]]) -> dict[str, np.ndarray]:
@@ -188,7 +188,12 @@ def _pair(path: Path, there: list[str], images: str, labels: str, split: str | N
         if set(candidate) <= set(there):
             return candidate
     missing = next(name for name in pair if name not in there)
-    raise unknown_name(f"array of {path}", missing, there)
+    near = closest(missing, there)
+    hint = f" did you mean {near!r}?" if near else ""
+    raise CbdmError(
+        f"{path} has no array {missing!r}:{hint} it holds {clean_text(', '.join(there)) or 'none'}; examples and "
+        "labels are images= and labels= of the source, each the name of an array"
+    )
 
 
 def _member(path: Path, file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from cbdm_cli.refusal import DEBUG, refuse
-from cbdm_core.errors import CbdmError
+from cbdm_core.errors import CbdmError, CbdmWarning
 from cbdm_core.reading import clean_text
 
 __all__ = ["main"]
+
+_BY_PYTHON = warnings.formatwarning
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -25,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from cbdm_cli.one_command import asked_for
 
     arguments = sys.argv[1:] if argv is None else list(argv)
+    warnings.formatwarning = _one_line
     try:
         code = asked_for(arguments)(args=arguments, standalone_mode=False)
     except CbdmError as error:
@@ -49,6 +53,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(70) from None
     else:
         raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _one_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning of ours without the place in the program that gave it; others as Python writes them."""
+    if issubclass(category, CbdmWarning):
+        return f"cbdm: {message}\n"
+    return _BY_PYTHON(message, category, filename, lineno, line)
 
 
 def no_memory(error: Exception) -> bool:

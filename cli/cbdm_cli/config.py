@@ -106,6 +106,7 @@ class Training(_Section):
     score_every: Annotated[int | None, Field(ge=1)] = None
     score_per_class: Annotated[int, Field(ge=1)] = 20
     keep_best: str | None = None
+    fine_tunes: bool = False
 
     @model_validator(mode="after")
     def _best_by_a_score(self) -> Training:

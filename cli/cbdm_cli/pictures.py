@@ -144,6 +144,8 @@ def loss_curve(path: Path, records: Sequence[dict[str, Any]]) -> None:
     axes.set(xlabel="step", ylabel="loss (running mean)", yscale="log")
     if curves:
         axes.legend(frameon=False, fontsize=8)
+    else:
+        axes.set_title("no step was recorded: training.log_every is larger than the run", fontsize=9)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="svg", metadata={"Date": None})
 

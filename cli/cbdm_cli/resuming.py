@@ -159,8 +159,8 @@ def refuse_difference(folder: Path, saved: Config, asked: Config, but: Sequence[
     if (found := first_difference(saved, asked, but)) is not None:
         key, before, now = found
         raise CbdmError(
-            f"--resume {folder} was trained with {key} = {before!r}, not {now!r}: leave it out to continue, or start "
-            "a new run (only --steps, --device and training.shard may change)"
+            f"--resume {folder} was trained with {key} = {before!r}, not {now!r}: leave out what sets it, which a "
+            "preset does too, to continue, or start a new run (only --steps, --device and training.shard may change)"
         )
 
 

@@ -109,7 +109,8 @@ def _claim(out: Path) -> Path:
 
 def _way_on(out: Path) -> str:
     """How to continue what lies in a folder, where that is a run or a comparison."""
-    if (out / "environment.json").is_file():
+    begun = [*out.glob("checkpoints/*")]
+    if (out / "environment.json").is_file() and (not begun or [*out.glob("checkpoints/*/optimizer.pt")]):
         return f", or continue with cbdm train --resume {out}"
     return f", or continue with cbdm compare {out}" if (out / "compare.json").is_file() else ""
 

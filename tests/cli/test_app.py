@@ -231,6 +231,20 @@ def test_class_names_stay_inside_the_folder_and_print_as_they_are(run, refused, 
     assert "cannot be the name of a file or folder" in refused("sample", "r", "--format", "folder", "--out", "pngs")
 
 
+def test_a_warning_of_ours_is_one_line(tmp_path):
+    arrays = {"images": np.zeros((4, 8, 8), np.uint8), "labels": np.arange(4) % 2, "angles": np.zeros(4)}
+    np.savez(tmp_path / "d.npz", **arrays)
+    done = cbdm("data", "d.npz", cwd=tmp_path, check=0)
+    assert done.stderr == "cbdm: d.npz: not used: angles; used: images, labels\n"
+
+
+def test_a_preset_that_fine_tunes_says_what_it_starts_from(run, made):
+    for origin in ([], ["--from", made]):
+        options = [*TINY, "--set", "training.fine_tunes=true", "--dry-run"]
+        code, out, err = run("train", "digits-lt", *options, *origin)
+        assert code == 0 and ("without --from RUN it starts from random weights" in out) == (not origin), err
+
+
 def test_the_order_of_settings_does_not_matter(run):
     a, b = "network.options.width=64", "network.name=mlp"
     for settings in ((a, b), (b, a)):

@@ -70,3 +70,11 @@ def test_vectors_are_their_columns_against_one_another(tmp_path, monkeypatch, co
 def test_what_does_not_vary_is_drawn_too(tmp_path):
     for shape in ((5, 1, 1), (5, 4, 8, 8), (5, 3, 1, 1)):
         assert drawn(tmp_path / "x.png", torch.full(shape, 3.0)).shape[0] > 60
+
+
+def test_a_run_shorter_than_log_every_says_why_its_loss_is_empty(tmp_path):
+    pictures.loss_curve(tmp_path / "loss.svg", [])
+    record = {"step": 5, "terms": {"denoising": 1.0}, "groups": {"head": 1.0}}
+    pictures.loss_curve(tmp_path / "some.svg", [record])
+    said = [(tmp_path / name).read_text(encoding="utf-8") for name in ("loss.svg", "some.svg")]
+    assert ["no step was recorded" in text for text in said] == [True, False]

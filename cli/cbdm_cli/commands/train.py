@@ -117,6 +117,8 @@ def start(
         if not dry_run and (folder := _begun_before(out, config, world)) is not None:
             _resume_the_same(config, folder, world, manner, read)
             return
+        if config.training.fine_tunes and origin is None and world.leads:
+            render.note("this preset fine-tunes: without --from RUN it starts from random weights")
         experiment = _from(origin, assemble(config, read))
         # A mistake in the sampling or the judging should show before training, not after.
         solver(experiment.config, experiment.objective.network, experiment.schedule)

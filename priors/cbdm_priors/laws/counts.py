@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cbdm_core.conditions import Condition
 from cbdm_core.draws import Draws, real_dtype
-from cbdm_core.errors import CbdmError
+from cbdm_core.errors import CbdmError, CbdmWarning
 from cbdm_core.priors import ConditionPrior, LabelPrior
 
 __all__ = [
@@ -143,7 +143,9 @@ class Fixed(LabelPrior):
             raise CbdmError(f"fixed needs numbers of 0 or more with a positive sum, got {list(probs)}")
         empty = [y for y in range(len(counts)) if counts[y] == 0 and table[y] > 0]
         if empty:
-            warnings.warn(f"the fixed law draws classes that have no training image: {empty}", stacklevel=2)
+            warnings.warn(
+                f"the fixed law draws classes that have no training image: {empty}", CbdmWarning, stacklevel=2
+            )
         self.table = tuple(float(p) for p in table)
         # The table is kept as Python floats; this empty buffer only follows the module to its device.
         self.register_buffer("anchor", torch.empty(0), persistent=False)

@@ -83,6 +83,7 @@ def test_a_run_with_another_average_is_one_to_sample_and_evaluate(source, run, t
 def test_an_exported_run_is_not_trained_further(source, run, refused):
     assert run("export", source, "out", "--to", "run")[0] == 0
     assert "has no optimizer.pt, as in an exported run" in refused("train", "--resume", "out", "--steps", 99)
+    assert "--resume" not in refused("export", source, "out", "--to", "run")
 
 
 def test_a_width_of_a_run_without_averages_says_what_to_train_with(source, run, refused):
@@ -98,6 +99,8 @@ def test_mistakes_are_told(source, refused, tmp_path):
     assert "width in (0, 0.288], got 0.5" in refused("export", source, "o", "--to", "run", "--average", "power:0.5")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").write_text("")
+    line = refused("export", source, source, "--to", "run")
+    assert f"continue with cbdm train --resume {source}" in line
     line = refused("export", source, "full", "--to", "run")
     assert "full is not empty: choose a new folder" in line and "--resume" not in line and "--out" not in line
     assert not (tmp_path / "o").exists()

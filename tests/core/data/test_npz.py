@@ -159,6 +159,13 @@ def test_an_array_that_is_not_used_warns_once(load, options, arrays, unused):
     assert unused is None or f"not used: {unused}; used: " in said[0]
 
 
+def test_a_missing_array_is_named_with_those_that_are_there(load):
+    with pytest.raises(
+        CbdmError, match=r"has no array 'labels':.* it holds images, conditions; examples and labels are"
+    ):
+        load({}, images=pixels(5, 2, 2), conditions=Y)
+
+
 class Touch:
     """What unpickling it would do is leave a file behind."""
 

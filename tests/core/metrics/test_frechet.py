@@ -53,7 +53,7 @@ def test_gaussians_with_shared_axes(seed, d):
 
 @given(seed=st.integers(0, 10**6), d=st.integers(3, 40), data=st.data())
 def test_fewer_rows_than_numbers_are_judged_by_the_rows(seed, d, data):
-    """As by the covariances to 1e-6 of their traces, for they are singular; and to 1e-11 where the distance is known."""
+    """As by the covariances to 1e-6 of their traces, for they are singular; to 1e-11 where it is known."""
     n, m = (data.draw(st.integers(2, d - 1)) for _ in range(2))
     real, fake = features(seed, n, d), features(seed + 1, m, d)
     a, b = Moments.of(real), Moments.of(fake)
