@@ -139,24 +139,25 @@ def _percent(log_ratio: float) -> str:
 
 def differences_table(judged: Mapping[str, Any]) -> str:
     """Each at its ω of least mean FID, minus DDPM at its own after as many steps."""
-    pairs = [(row, "ddpm") for row in judged["methods"] if row not in KNOWN]
-    return _minus_table("candidate", judged["methods"], pairs)
-
-
-def stood_on_table(judged: Mapping[str, Any]) -> str:
-    """Those that stand on other batches than DDPM's, minus the plain model on the same ones."""
-    batches = {row: BATCHES[row.partition(":")[0]] for row in judged["methods"] if row not in KNOWN}
-    pairs = [(row, name) for row, name in batches.items() if name != "ddpm"]
-    return _minus_table("candidate, minus its batches alone", judged["methods"], pairs)
-
-
-def _minus_table(title: str, methods: Mapping[str, Curves], pairs: Sequence[tuple[str, str]]) -> str:
+    methods = judged["methods"]
     lines = []
-    for row, reference in pairs:
+    for row in [name for name in methods if name not in KNOWN]:
         for length in methods[row]:
-            cells = differences(*(best(methods[name], int(length)) for name in (row, reference)))
+            cells = differences(*(best(methods[name], int(length)) for name in (row, "ddpm")))
             lines.append([f"`{row}`", length, *cells])
-    return table((title, "steps", "FID", "tail FID", "tail recall", "tail copies, points"), lines)
+    return table(("candidate", "steps", "FID", "tail FID", "tail recall", "tail copies, points"), lines)
+
+
+def added_table(judged: Mapping[str, Any]) -> str:
+    """Those that stand on other batches than DDPM's, minus the same batches alone at the same ω."""
+    methods = judged["methods"]
+    lines = []
+    for row in [name for name in methods if name not in KNOWN]:
+        batches = BATCHES[row.partition(":")[0]]
+        for length, by_omega in methods[row].items() if batches != "ddpm" else ():
+            for omega, scores in by_omega.items():
+                lines.append([f"`{row}`", length, omega, *differences(scores, methods[batches][length][omega])])
+    return table(("candidate", "steps", "ω", "FID", "tail FID", "tail recall", "tail copies, points"), lines)
 
 
 def page(result: Mapping[str, Any]) -> str:
@@ -164,7 +165,7 @@ def page(result: Mapping[str, Any]) -> str:
     found = [choice_table(result)]
     for kind in ("sampling", "training"):
         found += [of(result[kind]) for of in (best_table, matched_table, differences_table)]
-    return "\n\n".join([*found, stood_on_table(result["training"])])
+    return "\n\n".join([*found, added_table(result["training"])])
 
 
 def main() -> int:

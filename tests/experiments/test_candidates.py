@@ -232,6 +232,10 @@ def test_at_strength_0_the_candidates_on_its_batches_are_the_plain_model(candida
 
     plain = readings("ddpm")
     assert [(r["steps"], r["omega"]) for r in plain] == [(40, "1")]
+    for row in ("split+shrinkage:0", "split+shrinkage:1"):
+        training = runs.Trained(row, 0)
+        assert training.experiment.batches.levels is not None  # balanced at high noise, and no other loss at 0
+        assert training.experiment.objective.adjustment.strength == float(row[-1])
     levels = {"analytic": "@0.4", "rarity": "", "autoguidance": "", "shrinkage": ""}
     for kind, level in levels.items():
         none, some = readings(f"{kind}:0{level}"), readings(f"{kind}:1{level}")
