@@ -25,6 +25,7 @@ from cbdm_core.priors import make_law
 from cbdm_core.process import Process
 from cbdm_core.samplers import DPMSolverPP2M
 from cbdm_core.schedules import EDM, SCHEDULES, VP, RectifiedFlow
+from tests.examples import COUNTS, example
 
 SIGMA_DATA = 0.5
 
@@ -248,9 +249,6 @@ def test_a_small_network_learns_a_gaussian(schedule, what):
     np.testing.assert_allclose(x.T.cov(), covariance, atol=0.06)
 
 
-COUNTS = [400, 90, 0, 25, 3]
-
-
 @pytest.mark.parametrize("schedule_name", list(SCHEDULES))
 @pytest.mark.parametrize("adjustment_name", list(ADJUSTMENTS))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -258,8 +256,6 @@ def test_every_adjustment_is_finite_on_the_whole_domain_of_every_schedule(
     adjustment_name, schedule_name, dtype, monkeypatch
 ):
     """Losses and gradients under the schedule's own prediction and loss weight, at 32 times from end to end."""
-    from tests.test_contracts import example
-
     schedule, what = SCHEDULES[schedule_name](), NATURAL[schedule_name]
     rows = torch.arange(32)
     times = torch.linspace(*schedule.domain, len(rows), dtype=torch.float64)
