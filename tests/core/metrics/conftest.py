@@ -1,4 +1,4 @@
-"""The digits, one classifier of them for all the tests of a process, the published numbers, and a meter of memory."""
+"""The digits, one classifier of them a process, two classes of vectors, the published numbers, a meter of memory."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cbdm_core.data.dataset import Dataset
 from cbdm_core.data.sources import digits as load_digits
 from cbdm_core.metrics.features.classifier import train_classifier
 
@@ -19,6 +20,15 @@ def digits():
 @pytest.fixture(scope="package")
 def classifier(digits):
     return train_classifier(digits)
+
+
+@pytest.fixture
+def two_classes():
+    g = torch.Generator().manual_seed(0)
+    y = torch.arange(60) % 2
+    x = torch.randn(60, 3, generator=g)
+    x[:, 0] = (2 * y - 1) * (x[:, 0].abs() + 0.1)
+    return Dataset(x, y, ("minus", "plus"))
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def named(key, of=lambda real, fake: 1.0):
 
 
 @pytest.fixture
-def two_classes():
+def images():
     x = torch.randint(0, 256, (40, 1, 2, 2), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     return Dataset(x, torch.arange(40) % 2, ("a", "b"))
 
@@ -58,8 +58,8 @@ def judged(data, monkeypatch, *more):
     return evaluate(data.model_input(), data.y, data, Plain(), [30, 10])
 
 
-def test_a_registered_score_is_computed_of_each_group_and_kept_in_the_file(two_classes, monkeypatch):
-    report = judged(two_classes, monkeypatch, named("rows", lambda real, fake: 100.0 * len(real) + len(fake)))
+def test_a_registered_score_is_computed_of_each_group_and_kept_in_the_file(images, monkeypatch):
+    report = judged(images, monkeypatch, named("rows", lambda real, fake: 100.0 * len(real) + len(fake)))
     assert report.overall.value("rows") == 4040 and report.groups["tail"].further == {"rows": 2020}
     assert report.classes[0].scores.value("rows") == 2020
     table = json.loads(json.dumps(report.to_dict()))
@@ -67,10 +67,10 @@ def test_a_registered_score_is_computed_of_each_group_and_kept_in_the_file(two_c
     assert Report.from_dict(table) == report
 
 
-def test_an_undefined_value_is_none_and_nan_is_refused(two_classes, monkeypatch):
-    assert judged(two_classes, monkeypatch, named("x", lambda real, fake: None)).overall.value("x") is None
+def test_an_undefined_value_is_none_and_nan_is_refused(images, monkeypatch):
+    assert judged(images, monkeypatch, named("x", lambda real, fake: None)).overall.value("x") is None
     with pytest.raises(CbdmError, match="the score 'x' gave nan: let it give None"):
-        judged(two_classes, monkeypatch, named("x", lambda real, fake: math.nan))
+        judged(images, monkeypatch, named("x", lambda real, fake: math.nan))
 
 
 def test_a_value_is_known_by_its_key_and_another_key_is_unknown():
