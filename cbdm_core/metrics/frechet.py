@@ -132,7 +132,7 @@ def frechet_distance(real: Tensor | Moments, fake: Tensor | Moments) -> float:
         by about (D + D(D + 1)/4)·(1/N + 1/M)): compare figures of the same numbers of rows only.
 
     Raises:
-        CbdmError: fewer than 2 rows, NaN or infinite values, or different D.
+        CbdmError: fewer than 2 rows, NaN or infinite values, those whose squares are infinite, or different D.
 
     Heusel et al. 2017 (arXiv 1706.08500), eq. 6.
     """
@@ -142,9 +142,9 @@ def frechet_distance(real: Tensor | Moments, fake: Tensor | Moments) -> float:
     b = fake if isinstance(fake, Moments) else Moments.of(fake, "generated")
     if a.mean.shape != b.mean.shape:
         raise CbdmError(f"real features have {len(a.mean)} numbers, generated ones {len(b.mean)}: use one extractor")
+    apart = _finite((a.mean - b.mean).square().sum() + a.cov.trace() + b.cov.trace())
     cross = _trace_of_root(a.cov, b.cov)
-    distance = (a.mean - b.mean).square().sum() + a.cov.trace() + b.cov.trace() - 2 * cross
-    return max(0.0, float(distance))
+    return max(0.0, float(apart - 2 * cross))
 
 
 def _few(real: Tensor, fake: Tensor) -> bool:
@@ -155,9 +155,16 @@ def _few(real: Tensor, fake: Tensor) -> bool:
 def _distance_of_rows(real: Tensor, fake: Tensor) -> float:
     """The same by the rows: tr (Σ₁^½ Σ₂ Σ₁^½)^½ is the nuclear norm of XYᵀ, each over √(n − 1)."""
     x, y = ((rows - rows.mean(0)) / math.sqrt(len(rows) - 1) for rows in (real, fake))
+    apart = _finite((real.mean(0) - fake.mean(0)).square().sum() + x.square().sum() + y.square().sum())
     cross = torch.linalg.svdvals(x @ y.mT).sum()
-    between = (real.mean(0) - fake.mean(0)).square().sum()
-    return max(0.0, float(between + x.square().sum() + y.square().sum() - 2 * cross))
+    return max(0.0, float(apart - 2 * cross))
+
+
+def _finite(apart: Tensor) -> Tensor:
+    """‖μ₁ − μ₂‖² + tr Σ₁ + tr Σ₂, where it is finite: of NaN `max` would make a distance of 0."""
+    if not apart.isfinite():
+        raise CbdmError("the features are too large to be squared: divide real and generated ones by the same number")
+    return apart
 
 
 def _trace_of_root(first: Tensor, second: Tensor) -> Tensor:

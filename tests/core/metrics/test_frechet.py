@@ -165,6 +165,11 @@ def test_float32_features_are_summed_in_float64():
         (torch.tensor([[0.0], [torch.inf], [1.0]]), torch.zeros(9, 1), "1 of 3 real"),
         (torch.zeros(9, 3), torch.zeros(9, 4), "3 numbers, generated ones 4"),
         (torch.zeros(9), torch.zeros(9), r"must be \(N, D\), got \(9,\)"),
+        (torch.zeros(9, 30), torch.zeros(1, 30), "1 generated feature rows are too few: give 2"),
+        (torch.zeros(9, 30), torch.full((4, 30), torch.nan), "4 of 4 generated feature rows hold NaN"),
+        (torch.zeros(9, 30), torch.zeros(9, 40), "30 numbers, generated ones 40"),
+        (1e160 * features(0, 9, 3), features(1, 9, 3), "too large to be squared: divide"),
+        (1e160 * features(0, 9, 30), features(1, 9, 30), "too large to be squared: divide"),
     ],
 )
 def test_refused(real, fake, words):
