@@ -147,12 +147,15 @@ def test_moments_are_those_of_the_features_and_can_be_reused():
     assert frechet_distance(moments, fake) == frechet_distance(real, fake)
 
 
-def test_float32_features_are_summed_in_float64():
+@pytest.mark.parametrize(("n", "d"), [(400, 3), (9, 30)])
+def test_float32_features_are_summed_in_float64(n, d):
     """A mean of 1e4 with a spread of 1: float32 moments would lose the spread."""
-    real = (features(1, 400, 3) + 1e4).float()
-    assert frechet_distance(real, features(2, 400, 3) + 1e4) == pytest.approx(
-        frechet_distance(real.double() - 1e4, features(2, 400, 3)), rel=1e-6
+    real = (features(1, n, d) + 1e4).float()
+    assert frechet_distance(real, features(2, n, d) + 1e4) == pytest.approx(
+        frechet_distance(real.double() - 1e4, features(2, n, d)), rel=1e-6
     )
+    # Of equal values the distance is 0 to the rounding of float64, not of float32.
+    assert frechet_distance(real, real.flip(0)) < 1e-7
 
 
 @pytest.mark.parametrize(
