@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from cbdm_core.priors import PRIORS, LabelPrior, make_law
 from cbdm_core.run import Run
 
 __all__ = ["Asked", "asked_for", "conditions_of", "conditions_to_draw", "labels_of"]
+
+_NUMBER = re.compile(r"-?[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ def asked_for(
         raise CbdmError("--temperature, --top-k and --track-every need --guidance-prior LAW or --unconditional")
     if conditions and labels is not None:
         raise CbdmError("--labels and --condition both say what to draw: give one of them")
-    return Asked(labels or "cyclic", conditions, n, (prior or "uniform") if unconditional else None)
+    law = "uniform" if prior is None else prior  # an empty text is refused where it is read
+    return Asked("cyclic" if labels is None else labels, conditions, n, law if unconditional else None)
 
 
 def labels_of(text: str, n: int | None, run: Run, seed: int) -> Tensor:
@@ -93,17 +97,35 @@ def labels_of(text: str, n: int | None, run: Run, seed: int) -> Tensor:
 
 
 def _listed(text: str, class_names: Sequence[str]) -> list[int]:
-    """Labels parted by commas, each as its number or as its class."""
-    by_name = {name: label for label, name in enumerate(class_names)}
-    words = [word.strip() for word in text.split(",")]
-    labels = [int(word) if re.fullmatch(r"-?[0-9]{1,9}", word) else by_name.get(word) for word in words]
-    for word, label in zip(words, labels, strict=True):
-        if label is None:
-            raise _no_label(text, word, by_name, alone=len(words) == 1)
-        if not 0 <= label < len(class_names):
-            last = len(class_names) - 1
-            raise CbdmError(f"--labels {text}: label {label} is out of range; the run has labels 0 … {last}")
-    return [label for label in labels if label is not None]
+    """Labels parted by commas, each as its number or as its class: names may hold commas, the longest goes first."""
+    by_name = {", ".join(_words(name)): label for label, name in enumerate(class_names)}
+    most = max(name.count(",") for name in by_name) + 1
+    words, labels, at = _words(text), list[int](), 0
+    while at < len(words):
+        name = words[at]
+        if _NUMBER.fullmatch(name):
+            labels.append(_in_range(text, int(name), class_names))
+        else:
+            longest_first = (", ".join(words[at : at + n]) for n in range(most, 0, -1))
+            name = next((joined for joined in longest_first if joined in by_name), name)
+            if name not in by_name:
+                raise _no_label(text, name, by_name, alone=len(words) == 1)
+            labels.append(by_name[name])
+        at += name.count(",") + 1
+    return labels
+
+
+def _words(text: str) -> list[str]:
+    """What stands between the commas; letters with accents as one sign, which some file systems take apart."""
+    return [word.strip() for word in unicodedata.normalize("NFC", text).split(",")]
+
+
+def _in_range(text: str, label: int, class_names: Sequence[str]) -> int:
+    if 0 <= label < len(class_names):
+        return label
+    called = f", and the class {str(label)!r} is {class_names.index(str(label))}" if str(label) in class_names else ""
+    last = len(class_names) - 1
+    raise CbdmError(f"--labels {text}: label {label} is out of range; the run has labels 0 … {last}{called}")
 
 
 def _no_label(text: str, word: str, classes: Iterable[str], *, alone: bool) -> CbdmError:
@@ -112,7 +134,7 @@ def _no_label(text: str, word: str, classes: Iterable[str], *, alone: bool) -> C
     hint = f" did you mean {near!r}?" if near else ""
     return CbdmError(
         f"--labels {text!r}: {word!r} is no class of this run:{hint} allowed: cyclic, classes by number or name parted "
-        f"by commas, or a law: {', '.join(sorted(PRIORS))}"
+        "by commas, or a law such as uniform, training or power:0.5"
     )
 
 
