@@ -37,6 +37,13 @@ def test_what_a_registry_names_is_there(registry):
     assert missing == ["published"] * (registry is NETWORKS)  # the published U-Net is made by `load_published`
 
 
+def test_what_is_raised_and_warned_is_caught_by_its_name():
+    with pytest.raises(cbdm.CbdmError, match="positive sum"):
+        cbdm.Fixed([3, 0], 0, 0)
+    with pytest.warns(cbdm.CbdmWarning, match=r"no training image: \[1\]"):
+        cbdm.Fixed([3, 0], 1, 1)
+
+
 def test_completion_offers_what_there_is():
     """A shell asks `dir` and type checkers the stub: both know every name, and each is there."""
     offered = [match for match in rlcompleter.Completer({"cbdm": cbdm}).attr_matches("cbdm.") if match[5] != "_"]

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     warnings.formatwarning = _one_line
     try:
         code = asked_for(arguments)(args=arguments, standalone_mode=False)
-    except CbdmError as error:
+    except (CbdmError, CbdmWarning) as error:  # a warning is raised where Python's own filters say error
         refuse(str(error))
     except NoArgsIsHelpError as error:  # `cbdm` alone prints the help, which is no mistake to explain
         error.show()
@@ -53,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(70) from None
     else:
         raise SystemExit(code if isinstance(code, int) else 0)
+    finally:
+        warnings.formatwarning = _BY_PYTHON
 
 
 def _one_line(
@@ -60,7 +62,7 @@ def _one_line(
 ) -> str:
     """A warning of ours without the place in the program that gave it; others as Python writes them."""
     if issubclass(category, CbdmWarning):
-        return f"cbdm: {message}\n"
+        return f"cbdm: {clean_text(' '.join(str(message).split()))}\n"
     return _BY_PYTHON(message, category, filename, lineno, line)
 
 

@@ -32,6 +32,7 @@ from cbdm_core.data.units import Units as Units
 from cbdm_core.data.webdataset import webdataset as webdataset
 from cbdm_core.draws import Draws as Draws
 from cbdm_core.errors import CbdmError as CbdmError
+from cbdm_core.errors import CbdmWarning as CbdmWarning
 from cbdm_core.generation import generate as generate
 from cbdm_core.guidance import ClassifierFreeGuidance as ClassifierFreeGuidance
 from cbdm_core.guidance import Implied as Implied

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -231,11 +232,19 @@ def test_class_names_stay_inside_the_folder_and_print_as_they_are(run, refused, 
     assert "cannot be the name of a file or folder" in refused("sample", "r", "--format", "folder", "--out", "pngs")
 
 
-def test_a_warning_of_ours_is_one_line(tmp_path):
+def test_a_warning_of_ours_is_one_line(run, tmp_path):
     arrays = {"images": np.zeros((4, 8, 8), np.uint8), "labels": np.arange(4) % 2, "angles": np.zeros(4)}
-    np.savez(tmp_path / "d.npz", **arrays)
-    done = cbdm("data", "d.npz", cwd=tmp_path, check=0)
-    assert done.stderr == "cbdm: d.npz: not used: angles; used: images, labels\n"
+    (tmp_path / "a\nb").mkdir()
+    for name, told in (("d.npz", "d.npz"), ("a\nb/d.npz", "a b/d.npz")):
+        np.savez(tmp_path / name, **arrays)
+        line = f"cbdm: {told}: not used: angles; used: images, labels\n"
+        done = cbdm("data", name, cwd=tmp_path, check=0)
+        assert done.stderr == line
+        done = cbdm("data", name, cwd=tmp_path, env={"PYTHONWARNINGS": "error::UserWarning"}, check=2)
+        assert done.stderr == line
+    before = warnings.formatwarning
+    assert run("data", "d.npz")[0] == 0
+    assert warnings.formatwarning is before, "who calls main in a program of his own keeps Python's warnings"
 
 
 def test_a_preset_that_fine_tunes_says_what_it_starts_from(run, made):
