@@ -62,7 +62,7 @@ def resume(
     if preset is None and options["method"] is not None:  # options of parts that it lacks are not what differs
         base = {**base, "method": only_its_parts(method_over(base["method"], options["method"]))}
     asked = resolved(overlaid(base, file, settings), {**options, "steps": None})
-    free = ("training.shard", *(("training.steps",) if preset and options["steps"] else ()))
+    free = ("training.shard", "training.fine_tunes", *(("training.steps",) if preset and options["steps"] else ()))
     refuse_difference(folder, saved, asked, but=free)
     if "features" not in overlaid({}, file, settings).get("evaluation", {}):
         refuse_code(folder / "config.toml", saved, features_option(saved.evaluation.features))

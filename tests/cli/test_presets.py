@@ -32,6 +32,7 @@ def test_every_preset_resolves_and_reads_back(name):
     table = preset_table(name)
     assert "extends" not in table and table["preset"] == config.preset == name and config.question
     assert validated(tomllib.loads(config.to_toml())) == config
+    assert config.training.fine_tunes == name.endswith("-finetune")
 
 
 @pytest.mark.parametrize("name", OF_PAPERS)

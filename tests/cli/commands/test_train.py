@@ -139,6 +139,9 @@ def test_resume_with_another_configuration_is_refused(run, refused):
     assert "2 steps done already" in refused("train", "--resume", "r", "--steps", 1)
     assert "leave out --out" in refused("train", "--resume", "r", "--out", "x")
     assert "no run folder" in refused("train", "--resume", "nowhere")
+    # Runs of before it was a setting have not said it, and it changes nothing of the training.
+    code, _, err = run("train", "--resume", "r", "--set", "training.fine_tunes=true", "--steps", 3, "--no-evaluate")
+    assert code == 0, err
 
 
 def test_a_run_of_version_0_1_goes_on_bit_for_bit(run, tmp_path):
