@@ -62,6 +62,8 @@ def test_attributes_and_vectors_are_conditions_of_their_kind(read):
             table("x,kind", 0, 1, 2, files=("b.png", "gone.png", "c.png")),
             r"row 3 of t\.csv names the file gone\.png, which is not in .*: bring it, or remove the row",
         ),
+        (table("x,kind", 0, 1, files=("b.png", "c.png/d.png")), r"d\.png cannot be read: Not a directory"),
+        (table("x,kind", 0, 1, files=("b.png", "n" * 300)), "nnn cannot be read: File name too long"),
         (
             table("x,kind", 0, 1, files=("b.png", "../b.png")),
             r"names the file '../b\.png': names are relative and stay",
