@@ -13,6 +13,7 @@ from cbdm_cli import affordable
 from cbdm_cli.__main__ import main
 from cbdm_cli.naming import path_name
 from cbdm_cli.run_folder import new_folder
+from cbdm_cli.study.plan import FILE
 from cbdm_core.checkpoint import read_torch
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.data.folders import folder
@@ -193,6 +194,27 @@ def test_one_check_of_names_that_become_paths(tmp_path, monkeypatch, name):
     with pytest.raises(CbdmError, match="cannot be the name of a file or folder"):
         new_folder(None, name)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("there", "way"),
+    [
+        (["config.toml"], ""),
+        (["config.toml", "environment.json"], "train --resume"),
+        (["config.toml", "environment.json", "checkpoints/step-1/state.json"], ""),
+        (["config.toml", "environment.json", "checkpoints/step-1/optimizer.pt"], "train --resume"),
+        ([FILE, "runs/ddpm/seed-0/environment.json"], "compare"),
+        (["optimizer.pt"], ""),
+    ],
+)
+def test_what_lies_in_a_folder_is_continued_by_its_own_command(tmp_path, there, way):
+    for name in there:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(CbdmError) as caught:
+        new_folder(tmp_path, "digits-lt")
+    further = f", or continue with cbdm {way} {tmp_path}" if way else ""
+    assert str(caught.value) == f"{tmp_path} is not empty: choose a new folder{further}"
 
 
 def test_leftovers_of_a_start_do_not_bar_the_folder(run, tmp_path):
