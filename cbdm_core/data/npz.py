@@ -190,9 +190,10 @@ def _pair(path: Path, there: list[str], images: str, labels: str, split: str | N
     missing = next(name for name in pair if name not in there)
     near = closest(missing, there)
     hint = f" did you mean {near!r}?" if near else ""
+    but = "" if split is None else f" without its {split}_ of split="
     raise CbdmError(
         f"{path} has no array {missing!r}:{hint} it holds {clean_text(', '.join(there)) or 'none'}; examples and "
-        "labels are images= and labels= of the source, each the name of an array"
+        f"labels are images= and labels= of the source, each the name of an array{but}"
     )
 
 
