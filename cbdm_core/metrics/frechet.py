@@ -120,7 +120,7 @@ def frechet_distance(real: Tensor | Moments, fake: Tensor | Moments) -> float:
 
     ‖μ₁ − μ₂‖² + tr Σ₁ + tr Σ₂ − 2 tr (Σ₁^½ Σ₂ Σ₁^½)^½, in float64, by the eigenvalues of a symmetric matrix and no
     matrix square root of an unsymmetric product; eigenvalues below 0 are rounding and count as 0, and so does a
-    distance below 0. Where a covariance is singular the rounding is about 1e-8 of its trace. Of fewer rows than numbers
+    distance below 0. Where a covariance is singular the rounding is about 1e-8 of its trace. Of few rows, N·M < D²,
     no covariance is made: with centred rows X and Y the last trace is the sum of the singular values of XYᵀ.
 
     Args:
@@ -148,8 +148,8 @@ def frechet_distance(real: Tensor | Moments, fake: Tensor | Moments) -> float:
 
 
 def _few(real: Tensor, fake: Tensor) -> bool:
-    """Whether the singular values of (N, M) products cost less than the eigenvalues of a (D, D) matrix."""
-    return real.ndim == fake.ndim == 2 and max(len(real), len(fake)) < real.shape[1]
+    """Whether the (N, M) products are fewer than the numbers of a covariance: up to there they cost no more."""
+    return real.ndim == fake.ndim == 2 and len(real) * len(fake) < real.shape[1] ** 2
 
 
 def _distance_of_rows(real: Tensor, fake: Tensor) -> float:

@@ -53,14 +53,21 @@ def test_gaussians_with_shared_axes(seed, d):
 
 @given(seed=st.integers(0, 10**6), d=st.integers(3, 40), data=st.data())
 def test_fewer_rows_than_numbers_are_judged_by_the_rows(seed, d, data):
-    """As by the covariances to 1e-6 of their traces, for they are singular; to 1e-11 where it is known."""
-    n, m = (data.draw(st.integers(2, d - 1)) for _ in range(2))
+    """As by the covariances to 1e-6 of their traces, for one is singular; to 1e-11 where it is known."""
+    n = data.draw(st.integers(2, d - 1))
+    m = data.draw(st.integers(2, (d * d - 1) // n))
     real, fake = features(seed, n, d), features(seed + 1, m, d)
     a, b = Moments.of(real), Moments.of(fake)
     scale = float(a.cov.trace() + b.cov.trace())
     assert frechet_distance(real, fake) == pytest.approx(frechet_distance(a, b), abs=1e-6 * scale)
     away = torch.ones(d, dtype=torch.float64)
     assert frechet_distance(real, real + away) == pytest.approx(d, abs=1e-11 * (scale + d))
+    # Every row so often that Σ₂ = rΣ₁.
+    often = (d * d - 1) // (n * n)
+    ratio = often * (n - 1) / (often * n - 1)
+    expected = float(a.cov.trace()) * (1 - ratio**0.5) ** 2
+    for pair in ((real, real.repeat(often, 1)), (real.repeat(often, 1), real)):
+        assert frechet_distance(*pair) == pytest.approx(expected, abs=1e-11 * scale)
     # Of orthogonal rows XYᵀ is 0.
     apart = (
         torch.cat([real, torch.zeros_like(fake[:1]).expand(n, -1)], dim=1),
