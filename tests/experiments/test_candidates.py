@@ -212,6 +212,29 @@ def test_a_setting_is_chosen_by_the_tail_fid_at_equal_recall(candidates):
     assert taken[:2] == ("analytic:1@0.4", "rarity:0.5@0.4")  # √0.63 < √0.75
 
 
+def test_what_is_added_to_other_batches_is_told_at_equal_omega(candidates):
+    """Each minus its own batches: were it minus DDPM, others, or another ω, a seed or the mean would show."""
+
+    def curves(base, added=0.0):
+        rows = {}
+        for omega, factor in (("0", 1.0), ("1", 7.0)):
+            values = [factor * base + seed + added * (1 + seed) for seed in range(3)]
+            rows[omega] = dict.fromkeys(("fid", "tail fid", "tail recall", "tail copies"), values)
+        return {"1000": rows}
+
+    methods = {
+        "ddpm": curves(10.0), "resample:uniform": curves(20.0), "resample:uniform@0.2": curves(40.0),
+        "shrinkage:4": curves(10.0, 5.0), "split+shrinkage:4": curves(40.0, 3.0), "augment:0.3": curves(20.0, -0.25),
+    }  # fmt: skip
+    lines = candidates.added_table({"methods": methods}).splitlines()[2:]
+    # Of (1, 2, 3) times what is added the mean is 2 and the half-width 4.303/√3, Student's t of two degrees.
+    assert [line.split(" | ")[:4] for line in lines] == [
+        [f"| `{row}`", "1000", omega, told]
+        for row, told in (("split+shrinkage:4", "+6.00 ± 7.45"), ("augment:0.3", "-0.50 ± 0.62"))
+        for omega in ("0", "1")
+    ]
+
+
 @pytest.mark.slow
 def test_at_strength_0_the_candidates_on_its_batches_are_the_plain_model(candidates, tmp_path, monkeypatch):
     """Judged under each, the same figures as DDPM's, and others at strength 1.
