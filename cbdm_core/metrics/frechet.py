@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cbdm_core.errors import CbdmError
 
-__all__ = ["Moments", "checked_features", "checked_pair", "fid_infinity", "frechet_distance", "seeded"]
+__all__ = ["Moments", "checked_features", "checked_pair", "few_rows", "fid_infinity", "frechet_distance", "seeded"]
 
 
 def seeded(seed: int, purpose: str) -> np.random.Generator:
@@ -136,7 +136,7 @@ def frechet_distance(real: Tensor | Moments, fake: Tensor | Moments) -> float:
 
     Heusel et al. 2017 (arXiv 1706.08500), eq. 6.
     """
-    if isinstance(real, Tensor) and isinstance(fake, Tensor) and _few(real, fake):
+    if isinstance(real, Tensor) and isinstance(fake, Tensor) and few_rows(real, fake):
         return _distance_of_rows(*checked_pair(real, fake, least=2))
     a = real if isinstance(real, Moments) else Moments.of(real, "real")
     b = fake if isinstance(fake, Moments) else Moments.of(fake, "generated")
@@ -147,7 +147,7 @@ def frechet_distance(real: Tensor | Moments, fake: Tensor | Moments) -> float:
     return max(0.0, float(apart - 2 * cross))
 
 
-def _few(real: Tensor, fake: Tensor) -> bool:
+def few_rows(real: Tensor, fake: Tensor) -> bool:
     """Whether the (N, M) products are fewer than the numbers of a covariance: up to there they cost no more."""
     return real.ndim == fake.ndim == 2 and len(real) * len(fake) < real.shape[1] ** 2
 

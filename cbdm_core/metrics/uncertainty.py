@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cbdm_core.errors import CbdmError
-from cbdm_core.metrics.frechet import Moments, checked_pair, frechet_distance, seeded
+from cbdm_core.metrics.frechet import Moments, checked_pair, few_rows, frechet_distance, seeded
 from cbdm_core.metrics.manifold import prdc, resampled_precision_recall
 
 __all__ = [
@@ -87,6 +87,8 @@ def frechet_interval(
 ) -> Interval:
     """`bootstrap_interval(frechet_distance, …)` to rounding, from the moments of weighted rows; never below 0.
 
+    Of few rows, N·M < D², it is the plain one, which makes no covariances.
+
     Args:
         real: (N, D) features, N ≥ 2.
         fake: (M, D) features, M ≥ 2.
@@ -99,10 +101,13 @@ def frechet_interval(
         CbdmError: as `frechet_distance` and `bootstrap_interval`.
     """
     real, fake = checked_pair(real, fake, least=2)
-    pairs = zip(*_counts(real, fake, resamples, seed), strict=True)
-    drawn = [frechet_distance(Moments.weighted(real, a), Moments.weighted(fake, b)) for a, b in pairs]
-    figure = frechet_distance(real, fake) if centred else None
-    low, high = _percentiles(torch.tensor(drawn, dtype=torch.float64), level, figure)
+    if few_rows(real, fake):
+        low, high = bootstrap_interval(frechet_distance, real, fake, resamples, seed, level, centred=centred)
+    else:
+        pairs = zip(*_counts(real, fake, resamples, seed), strict=True)
+        drawn = [frechet_distance(Moments.weighted(real, a), Moments.weighted(fake, b)) for a, b in pairs]
+        figure = frechet_distance(real, fake) if centred else None
+        low, high = _percentiles(torch.tensor(drawn, dtype=torch.float64), level, figure)
     return Interval(max(0.0, low), max(0.0, high))
 
 
