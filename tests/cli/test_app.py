@@ -15,6 +15,7 @@ from typer.main import get_command
 
 from cbdm import load_run
 from cbdm_cli.app import app
+from cbdm_cli.commands import presets
 from cbdm_cli.one_command import asked_for
 from tests.cli.tiny import TINY, cbdm, shared_classifiers
 from tests.golden_weights import load_golden
@@ -245,6 +246,14 @@ def test_a_warning_of_ours_is_one_line(run, tmp_path):
     before = warnings.formatwarning
     assert run("data", "d.npz")[0] == 0
     assert warnings.formatwarning is before, "who calls main in a program of his own keeps Python's warnings"
+
+
+def test_a_warning_of_others_stays_as_python_writes_it(run, monkeypatch):
+    def list_presets(_):
+        sys.stderr.write(warnings.formatwarning("theirs", FutureWarning, "their.py", 7, "call()"))
+
+    monkeypatch.setattr(presets, "list_presets", list_presets)
+    assert run("presets") == (0, "", "their.py:7: FutureWarning: theirs\n  call()\n")
 
 
 def test_a_preset_that_fine_tunes_says_what_it_starts_from(run, made):
