@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -111,8 +112,8 @@ def _way_on(out: Path) -> str:
     """How to continue what lies in a folder, where that is a run or a comparison."""
     begun = [*out.glob("checkpoints/*")]
     if (out / "environment.json").is_file() and (not begun or [*out.glob("checkpoints/*/optimizer.pt")]):
-        return f", or continue with cbdm train --resume {out}"
-    return f", or continue with cbdm compare {out}" if (out / "compare.json").is_file() else ""
+        return f", or continue with cbdm train --resume {shlex.quote(str(out))}"
+    return f", or continue with cbdm compare {shlex.quote(str(out))}" if (out / "compare.json").is_file() else ""
 
 
 def write_text(path: Path, text: str) -> None:

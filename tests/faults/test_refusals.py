@@ -208,13 +208,14 @@ def test_one_check_of_names_that_become_paths(tmp_path, monkeypatch, name):
     ],
 )
 def test_what_lies_in_a_folder_is_continued_by_its_own_command(tmp_path, there, way):
+    folder = tmp_path / "my runs"
     for name in there:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
     with pytest.raises(CbdmError) as caught:
-        new_folder(tmp_path, "digits-lt")
-    further = f", or continue with cbdm {way} {tmp_path}" if way else ""
-    assert str(caught.value) == f"{tmp_path} is not empty: choose a new folder{further}"
+        new_folder(folder, "digits-lt")
+    further = f", or continue with cbdm {way} '{folder}'" if way else ""
+    assert str(caught.value) == f"{folder} is not empty: choose a new folder{further}"
 
 
 def test_leftovers_of_a_start_do_not_bar_the_folder(run, tmp_path):

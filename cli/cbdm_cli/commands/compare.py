@@ -188,6 +188,11 @@ def _check(plan: Plan, launch: Launch) -> None:
     check_device(launch.device)
     if launch.here:  # another machine may have what this has not
         pick_device(launch.device)
+    if _common(plan).training.fine_tunes:
+        raise CbdmError(
+            f"{plan.preset} fine-tunes a run, and those of a comparison begin at random weights: leave it out, or take "
+            "that with --set training.fine_tunes=false"
+        )
     for omega in plan.omegas:
         parse_omega(omega)
     for variant in plan.variants:

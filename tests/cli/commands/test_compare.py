@@ -37,6 +37,7 @@ from tests.cli.tiny import TINY
         (["--omega", "0.5,0.5"], "--one-omega if you mean it"),
         (["--omega", "much,1"], "allowed are a number"),
         (["--omega", "nan,1"], "allowed are a number"),
+        (["--set", "training.fine_tunes=true"], "digits-lt fine-tunes a run"),
         (["--methods", "ddpm,cbmd"], "did you mean 'cbdm'?"),
         (["--methods", "ddpm,cbdm:unifrom"], "did you mean 'uniform'?"),
         (["--methods", "ddpm,ddpm"], "'ddpm' twice"),
