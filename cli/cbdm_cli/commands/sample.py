@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -19,17 +18,15 @@ from cbdm_cli.conditions_asked import Asked, conditions_to_draw
 from cbdm_cli.config import Config, validated
 from cbdm_cli.drawing import drawn_in_batches, solver
 from cbdm_cli.durations import duration
+from cbdm_cli.foreseen_drawing import foreseen_drawing
 from cbdm_cli.naming import path_name
 from cbdm_cli.overlay import flat
 from cbdm_cli.resolve import with_sampling
 from cbdm_cli.run_folder import new_folder
 from cbdm_cli.sample_files import STREAMS, WRITERS, Drawn, next_free, refuse_place, write_file
 from cbdm_cli.streams import MANIFEST, stream
-from cbdm_core.conditions import Condition
 from cbdm_core.distributed import World, join, leave
-from cbdm_core.draws import Draws
 from cbdm_core.errors import CbdmError, unknown_name
-from cbdm_core.numerics import in_precision
 from cbdm_core.run import Run, load_run
 
 __all__ = ["sample_run"]
@@ -173,22 +170,19 @@ def _estimate(drawing: _Drawing) -> str:
     config, world, count = drawing.config, drawing.world, len(drawing.conditions)
     sampling = config.sampling
     batches = math.ceil(count / sampling.batch_size)
-    network, sampler = solver(
-        config, in_precision(drawing.run.network, sampling.precision), drawing.run.schedule, drawing.prior
+    foreseen = foreseen_drawing(
+        config,
+        drawing.run.network,
+        drawing.run.schedule,
+        drawing.conditions,
+        drawing.run.shape,
+        world,
+        unconditional=drawing.prior,
     )
-    rows = torch.arange(min(count, sampling.batch_size))
-    seconds = []
-    for _ in range(2):  # the first warms up
-        c, draws = Condition.of(drawing.conditions[rows].to(world.device)), Draws(0, 0, rows.to(world.device))
-        start = perf_counter()
-        next(sampler.trajectory(network, c, drawing.run.shape, steps=sampling.steps, draws=draws)).sum().item()
-        seconds.append(perf_counter() - start)
-    each = min(seconds) * sampling.steps
-    turns = math.ceil(batches / world.size)
     return (
-        f"would draw {count:,} samples {drawing.under()} in {batches:,} batches of {len(rows):,}, {sampling.steps} "
-        f"steps of {sampling.sampler} each: about {duration(each * turns)} on {world.size} × {world.device}; nothing "
-        "was written"
+        f"would draw {count:,} samples {drawing.under()} in {batches:,} batches of "
+        f"{min(count, sampling.batch_size):,}, {sampling.steps} steps of {sampling.sampler} or {foreseen.nfe} network "
+        f"evaluations each: about {duration(foreseen.seconds)} on {world.size} × {world.device}; nothing was written"
     )
 
 

@@ -14,10 +14,11 @@ import torch
 from cbdm_cli import render
 from cbdm_cli.assemble import Experiment, assemble
 from cbdm_cli.config import Config
-from cbdm_cli.drawing import solver
+from cbdm_cli.drawing import balanced_samples, solver
 from cbdm_cli.durations import duration
 from cbdm_cli.evaluator import check_judging
 from cbdm_cli.foreseen import held_bytes, one_step, probed
+from cbdm_cli.foreseen_drawing import foreseen_drawing
 from cbdm_cli.overlay import load_config
 from cbdm_cli.own_data import own_table
 from cbdm_cli.resolve import resolved
@@ -126,7 +127,7 @@ def start(
             check_judging(experiment.config, experiment.full, experiment.data)
         _rehearse(experiment)
         if dry_run:
-            _describe(experiment, world)
+            _describe(experiment, world, manner)
             return
         set_threads(experiment, world, manner.threads)
         state = experiment.start(world)  # settings that do not fit are refused before a folder is made
@@ -208,7 +209,7 @@ def _rehearse(experiment: Experiment) -> None:
     )
 
 
-def _describe(experiment: Experiment, world: World) -> None:
+def _describe(experiment: Experiment, world: World, manner: Manner) -> None:
     """What a run would be and take, with nothing written."""
     parameters = sum(p.numel() for p in experiment.objective.network.parameters())
     training = experiment.config.training
@@ -216,6 +217,7 @@ def _describe(experiment: Experiment, world: World) -> None:
     with numerics(tf32=training.tf32, determinism=training.determinism):
         state = experiment.start(world)
         seconds = probed(state, experiment.batches, training.steps)
+        evaluation = _evaluation_foreseen(experiment, state) if manner.evaluate else None
     if not world.leads:
         return
     counts = experiment.data.counts().tolist()
@@ -227,4 +229,17 @@ def _describe(experiment: Experiment, world: World) -> None:
     render.note(
         f"a step: {work.flops / 1e9:,.3g} GFLOP and about {gigabytes(work.bytes + held_bytes(state))} of memory on "
         f"each process, {seconds:.3g} s; all steps: {duration(seconds * training.steps)}, before evaluation"
+    )
+    if evaluation is not None:
+        render.note(evaluation)
+
+
+def _evaluation_foreseen(experiment: Experiment, state: TrainState) -> str:
+    """What the samples of the evaluation would take."""
+    config, schedule, shape = experiment.config, experiment.schedule, tuple(experiment.data.shape)
+    _, conditions = balanced_samples(config, experiment.full)
+    drawing = foreseen_drawing(config, state.averaged().eval(), schedule, conditions, shape, state.world)
+    return (
+        f"evaluation: {len(conditions):,} samples of {drawing.nfe} network evaluations each: "
+        f"{duration(drawing.seconds)}, without features, scores and what is drawn while it trains"
     )

@@ -164,6 +164,21 @@ def test_dry_run_writes_nothing(run, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("options", "nfe"), [([], 4), (["sampling.omega='0'"], 2), (["sampling.interval=[0,0.6]"], 3)])
+def test_dry_run_tells_the_evaluations_that_a_run_then_takes(run, tmp_path, options, nfe):
+    """Guidance doubles them, at ω = 0 it does not, and of steps at t = 1 and 0.5 the interval guides the second."""
+    words = ["train", "--steps", 1, *TINY, *(word for text in options for word in ("--set", text))]
+    code, out, _ = run(*words, "--dry-run")
+    assert code == 0 and f"evaluation: 80 samples of {nfe} network evaluations each: " in out
+    assert run(*words, "--out", "r")[0] == 0
+    assert json.loads((tmp_path / "r" / "evaluation.json").read_text())["nfe"] == nfe
+
+
+def test_dry_run_without_evaluation_tells_no_time_of_it(run):
+    code, out, _ = run("train", "--steps", 1, "--dry-run", "--no-evaluate", *TINY)
+    assert code == 0 and "all steps: " in out and "evaluation: " not in out
+
+
 def test_methods_and_laws_reach_the_run(run, tmp_path):
     for number, (options, parts) in enumerate([
         (["--method", "ddpm"], "ddpm"),
