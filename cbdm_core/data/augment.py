@@ -83,7 +83,10 @@ class Augment:
             CbdmError: no (C, H, W), or a change of colour without three channels.
         """
         if len(shape) != 3:
-            raise CbdmError(f"augmentation is for images (C, H, W), and an example is {tuple(shape)}: set augment to 0")
+            raise CbdmError(
+                f"augmentation is for images (C, H, W), and an example is {tuple(shape)}: set augment=0 "
+                "(--set data.augment=0)"
+            )
         coloured = [name for name in self.parts if name in _COLOURED]
         if coloured and shape[0] != 3:
             raise CbdmError(f"augmentation {coloured[0]!r} needs 3 channels, and an image has {shape[0]}: leave it out")

@@ -113,7 +113,9 @@ class Batches:
         if self.batch_size < 1:
             raise CbdmError(f"batch_size is {self.batch_size}, it must be 1 or more")
         if self.flip and not self.dataset.is_images:
-            raise CbdmError("flip=true is for images, and these data are floats: set flip=false")
+            raise CbdmError(
+                "flip=true is for images, and these data are floats: set flip=false (--set data.flip=false)"
+            )
         if self.augment is not None:
             self._check_augment(self.augment)
         if self.schedule is None and not (self.levels is None and self.transplant is None):
@@ -129,7 +131,9 @@ class Batches:
 
     def _check_augment(self, augment: Augment) -> None:
         if not self.dataset.is_images:
-            raise CbdmError("augmentation is for images, and these data are vectors: set augment to 0")
+            raise CbdmError(
+                "augmentation is for images, and these data are floats: set augment=0 (--set data.augment=0)"
+            )
         augment.check(self.dataset.shape)
 
     def _check(self, weights: Tensor) -> None:

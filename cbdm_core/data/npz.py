@@ -30,6 +30,7 @@ Kind = Literal["images", "values"]
 _DEFAULT = ("images", "labels")
 _OTHER_DEFAULTS = (("x", "y"), ("train_images", "train_labels"))
 _CHANNELS = (1, 3)
+_AS_VALUES = "kind=values (--set data.options.kind=values)"
 _INT64 = np.iinfo(np.int64).max
 _MOST_UNNAMED = 65_536  # labels that are really identity numbers would make as many classes as their largest
 DAMAGE = (
@@ -90,7 +91,9 @@ def npz(
     if _are_values(arrays["images"], layout, value_range, kind):
         return _of_values(arrays["images"], layout, y, names, standardise)
     if standardise is not None:
-        raise CbdmError("standardise is for values, and these are images: leave it out, or give kind=values")
+        raise CbdmError(
+            f"standardise is for values, and these are images: leave it out, or give {_AS_VALUES} for floats"
+        )
     x = _examples(arrays["images"], layout, value_range)
     return Dataset(torch.from_numpy(x), torch.from_numpy(y), names)
 
@@ -109,7 +112,8 @@ def _are_values(
         raise CbdmError(f"value_range is for images, and examples of shape {x.shape} are {what}: leave it out")
     if unsaid and value_range is None and x.ndim == 3 and x.shape[1] == 1:
         raise CbdmError(
-            f"floats of shape {x.shape} may be signals or images of height 1: give kind=values or kind=images"
+            f"floats of shape {x.shape} may be signals or images of height 1: give {_AS_VALUES} or kind=images "
+            "(--set data.options.kind=images)"
         )
     return values
 
@@ -193,7 +197,8 @@ def _pair(path: Path, there: list[str], images: str, labels: str, split: str | N
     but = "" if split is None else f" without its {split}_ of split="
     raise CbdmError(
         f"{path} has no array {missing!r}:{hint} it holds {clean_text(', '.join(there)) or 'none'}; examples and "
-        f"labels are images= and labels= of the source, each the name of an array{but}"
+        f"labels are images= and labels= of the source, each the name of an array{but} (--set "
+        "data.options.images=NAME --set data.options.labels=NAME)"
     )
 
 
@@ -268,7 +273,7 @@ def _examples(x: np.ndarray, layout: Layout | None, value_range: tuple[float, fl
     if x.ndim == 0:
         raise CbdmError("examples are a single number: save an array with one row for each")
     if x.dtype.kind == "f":
-        return _channels_first(_to_bytes(x, value_range), layout)
+        return _channels_first(_to_bytes(x, value_range), layout, floats=True)
     if x.dtype != np.uint8:
         raise CbdmError(f"examples are {x.dtype}: save images as uint8 or float, vectors as float")
     if value_range is not None:
@@ -304,20 +309,25 @@ def _implied_range(least: float, most: float) -> tuple[float, float]:
         return -1.0, 1.0
     raise CbdmError(
         f"float pixels go from {least:g} to {most:g}, clearly in neither [0, 1] nor [-1, 1]: give "
-        "value_range=(low, high) for images, or kind=values for values that are to be kept, such as latents"
+        "value_range=(low, high) for images (--set data.options.value_range=[LOW,HIGH]), or "
+        f"{_AS_VALUES} for values that are to be kept, such as latents"
     )
 
 
-def _channels_first(x: np.ndarray, layout: Layout | None) -> np.ndarray:
-    layout = implied_layout(x.shape) if layout is None else layout
+def _channels_first(x: np.ndarray, layout: Layout | None, *, floats: bool = False) -> np.ndarray:
+    layout = implied_layout(x.shape, floats=floats) if layout is None else layout
     if x.ndim < (2 if layout == "none" else 3):
         raise CbdmError(f"images of shape {x.shape} have no axes left beside channels {layout}: check the array")
     moved = {"first": x, "last": np.moveaxis(x, -1, 1), "none": x[:, None]}[layout]
     return np.ascontiguousarray(moved)
 
 
-def implied_layout(shape: tuple[int, ...]) -> Layout:
+def implied_layout(shape: tuple[int, ...], *, floats: bool = False) -> Layout:
     """Where images of this shape have their channels, by the axis that has 1 or 3.
+
+    Args:
+        shape: (N, …).
+        floats: whether they could be values as well.
 
     Raises:
         CbdmError: no axis or two could be it.
@@ -328,6 +338,7 @@ def implied_layout(shape: tuple[int, ...]) -> Layout:
     if len(fits) != 1:
         raise CbdmError(
             f"images of shape {shape} do not say where their channels are (an axis of 1 or 3, second or last): give "
-            "layout=first, last or none, or kind=values for floats that are to be kept"
+            "layout=first, last or none (--set data.options.layout=first)"
+            + (f", or {_AS_VALUES} for floats that are to be kept" if floats else "")
         )
     return cast(Layout, fits[0])

@@ -1,6 +1,7 @@
 """Signals, latents and tables, from a file of floats to samples in its own units."""
 
 import json
+import re
 import tomllib
 from pathlib import Path
 
@@ -130,11 +131,12 @@ def test_a_pipeline_of_diffusers_draws_in_own_units(run):
 @pytest.mark.parametrize(
     ("kind", "settings", "said"),
     [
-        ("latents", [], "value_range=(low, high) for images, or kind=values"),
+        ("latents", [], "or kind=values (--set data.options.kind=values) for values"),
         ("table", [], "use mlp for vectors"),
         ("table", ["data.options.kind=values"], "use mlp for vectors"),
         ("signals", ["data.options.kind=values", "network.name=mlp"], "use unet or dit for images and signals"),
-        ("signals", ["data.options.kind=values", "data.flip=true"], "these data are floats: set flip=false"),
+        ("signals", ["data.options.kind=values", "data.flip=true"], "set flip=false (--set data.flip=false)"),
+        ("signals", ["data.options.kind=values", "data.augment=0.1"], "set augment=0 (--set data.augment=0)"),
     ],
 )
 def test_refused_before_any_work(refused, tmp_path, kind, settings, said):
@@ -142,6 +144,24 @@ def test_refused_before_any_work(refused, tmp_path, kind, settings, said):
     asked = ["data.source=npz", "data.options.path=x.npz", *settings]
     options = [] if "network.name=mlp" in settings else TINY
     assert said in refused("train", "--steps", 3, *options, *(a for s in asked for a in ("--set", s)), "--out", "r")
+
+
+@pytest.mark.parametrize(
+    ("x", "wrong"),
+    [
+        (values_of("signals"), []),
+        (values_of("latents"), []),
+        (np.abs(np.sin(values_of("latents"))), []),
+        (values_of("signals"), ["kind=images", "standardise=true", "layout=none"]),
+    ],
+)
+def test_a_hint_can_be_pasted(run, refused, x, wrong):
+    """The `--set` that the message names is what the next command is given, and it reads floats of all these shapes."""
+    np.savez("x.npz", images=x, labels=Y)
+    said = refused("data", "x.npz", *(word for text in wrong for word in ("--set", f"data.options.{text}")))
+    (hint,) = re.findall(r"\((--set data\.options\.kind=values)\)", said)
+    code, out, err = run("data", "x.npz", *hint.split())
+    assert code == 0 and f"36 floats of {'×'.join(map(str, x.shape[1:]))}" in out, err
 
 
 def test_units_that_are_none_are_refused(refused, run):

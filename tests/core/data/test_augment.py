@@ -119,7 +119,7 @@ def test_draws_go_by_row_of_the_global_batch():
             lambda: Batches(
                 Dataset(torch.zeros(2, 2), torch.zeros(2, dtype=torch.long), ("a",)), 1, seed=0, augment=Augment(0.1)
             ),
-            "vectors",
+            "these data are floats",
         ),
     ],
 )

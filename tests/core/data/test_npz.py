@@ -52,6 +52,12 @@ def test_channels_that_could_be_either_are_asked_for(load, shape):
         load(images=pixels(*shape), labels=Y)
 
 
+def test_bytes_are_not_told_to_be_values(load):
+    with pytest.raises(CbdmError) as caught:
+        load(images=pixels(5, 4, 8, 8), labels=Y)
+    assert "(--set data.options.layout=first)" in str(caught.value) and "kind=values" not in str(caught.value)
+
+
 def test_layout_settles_it(load):
     x = pixels(5, 3, 8, 3)
     assert np.array_equal(load({"layout": "first"}, images=x, labels=Y).x, x)
@@ -264,8 +270,8 @@ IMAGES = pixels(5, 2, 2)
         ({"kind": "values"}, {"images": np.where(IMAGES < 128, np.nan, 0), "labels": Y}, "are NaN or infinite"),
         ({"kind": "values"}, {"images": np.full((5, 1, 2), 1e300), "labels": Y}, "10 values in 5 examples are NaN or"),
         ({"standardise": True}, {"images": IMAGES / 255, "labels": Y}, "standardise is for values, and these are im"),
-        ({}, {"images": IMAGES[:, None] - 300.0, "labels": Y}, r"value_range=\(low, high\) for images, or kind=values"),
-        ({}, {"images": IMAGES[:, :1] / 255, "labels": Y}, "signals or images of height 1: give kind=values or kind"),
+        ({}, {"images": IMAGES[:, None] - 300.0, "labels": Y}, "clearly in neither"),
+        ({}, {"images": IMAGES[:, :1] / 255, "labels": Y}, "may be signals or images of height 1"),
         ({"kind": "images"}, {"images": np.eye(5), "labels": Y}, "do not say where their channels are"),
         ({"value_range": (1, 0)}, {"images": IMAGES / 255, "labels": Y}, r"must be \(low, high\) with low < high"),
         ({}, {"images": np.where(np.eye(5), np.nan, 0), "labels": Y}, "5 values in 5 examples are NaN .* row 0"),
