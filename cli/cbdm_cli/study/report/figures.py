@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 _CURVES = ("fid", "tail fid", "recall")
+_FRACTIONS = ("precision", "recall")
 _MANY = 20  # more classes than this are told by rank, not by name
 _POINTS = 200  # of a curve against the training step: more cannot be seen, and would fill the page
 
@@ -80,8 +81,9 @@ def class_bars(story: Story, score: str) -> Drawing | None:
             axes.set(xscale="log", xlabel="training images of the class", ylabel=label_of(score))
             axes.invert_xaxis()
             _plain(axes.xaxis)
+            _framed(axes.yaxis, score)
         else:
-            axes.set(xlabel=label_of(score))
+            axes.set(xlabel=label_of(score), xlim=(0, None))
             _class_ticks(axes, [f"{names[y]} ({n})" for y, n in zip(order, counts, strict=True)])
         alt = f"{label_of(score)} of each class by method. " + " ".join(
             _class_alt(j, _nanmean(t), names, order, counts, score) for j, t in tables
@@ -115,7 +117,9 @@ def plane(story: Story) -> Drawing | None:
             axes.errorbar(r.mean, p.mean, **bars, elinewidth=1, linestyle="none", label=j.row.name, **style.points())
         axes.grid(axis="x", alpha=0.12, linewidth=0.8)
         axes.set(xlabel="recall (variety)", ylabel="precision (likeness)")
-        _within_unit(axes, shown)
+        for axis, score in ((axes.xaxis, "recall"), (axes.yaxis, "precision")):
+            seeds = [v for j in shown for v in j.row.values[score].values()]
+            _as_fraction(axis, min(seeds), max(seeds), share=0.35)
         described = [
             f"{j.row.name}: precision {estimate_text(j.row.scores['precision'], 3)}, "
             f"recall {estimate_text(j.row.scores['recall'], 3)}"
@@ -140,6 +144,7 @@ def omega_curves(story: Story) -> Drawing | None:
             for j, curve in series[score]:
                 _omega_curve(each, j, curve)
             each.set(xlabel="ω", ylabel=label_of(score))
+            _framed(each.yaxis, score)
         described = [
             f"{label_of(score)}, {j.row.name}: "
             + ", ".join(f"{number(_mean(by_seed), digits_of(score))} at ω {omega:g}" for omega, by_seed in curve)
@@ -190,13 +195,17 @@ def strength_curves(story: Story) -> Drawing | None:
                 each.set_xscale("log")
                 _plain(each.xaxis)
             each.set(xlabel="τ", ylabel=label_of(score))
+            _framed(each.yaxis, score)
         described = [
             f"{label_of(score)}, {parts}: "
             + ", ".join(f"{estimate_text(j.row.scores[score], digits_of(score))} at τ {tau:g}" for tau, j in found)
             for score in panels
             for parts, found in lines.items()
         ]
-        caption = f"Methods that differ in their strength τ only, each at its {_at(story)} ω. Bars: 95 % intervals."
+        caption = (
+            f"Methods that differ in their strength τ only, each at its {_at(story)} ω. Bars: 95 % intervals, cut at "
+            "the frame."
+        )
         return finished(figure, "strength", f"Scores against strength τ. {'; '.join(described)}.", caption)
 
 
@@ -378,13 +387,27 @@ def _width(found: Estimate) -> float | None:
     return found.half_width if math.isfinite(found.half_width) else None
 
 
-def _within_unit(axes: Any, shown: Sequence[MethodScores]) -> None:
-    """Frame the seeds with some room, so that wide intervals of few seeds do not squeeze them to a point."""
-    for name, limit in (("recall", axes.set_xlim), ("precision", axes.set_ylim)):
-        values = [v for j in shown for v in j.row.values[name].values()]
-        low, high = min(values), max(values)
-        room = max(0.35 * (high - low), 0.02)
-        limit(max(low - room, -0.01), min(high + room, 1.01))
+def _framed(axis: Any, score: str) -> None:
+    """Frame a fraction as one; other scores have the frame that matplotlib gives them."""
+    if score in _FRACTIONS:
+        _as_fraction(axis, *axis.get_data_interval(), share=0.05)
+
+
+def _as_fraction(axis: Any, low: float, high: float, share: float) -> None:
+    """Frame values with some room that ends a marker beyond 0 and 1, where no number stands.
+
+    Args:
+        axis: of fractions.
+        low: the least of them; what is drawn beyond the frame, such as wide intervals of few seeds, is cut.
+        high: the greatest.
+        share: of their range that is left on either side.
+    """
+    room = max(share * (high - low), 0.02)
+    low, high = max(low - room, 0.0), min(high + room, 1.0)
+    marker = 0.03 * (high - low)
+    limit = axis.axes.set_xlim if axis is axis.axes.xaxis else axis.axes.set_ylim
+    limit(low - marker, high + marker)
+    axis.set_ticks([tick for tick in axis.get_majorticklocs() if low - 1e-9 <= tick <= high + 1e-9])
 
 
 def _at(story: Story) -> str:

@@ -470,6 +470,25 @@ def test_many_classes_and_methods_are_drawn_too(tmp_path, monkeypatch):
     assert len(text) < 2_000_000
 
 
+@pytest.mark.parametrize(("recall", "classes"), [(0.0, 3), (0.004, 60), (1.0, 3)])
+def test_axes_of_fractions_name_no_number_below_0_or_above_1(tmp_path, monkeypatch, recall, classes):
+    """Precision is 1 less the recall, so that each stands at both ends; seeds and methods differ by 0.006 at most."""
+    whole, made = scores, {"COUNTS": tuple(range(60, 60 - classes, -1)), "NAMES": tuple("abc" * (classes // 3))}
+    made["scores"] = lambda value, share: whole(value, float(np.clip(1 - recall + (share - 0.4) / 20, 0, 1)))
+    for name, value in made.items():
+        monkeypatch.setitem(globals(), name, value)
+    write_comparison(tmp_path / "cmp", seeds=2, omegas=(0.0, 1.0), law=False)
+    ticks = {
+        e["aria-label"].split(".")[0]: [
+            float(w) for w in re.findall(r"[−-]?\d+(?:\.\d+)?\b", e["text"].replace("−", "-"))
+        ]
+        for e in Page(page(collect([tmp_path / "cmp"]))).all("svg")
+    }
+    assert {"Precision against recall", "recall of each class by method"} <= ticks.keys()
+    assert all(numbers and min(numbers) >= 0 for numbers in ticks.values())
+    assert max(ticks["Precision against recall"]) <= 1 and len(ticks["Precision against recall"]) >= 4
+
+
 def browse(page_file, tmp_path, *options):
     done = subprocess.run(
         [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
