@@ -5,7 +5,7 @@ Every table, page and file of results takes its scores from here. Another packag
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from cbdm_core.registry import Registry
 if TYPE_CHECKING:  # a table of names costs no torch
     from cbdm_core.metrics.rows import EvaluatedRows
 
-__all__ = ["Score", "compared_scores", "digits_of", "known_scores", "label_of"]
+__all__ = ["Score", "compared_scores", "digits_of", "known_scores", "label_of", "meanings"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Score:
         name: as a study calls it behind the group, where that is not the key.
         of: (reference rows, sample rows) → the score, None where they are too few; of a registered score, since
             `evaluate` computes the others itself.
+        meaning: a phrase for captions, where the label does not say it all.
     """
 
     key: str
@@ -43,8 +44,15 @@ class Score:
     compared: tuple[str, ...] = ()
     name: str = ""
     of: Callable[[EvaluatedRows, EvaluatedRows], float | None] | None = None
+    meaning: str = ""
 
 
+_COPIES = "the share of samples that copy training images, beyond chance, so that it may be a little below 0"
+_COPIES_IN_PIXELS = "the same, by neighbours in pixels instead of features"
+_AUTHENTICITY = (
+    "the share of samples farther from their nearest training image than that one is from its own, 0 for copies and "
+    "about ½ for a fair sampler"
+)
 _OWN = (
     Score("fid", "FID", digits=2, less_is_better=True, shown=True, compared=("", "tail")),
     Score("kid", "KID", digits=2, less_is_better=True, shown=True),
@@ -52,9 +60,16 @@ _OWN = (
     Score("recall", "recall", shown=True, compared=("", "tail")),
     Score("coverage", "coverage", shown=True),
     Score("label_accuracy", "label acc.", shown=True),
-    Score("memorised", "copies", less_is_better=True, compared=("tail",), name="copies"),
-    Score("memorised_pixels", "copies in pixels", less_is_better=True, compared=("tail",), name="copies in pixels"),
-    Score("authenticity", "authenticity", compared=("tail",)),
+    Score("memorised", "copies", less_is_better=True, compared=("tail",), name="copies", meaning=_COPIES),
+    Score(
+        "memorised_pixels",
+        "copies in pixels",
+        less_is_better=True,
+        compared=("tail",),
+        name="copies in pixels",
+        meaning=_COPIES_IN_PIXELS,
+    ),
+    Score("authenticity", "authenticity", compared=("tail",), meaning=_AUTHENTICITY),
 )
 
 
@@ -131,3 +146,8 @@ def label_of(name: str) -> str:
 def digits_of(name: str) -> int:
     """Digits after the point that a score deserves."""
     return _score(name).digits
+
+
+def meanings(names: Iterable[str]) -> list[str]:
+    """`label: meaning` of those scores, by a study's names, whose label does not say it all."""
+    return [f"{label_of(name)}: {meaning}" for name in names if (meaning := _score(name).meaning)]

@@ -15,7 +15,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from cbdm_core.metrics.scores import Score, compared_scores, digits_of, known_scores, label_of
+from cbdm_core.metrics.scores import Score, compared_scores, digits_of, known_scores, label_of, meanings
 
 if TYPE_CHECKING:  # the help page must not pay for torch
     from pathlib import Path
@@ -263,8 +263,8 @@ def comparison_table(summary: Summary, title: str) -> None:
     _print_columns(title, columns, lines, left=1)
     note(
         "± half width of the 95 % interval over seeds (Student's t); differences are paired by seed; ω is picked for "
-        "each method on the mean over these seeds; edge: the best ω ends the grid, a better one may lie outside; "
-        "tail copies: the share of tail samples that copy training images, beyond chance"
+        "each method on the mean over these seeds; edge: the best ω ends the grid, a better one may lie outside"
+        + "".join(f"; {text}" for text in meanings([first, *others]))
     )
     note(f"features: {summary.features}")
     note(summary.verdict)

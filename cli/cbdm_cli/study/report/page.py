@@ -23,7 +23,7 @@ from cbdm_cli.study.report.wording import number, width_text
 from cbdm_cli.study.results import Estimate
 from cbdm_cli.study.summary import Row, against, implied_row
 from cbdm_core.errors import CbdmError
-from cbdm_core.metrics.scores import compared_scores, digits_of, label_of
+from cbdm_core.metrics.scores import compared_scores, digits_of, label_of, meanings
 
 __all__ = ["page"]
 
@@ -68,6 +68,7 @@ def page(story: Story, neighbours: Sequence[Neighbours] = ()) -> str:
         script=script,
         script_hash=f"sha256-{digest}",
         columns=_columns(story),
+        meanings=meanings(_scores(story)),
         card=card(story),
         rows=[_row(story, j) for j in story.method_scores],
         cautions=_cautions(story),

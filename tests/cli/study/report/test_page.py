@@ -19,6 +19,7 @@ from PIL import Image
 from cbdm_cli.config import validated
 from cbdm_cli.method import completed_entries
 from cbdm_cli.overlay import load_config
+from cbdm_cli.render import comparison_table
 from cbdm_cli.study.plan import Plan, Variant, load_plan, readings_of, save_plan
 from cbdm_cli.study.report import figures
 from cbdm_cli.study.report.collect import collect
@@ -183,6 +184,22 @@ def test_the_table_holds_the_numbers_of_the_summary(comparison, parsed):
     assert rows[0][3]["text"] == "baseline"
     for cells, row in zip(rows[1:], summary.rows[1:]):
         assert float(cells[3]["data-value"]) == row.differences["fid"].mean
+
+
+def test_the_caption_says_what_each_column_of_copies_is_by_its_heading(tmp_path, monkeypatch, capsys, parsed):
+    """On the page and in the terminal, and of no column that is not there."""
+    whole, said = scores, ("tail copies:", "tail copies in pixels:", "tail authenticity:")
+    caption = parsed.all("caption")[0]["text"]
+    assert [words in caption for words in said] == [True, False, False]
+    more = {"memorised_pixels": 0.02, "authenticity": 0.5}
+    monkeypatch.setitem(globals(), "scores", lambda *given: {**whole(*given), **more})
+    write_comparison(tmp_path / "cmp", law=False)
+    page_ = Page(page(collect([tmp_path / "cmp"])))
+    headings, caption = [cell["text"] for cell in page_.rows()[0]], page_.all("caption")[0]["text"]
+    assert {words[:-1] for words in said} <= set(headings) and all(words in caption for words in said)
+    comparison_table(summarise(tmp_path / "cmp", load_plan(tmp_path / "cmp")), "title")
+    out = " ".join(capsys.readouterr().out.split())
+    assert all(words in out for words in said)
 
 
 def test_numbers_follow_from_the_formula_of_the_made_up_scores(parsed):
