@@ -347,16 +347,18 @@ def presets(
     list_presets(name)
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True})
 def data(
+    context: typer.Context,
     target: Annotated[
         str | None, typer.Argument(help="A source, or a path to your own; all sources if left out.")
     ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="data.a=v, such as data.options.size=32.")] = None,
 ) -> None:
     """List the sources of data, or show what one of them, or a path, holds."""
-    from cbdm_cli.commands.data import list_sources, show_data
+    from cbdm_cli.commands.data import check_words, list_sources, show_data
 
+    check_words([target or "", *context.args])
     if target is None:
         list_sources()
     else:

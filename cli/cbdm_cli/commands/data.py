@@ -10,14 +10,41 @@ from cbdm_cli import render
 from cbdm_cli.config import Data, validated
 from cbdm_cli.overlay import overlaid
 from cbdm_cli.own_data import named_path, source_of
+from cbdm_cli.trust import quoted
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.data.sources import DATASETS
 from cbdm_core.errors import CbdmError
 
-__all__ = ["list_sources", "show_data"]
+__all__ = ["check_words", "list_sources", "show_data"]
 
 _FEW = 20  # images, below which a class counts as few-shot
 _LISTED = 100  # classes, above which only the commonest and the rarest are shown
+# What other programs call it, and what does it here; {} is the source or path.
+_LIST, _SHOW = "cbdm data alone lists the sources", "cbdm data {} shows what it holds"
+_VERIFY, _FETCH = "cbdm data {} reads it whole, verifies what was published and shows it", "cbdm fetch {} downloads it"
+_ELSEWHERE = {
+    **dict.fromkeys(("list", "ls"), _LIST),
+    **dict.fromkeys(("info", "show", "inspect"), _SHOW),
+    **dict.fromkeys(("verify", "check"), _VERIFY),
+    **dict.fromkeys(("fetch", "download", "get"), _FETCH),
+}
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Refuse more than one source or path, and say which command is meant by words such as `list`.
+
+    Args:
+        words: as they stand behind `cbdm data`, "" for none.
+
+    Raises:
+        CbdmError: `list`, `info`, `verify` or `fetch`, unless a file is called so; or several words.
+    """
+    first, *more = words
+    if first in _ELSEWHERE and (more or not Path(first).exists()):
+        asked = quoted(more[0]) if more else "SOURCE"
+        raise CbdmError(f"cbdm data {' '.join(words)} is no command: {_ELSEWHERE[first].format(asked)}")
+    if more:
+        raise CbdmError(f"cbdm data shows one source or path, and got {' '.join(words)}: name one at a time")
 
 
 def list_sources() -> None:

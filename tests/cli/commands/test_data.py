@@ -27,6 +27,13 @@ def test_a_path_and_its_options(run, tmp_path):
     assert ["up", "12"] in lines and ["down", "3"] in lines and "2 of them with fewer than 20; imbalance 0.25" in out
 
 
+def test_a_folder_called_as_a_command_is_read(run, tmp_path):
+    (tmp_path / "list").mkdir()
+    np.savez(tmp_path / "list" / "v.npz", images=np.eye(6, dtype=np.float32), labels=np.arange(6) % 2)
+    code, out, err = run("data", "list")
+    assert code == 0 and "npz: 6 floats of 6" in out, err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -37,6 +44,12 @@ def test_a_path_and_its_options(run, tmp_path):
         (["digits", "--set", "seed=1"], "--set seed: cbdm data reads data alone"),
         (["digits", "--set", "data.options.size=3"], "size"),
         (["cifar10"], "cifar10"),
+        (["list"], "cbdm data list is no command: cbdm data alone lists the sources"),
+        (["info", "digits"], "cbdm data info digits is no command: cbdm data digits shows what it holds"),
+        (["info", "my photos"], "cbdm data 'my photos' shows what it holds"),
+        (["verify"], "cbdm data SOURCE reads it whole, verifies what was published"),
+        (["fetch", "cifar10"], "cbdm fetch cifar10 downloads it"),
+        (["digits", "fashion"], "cbdm data shows one source or path, and got digits fashion: name one at a time"),
     ],
 )
 def test_a_mistake_is_a_line(refused, tmp_path, arguments, words):
