@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
 import torch
 
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.data.labelling import Labelling
-from cbdm_core.data.pictures import Framing
+from cbdm_core.data.pictures import ENDINGS, Framing
 from cbdm_core.data.table import read_table
-from cbdm_core.errors import CbdmError
+from cbdm_core.errors import CbdmError, CbdmWarning
 from cbdm_core.reading import clean_text
 
 __all__ = ["folder"]
@@ -28,7 +31,7 @@ def folder(
 
     A photograph is turned as its EXIF orientation says. In class folders names that begin with a dot are passed over;
     whatever else lies there must be an image (PNG, JPEG, BMP, GIF, TIFF, WebP, PPM). With `labels` only the files that
-    the CSV names are read, in its order (`read_table` says what its columns mean).
+    the CSV names are read, in its order (`read_table` says what its columns mean); other images beside them warn.
 
     Args:
         path: of the folder of folders, or of the images.
@@ -63,7 +66,28 @@ def _by_table(place: Path, table: Path) -> tuple[list[Path], Labelling]:
                 f"row {row} of {table} names the file {clean_text(name)}, which is not in {place}: bring it, or remove "
                 "the row"
             )
+    _warn_of_unlisted(place, table, names)
     return [place / name for name in names], told
+
+
+def _warn_of_unlisted(place: Path, table: Path, names: Sequence[str]) -> None:
+    """Warn of images that lie beside those that the CSV names, and that nothing is said of."""
+    named, folders = set(names), sorted({PurePosixPath(name).parent for name in names})
+    there = [folder / name for folder in folders for name in _files(place / folder)]
+    unlisted = [str(file) for file in there if file.suffix.lower() in ENDINGS and str(file) not in named]
+    if unlisted:
+        some = ", ".join(map(clean_text, unlisted[:3])) + (", …" if len(unlisted) > 3 else "")
+        warnings.warn(
+            f"not in {table} and not read, of the images beside those that it names: {len(unlisted):,} ({some})",
+            CbdmWarning,
+            stacklevel=2,
+        )
+
+
+def _files(folder: Path) -> list[str]:
+    """Names of the files in a folder, none of one that cannot be read; without those that begin with a dot."""
+    _, _, names = next(os.walk(folder), ("", [], []))
+    return sorted(name for name in names if not name.startswith("."))
 
 
 def _is_missing(file: Path) -> bool:

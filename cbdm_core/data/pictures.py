@@ -18,10 +18,11 @@ from cbdm_core.errors import CbdmError, check_positive
 from cbdm_core.memory import check_memory
 from cbdm_core.reading import clean_text, regular_file
 
-__all__ = ["Framing"]
+__all__ = ["ENDINGS", "Framing"]
 
 # A closed list: Pillow hands PostScript, for one, to another program.
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 _GRAY = ("1", "L", "LA")
 _DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _MOST_BYTES = 1 << 62  # beyond any memory, and still a number that can be written as GB

@@ -12,6 +12,7 @@ from cbdm_cli.config import Config, validated
 from cbdm_cli.overlay import load_config, merged, overlaid
 from cbdm_cli.run_data import ReadData
 from cbdm_core.data.dataset import Dataset
+from cbdm_core.data.pictures import ENDINGS
 from cbdm_core.data.table import names_a_file
 from cbdm_core.errors import CbdmError
 from cbdm_core.reading import clean_text
@@ -22,7 +23,6 @@ CUSTOM = "custom"  # names runs on data of one's own, for which no preset was na
 _ENDINGS = {".npz": ("npz", "path"), ".parquet": ("parquet", "root"), ".tar": ("webdataset", "root")}
 _PARTS = (".parquet", ".tar")  # of which several files are one data set
 _KINDS = (*_PARTS, ".csv", ".npz")
-_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 _COARSEST = 4  # pixels of a side at the last level
 _LEVELS = 4
 _ATTENTION = 8  # pixels of a side up to which a level has attention
@@ -95,7 +95,7 @@ def _of_folder(path: Path) -> dict[str, Any]:
 
 def _check_class_folders(path: Path, file: Path) -> None:
     """Refuse a file beside class folders, unless it is a CSV that says what the images in them are."""
-    image = next((f for f in path.glob("*/*") if f.suffix.lower() in _IMAGES and f.parent.name[0] != "."), None)
+    image = next((f for f in path.glob("*/*") if f.suffix.lower() in ENDINGS and f.parent.name[0] != "."), None)
     if image is None or (file.suffix == ".csv" and names_a_file(file)):
         return
     name, folder = clean_text(file.name), clean_text(image.parent.name)

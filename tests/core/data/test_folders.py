@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import warnings
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cbdm_core.data.folders import folder
-from cbdm_core.errors import CbdmError
+from cbdm_core.errors import CbdmError, CbdmWarning
 
 RNG = np.random.default_rng(0)
 
@@ -83,6 +84,25 @@ def test_photographs_are_turned_upright(tmp_path):
     exif[0x0112] = 6
     Image.fromarray(pixels).save(tmp_path / "a" / "i.png", exif=exif)
     assert np.array_equal(folder(path=tmp_path).x[0, 0], np.rot90(pixels, -1))
+
+
+def test_images_that_a_table_does_not_name_are_counted(tmp_path):
+    """Of the folders that it names files in: pictures of a run elsewhere, text and hidden files are none of them."""
+    for name in ("a/1.png", "a/2.png", "a/3.PNG", "b/1.png", "b/2.jpg", "b/.3.png", "runs/samples.png", "0.png"):
+        save(tmp_path / name, gray())
+    (tmp_path / "a" / "notes.txt").write_text("x")
+    (tmp_path / "l.csv").write_text("file,class\n./a/1.png,x\nb/1.png,y\n")
+    with pytest.warns(CbdmWarning) as told:
+        data = folder(path=tmp_path, labels="l.csv")
+    (line,) = {str(w.message) for w in told}
+    assert line == (
+        "not in l.csv and not read, of the images beside those that it names: 3 (a/2.png, a/3.PNG, b/2.jpg)"
+    )
+    assert len(data) == 2
+    rows = ("a/1.png", "a/2.png", "a/3.PNG", "b/1.png", "b/2.jpg")
+    (tmp_path / "l.csv").write_text("file,class\n" + "".join(f"{row},x\n" for row in rows))
+    with warnings.catch_warnings(action="error"):
+        assert len(folder(path=tmp_path, labels="l.csv")) == 5
 
 
 def test_a_class_without_images_is_named_with_the_mend(tmp_path):
