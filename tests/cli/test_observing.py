@@ -1,5 +1,6 @@
 """What a training leaves while it runs: grids from one noise, averages, a log; and that looking changes nothing."""
 
+import io
 import json
 import sys
 from importlib.util import find_spec
@@ -18,7 +19,7 @@ STILL = [*TINY, "--set", "training.learning_rate=1e-12", "--set", "training.ema_
 def watched(run):
     """A run of 4 steps whose weights stand still, with a grid at every other step."""
     looks = ["--set", "training.sample_every=2", "--set", 'training.averages=["decay:0.9"]']
-    log = ["--log", "tensorboard"] if find_spec("tensorboard") else []
+    log = ["--log", "tensorboard"] if find_spec("tensorboard") else []  # which must change nothing either
     code, out, err = run("train", "--steps", 4, *STILL, *looks, *log, "--out", "r")
     assert code == 0, (out, err)
     return "r"
@@ -33,15 +34,35 @@ def test_a_look_changes_nothing_and_has_the_same_noise(watched, run, tmp_path):
     assert run("train", "--steps", 4, *STILL, "--set", 'training.averages=["decay:0.9"]', "--out", "plain")[0] == 0
     assert fingerprint(tmp_path / "plain") == fingerprint(tmp_path / "r")
     assert not (tmp_path / "plain" / "grids").exists() and not (tmp_path / "plain" / "tensorboard").exists()
+
+
+def test_tensorboard_reads_the_numbers_of_the_run(run, tmp_path):
+    """Every number of `metrics.jsonl`, at its step and in float32, under its name, by TensorBoard's own reader.
+
+    The run goes on once: a step that was done before is there once too.
+    """
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    log = ["--log", "tensorboard"]
+    assert run("train", "--steps", 4, *TINY, "--set", "training.sample_every=2", *log, "--out", "r")[0] == 0
+    assert run("train", "--resume", "r", "--steps", 6, *log)[0] == 0
     read = events.EventAccumulator(str(tmp_path / "r" / "tensorboard"))
     read.Reload()
     records = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
-    assert [e.step for e in read.Scalars("loss")] == [1, 2, 3, 4]
-    assert [e.value for e in read.Scalars("loss")] == pytest.approx([r["loss"] for r in records], rel=1e-6)
-    tail = {e.step: e.value for e in read.Scalars("groups/tail")}  # a batch may have no row of the tail
-    assert tail == pytest.approx({r["step"]: r["groups"]["tail"] for r in records if "tail" in r["groups"]}, rel=1e-6)
-    assert [e.step for e in read.Images("samples")] == [2, 4]
+    wanted = {}
+    for record in records:
+        plain = {name: record[name] for name in ("loss", "grad_norm", "learning_rate")}
+        tables = {f"{of}/{name}": value for of in ("terms", "groups") for name, value in record[of].items()}
+        for name, value in (plain | tables).items():
+            wanted.setdefault(name, {})[record["step"]] = value
+    assert set(read.Tags()["scalars"]) == set(wanted) and {"terms/balancing", "groups/tail"} <= set(wanted)
+    for name, by_step in wanted.items():
+        there = read.Scalars(name)
+        assert [e.step for e in there] == list(by_step)
+        assert [e.value for e in there] == pytest.approx(list(by_step.values()), rel=1e-6)
+    assert [e.step for e in read.Images("samples")] == [2, 4, 6]
+    picture = Image.open(io.BytesIO(read.Images("samples")[0].encoded_image_string))
+    grid = Image.open(tmp_path / "r" / "grids" / "step-00000002.png").convert("RGB")
+    assert np.array_equal(np.asarray(picture), np.asarray(grid))
 
 
 def test_a_run_with_other_optimiser_and_averages_resumes_to_the_bit(run, tmp_path):
