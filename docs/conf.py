@@ -42,7 +42,7 @@ extensions = [
     "statements",
 ]
 # Page → rows from which a table is folded.
-folded_tables = {"experiments": 8, "regimes": 8, "benchmarks": 8, "noise-levels": 12}
+folded_tables = {"experiments": 8, "regimes": 8, "benchmarks": 8, "noise-levels": 12, "noise-levels-further": 12}
 exclude_patterns = ["_build", "_static", "figures"]
 
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]

@@ -22,6 +22,8 @@ from tail_tables import (
     budget_table,
     changed_table,
     cost_table,
+    first_seeds,
+    joined,
     judged_table,
     matched_table,
     sooner_table,
@@ -49,8 +51,8 @@ def gathered(cell: str, work: Path) -> dict[str, Any]:
     file = result_file(cell)
     before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"counts": [], "methods": {}}
     results: dict[str, Any] = {"counts": before["counts"], "methods": {}}
-    for name, seeds in CELLS[cell].methods.items():
-        files = [job_of(cell, name, s).file(work) for s in range(seeds)]
+    for name in CELLS[cell].methods:
+        files = [job_of(cell, name, seed).file(work) for seed in CELLS[cell].seeds(name)]
         if not any(job.exists() for job in files):
             results["methods"] |= {name: before["methods"][name]} if name in before["methods"] else {}
             continue
@@ -75,16 +77,32 @@ def page(cell: str, result: Mapping[str, Any]) -> str:
     With the latter goes the table at equal recall, where there is one.
     """
     result = with_known(cell, result)
-    if cell not in ("digits", "pulled"):
-        made = [best_table(result), changed_table(result, CELLS[cell].reference), *_at_recall(result)]
-        judged = [judged_table(result, kept_result(result_file("digits")))] if cell == "held-out" else []
-        return "\n\n".join([*made, *judged])
-    costs = {row["method"]: row["ratio"] for row in json.loads(STEP_COSTS.read_text(encoding="utf-8"))["rows"]}
-    made = [of(result) for of in (best_table, matched_table, sooner_table, budget_table)]
-    made.append(cost_table(result, costs))
+    if cell in ("digits", "pulled"):
+        made = [of(result) for of in (best_table, matched_table, sooner_table, budget_table)]
+        made.append(cost_table(result, _step_costs()))
+    else:
+        made = [best_table(result), *_against(result, CELLS[cell].reference), *_at_recall(result)]
+    return "\n\n".join([*made, *_beside_another(cell, result)])
+
+
+def _beside_another(cell: str, result: Mapping[str, Any]) -> list[str]:
+    """The tables of a cell's result with that of another cell."""
+    if cell == "held-out":
+        return [judged_table(result, kept_result(result_file("digits")))]
     if cell == "pulled":
-        made.append(above_table(result, kept_result(result_file("digits"))))
-    return "\n\n".join(made)
+        return [above_table(result, kept_result(result_file("digits")))]
+    begun = CELLS[cell].begun
+    return [cost_table(joined(kept_result(result_file(begun)), result), _step_costs())] if begun else []
+
+
+def _step_costs() -> dict[str, float]:
+    """Method → its training step's cost over that of DDPM."""
+    return {row["method"]: row["ratio"] for row in json.loads(STEP_COSTS.read_text(encoding="utf-8"))["rows"]}
+
+
+def _against(result: Mapping[str, Any], reference: str) -> list[str]:
+    """The table of what each method changes, where the reference was trained."""
+    return [changed_table(result, reference)] if reference in result["methods"] else []
 
 
 def _at_recall(result: Mapping[str, Any]) -> list[str]:
@@ -102,14 +120,7 @@ def with_known(cell: str, result: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def seen_by(cell: Cell, curves: Curves) -> Curves:
     """Of a method's curves, the lengths and seeds of a cell, at every ω."""
-    seeds = max(cell.methods.values())
-    return {
-        str(length): {
-            omega: {score: values[:seeds] for score, values in scores.items()}
-            for omega, scores in curves[str(length)].items()
-        }
-        for length in cell.lengths
-    }
+    return first_seeds({str(length): curves[str(length)] for length in cell.lengths}, max(cell.methods.values()))
 
 
 def main() -> int:
@@ -124,7 +135,7 @@ def main() -> int:
         run(job_of(asked.cell, asked.job[0], int(asked.job[1])), asked.work)
         return 0
     if not asked.print:
-        pairs = [(name, seed) for name in asked.methods or methods for seed in range(methods[name])]
+        pairs = [(name, seed) for name in asked.methods or methods for seed in CELLS[asked.cell].seeds(name)]
         waiting = [p for p in sorted(pairs, key=lambda p: p[1]) if not job_of(asked.cell, *p).file(asked.work).exists()]
         if failed := run_jobs([_child(asked.cell, asked.work, *pair) for pair in waiting], asked.jobs):
             print(f"{len(failed)} jobs failed: {'; '.join(failed)}", file=sys.stderr)

@@ -76,6 +76,25 @@ def ratios(result: Mapping[str, Any], name: str, length: int, recall: float) -> 
     return estimate([mine[0] - plain[0] for mine, plain in pairs]), copies[0], copies[1]
 
 
+def joined(shorter: Mapping[str, Any], longer: Mapping[str, Any]) -> dict[str, Any]:
+    """One result of the lengths of both: the methods and the seeds that both have."""
+    methods = {}
+    for name in (name for name in longer["methods"] if name in shorter["methods"]):
+        curves = shorter["methods"][name] | longer["methods"][name]
+        methods[name] = first_seeds(curves, _seeds(curves))
+    return {**longer, "methods": methods}
+
+
+def first_seeds(curves: Curves, seeds: int) -> Curves:
+    """A method's curves with this many seeds."""
+    return {
+        length: {
+            omega: {score: values[:seeds] for score, values in scores.items()} for omega, scores in by_omega.items()
+        }
+        for length, by_omega in curves.items()
+    }
+
+
 def _seeds(curves: Curves) -> int:
     return min(
         len(values) for by_omega in curves.values() for scores in by_omega.values() for values in scores.values()

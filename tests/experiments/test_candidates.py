@@ -284,6 +284,6 @@ def test_without_guidance_the_training_is_that_of_the_tails_experiment(result):
 
 
 def test_the_page_holds_the_tables_of_the_candidates(candidates, result):
-    page = (ROOT / "docs" / "noise-levels.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "noise-levels-further.md").read_text(encoding="utf-8")
     for table in candidates.page(result).split("\n\n"):
         assert table in page, "python experiments/candidates.py --print, and put the tables in the page"

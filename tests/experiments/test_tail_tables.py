@@ -110,3 +110,15 @@ def test_the_cost_to_a_quality_is_steps_times_the_cost_of_one(tables):
     assert lines["mine"] == "| `mine` | 1.50 | 0.75 [0.75, 0.75] | 0.75 [0.75, 0.75] |"  # 1,000 of 2,000 steps
     assert lines["slow"].count("not reached by 1 of 3 seeds") == 2
     assert lines["quick"].count("≤ 0.50 [0.50, 0.50]") == 2
+
+
+def test_a_result_of_fewer_steps_and_one_of_more_are_joined_where_both_have_a_method_and_a_seed(tables):
+    def curves(length, *fids):
+        return {length: {"0": {"fid": list(fids)}}}
+
+    shorter = {"methods": {"ddpm": curves("5", 8.0, 9.0), "t2h": curves("5", 7.0)}}
+    longer = {"counts": [3], "methods": {"ddpm": curves("9", 6.0, 5.0, 4.0), "h2t": curves("9", 1.0)}}
+    assert tables.joined(shorter, longer) == {
+        "counts": [3],
+        "methods": {"ddpm": curves("5", 8.0, 9.0) | curves("9", 6.0, 5.0)},
+    }
