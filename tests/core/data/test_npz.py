@@ -170,7 +170,7 @@ def test_a_missing_array_is_named_with_those_that_are_there(load):
         CbdmError, match=r"has no array 'labels':.* it holds images, conditions; examples and labels are"
     ):
         load({}, images=pixels(5, 2, 2), conditions=Y)
-    with pytest.raises(CbdmError, match=r"no array 'val_labels':.* the name of an array without its val_ of split=$"):
+    with pytest.raises(CbdmError, match=r"no array 'val_labels':.* an array without its val_ of split= \(--set"):
         load({"split": "val"}, val_images=pixels(5, 2, 2), labels=Y)
 
 
