@@ -45,7 +45,7 @@ def cache_path(folder: Path | str | None, kind: str, facts: Facts) -> Path | Non
     """Where these are kept, or None where there is no place for them.
 
     Args:
-        folder: default $CBDM_CACHE, else $XDG_CACHE_HOME/cbdm, else ~/.cache/cbdm.
+        folder: default `$CBDM_CACHE`, else `$XDG_CACHE_HOME/cbdm`, else `~/.cache/cbdm`.
         kind: the beginning of the file's name.
         facts: the rest of it.
     """
@@ -57,7 +57,7 @@ def cache_path(folder: Path | str | None, kind: str, facts: Facts) -> Path | Non
 
 
 def default_folder() -> Path:
-    """Where files are kept that can be made again: `$CBDM_CACHE`, else $XDG_CACHE_HOME/cbdm, else ~/.cache/cbdm."""
+    """Where files are kept that can be made again: `$CBDM_CACHE`, else `$XDG_CACHE_HOME/cbdm`, else `~/.cache/cbdm`."""
     if named := os.environ.get("CBDM_CACHE"):
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "cbdm"

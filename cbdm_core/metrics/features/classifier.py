@@ -293,7 +293,7 @@ def cached_classifier(dataset: Dataset, *, cache_dir: Path | str | None = None, 
 
     Args:
         dataset: as of `train_classifier`.
-        cache_dir: the folder; default $CBDM_CACHE, else $XDG_CACHE_HOME/cbdm, else ~/.cache/cbdm.
+        cache_dir: the folder; default `$CBDM_CACHE`, else `$XDG_CACHE_HOME/cbdm`, else `~/.cache/cbdm`.
         seed: as of `train_classifier`.
     """
     facts = _Facts(VERSION, dataset.content_hash(), seed, dataset.shape, dataset.num_classes)

@@ -41,7 +41,7 @@ def reference_features(
     Args:
         dataset: the reference.
         extractor: the features; its `convention` is part of the key.
-        cache_dir: the folder; default $CBDM_CACHE, else $XDG_CACHE_HOME/cbdm, else ~/.cache/cbdm.
+        cache_dir: the folder; default `$CBDM_CACHE`, else `$XDG_CACHE_HOME/cbdm`, else `~/.cache/cbdm`.
 
     Returns:
         (N, D) float64 features and (N, K) float64 log-probabilities, on the CPU; K = 0 where there are no classes.
