@@ -1,6 +1,5 @@
 """A table of similarities given to the law affinity: what a run keeps of it, and files that are none."""
 
-import os
 import pickle
 
 import numpy as np
@@ -8,9 +7,8 @@ import pytest
 import torch
 
 from cbdm import load_run
-from tests.cli.tiny import TINY
-
-QUICK = [*TINY, "--no-evaluate"]
+from tests.cli.evil import Evil
+from tests.cli.tiny import UNJUDGED
 
 
 @pytest.mark.parametrize("ending", ["npy", "csv"])
@@ -24,7 +22,7 @@ def test_load_run_rebuilds_the_affinity_of_a_table(run, refused, tmp_path, endin
         np.save(file, values) if ending == "npy" else np.savetxt(file, values, delimiter=",")
 
     write(table)
-    options = ["--method", "cbdm:affinity", *QUICK, "--set", f"method.affinity={file.name}"]
+    options = ["--method", "cbdm:affinity", *UNJUDGED, "--set", f"method.affinity={file.name}"]
     assert run("train", "--steps", 1, *options, "--out", "r")[0] == 0
     write(table[::-1])
     assert "another similarity.cbdm than at the start" in refused("train", "--resume", "r", "--steps", 2)
@@ -34,11 +32,6 @@ def test_load_run_rebuilds_the_affinity_of_a_table(run, refused, tmp_path, endin
     law = load_run(tmp_path / "r").laws["cbdm"]
     expected = torch.from_numpy(table / table.sum(1, keepdims=True))
     torch.testing.assert_close(law.table, expected, rtol=0, atol=1e-12)
-
-
-class _Evil:
-    def __reduce__(self):
-        return os.mkdir, ("executed",)
 
 
 def _npz(path):
@@ -65,8 +58,8 @@ TABLES = {
     "empty.csv": (lambda p: p.write_text("\n"), "it is empty"),
     "empty.npy": (lambda p: p.write_bytes(b""), "cannot be read"),
     "archive.npy": (_npz, "cannot be read"),
-    "objects.npy": (lambda p: np.save(p, np.array([_Evil()] * 4, dtype=object)), "allow_pickle=False"),
-    "pickle.npy": (lambda p: p.write_bytes(pickle.dumps(_Evil())), "cannot be read"),
+    "objects.npy": (lambda p: np.save(p, np.array([Evil()] * 4, dtype=object)), "allow_pickle=False"),
+    "pickle.npy": (lambda p: p.write_bytes(pickle.dumps(Evil())), "cannot be read"),
     "missing.npy": (lambda p: None, "No such file"),
 }
 

@@ -16,6 +16,7 @@ TINY = [
     "--set", "sampling.steps=2",
     "--set", "evaluation.per_class=8",
 ]  # fmt: skip
+UNJUDGED = [*TINY, "--no-evaluate"]  # where what was learned is judged, and nothing that is drawn
 
 
 def shared_classifiers(base):

@@ -4,7 +4,6 @@ import json
 import os
 import resource
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,16 +13,12 @@ from pathlib import Path
 import pytest
 import tomli_w
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from cbdm import load_run
 from cbdm_cli.config import validated
-from cbdm_core.networks.encoders import sinusoid
-from cbdm_core.networks.published import _TABLE, published_names, published_unet
 from cbdm_core.run import read_config
-from tests.cli.tiny import TINY, cbdm, fingerprint, one_line
-
-ONLY = [*TINY, "--no-evaluate"]  # where what was learned is judged, and nothing that is drawn
+from tests.cli.tiny import TINY, UNJUDGED, cbdm, fingerprint, one_line
 
 
 def test_a_run_leaves_everything_a_reader_needs(run, tmp_path):
@@ -65,7 +60,7 @@ def test_the_same_command_gives_the_same_bytes(run, tmp_path):
 )
 def test_resume_is_bit_identical_to_an_uninterrupted_run(run, tmp_path, method, precision):
     assert run("train", "--steps", 8, "--method", method, "--precision", precision, *TINY, "--out", "whole")[0] == 0
-    assert run("train", "--steps", 3, "--method", method, "--precision", precision, *ONLY, "--out", "parts")[0] == 0
+    assert run("train", "--steps", 3, "--method", method, "--precision", precision, *UNJUDGED, "--out", "parts")[0] == 0
     assert run("train", "--resume", "parts", "--steps", 8)[0] == 0
     assert fingerprint(tmp_path / "whole") == fingerprint(tmp_path / "parts")
     for file in ("metrics.jsonl", "samples.png", "config.toml"):
@@ -74,7 +69,7 @@ def test_resume_is_bit_identical_to_an_uninterrupted_run(run, tmp_path, method, 
 
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_signal_saves_first_and_resume_completes_identically(run, tmp_path, cache, number):
-    assert run("train", "--steps", 60, *ONLY, "--out", "whole")[0] == 0
+    assert run("train", "--steps", 60, *UNJUDGED, "--out", "whole")[0] == 0
     child = subprocess.Popen(
         [sys.executable, "-m", "cbdm_cli", "train", "--steps", "60", *TINY, "--out", "cut off"],
         cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
@@ -93,7 +88,7 @@ def test_a_signal_saves_first_and_resume_completes_identically(run, tmp_path, ca
 
 
 def test_a_disk_that_fills_leaves_the_earlier_checkpoint(run, tmp_path, cache):
-    assert run("train", "--steps", 4, *ONLY, "--out", "full")[0] == 0
+    assert run("train", "--steps", 4, *UNJUDGED, "--out", "full")[0] == 0
     before = fingerprint(tmp_path / "full")
 
     def limit():
@@ -131,7 +126,7 @@ def test_a_diverging_loss_names_step_labels_and_the_last_good_checkpoint(refused
 
 
 def test_resume_with_another_configuration_is_refused(run, refused):
-    assert run("train", "--steps", 2, *ONLY, "--out", "r")[0] == 0
+    assert run("train", "--steps", 2, *UNJUDGED, "--out", "r")[0] == 0
     assert "method.cbdm.tau = 1.0, not 3.0" in refused("train", "--resume", "r", "--tau", 3)
     assert "method = 'cbdm:null', not 'ddpm'" in refused("train", "--resume", "r", "--method", "ddpm")
     line = refused("train", "mixture-lt", "--resume", "r")
@@ -146,7 +141,7 @@ def test_resume_with_another_configuration_is_refused(run, refused):
 
 def test_a_run_of_version_0_1_goes_on_bit_for_bit(run, tmp_path):
     for name in ("new", "old"):
-        assert run("train", "--steps", 2, *ONLY, "--tau", 0.5, "--out", name)[0] == 0
+        assert run("train", "--steps", 2, *UNJUDGED, "--tau", 0.5, "--out", name)[0] == 0
     file = tmp_path / "old" / "config.toml"
     table = tomllib.loads(file.read_text())
     options = {"cbdm": {"draws": 1, "fraction": 1.0}}
@@ -188,18 +183,17 @@ def test_methods_and_laws_reach_the_run(run, tmp_path):
         (["--method", "reweight", "--prior", "balanced:0.999"], "reweight:balanced:0.999"),
         (["--method", "resample"], "resample"),
     ]):  # fmt: skip
-        code, out, err = run("train", "--steps", 1, *ONLY, *options, "--out", f"m{number}")
+        code, out, err = run("train", "--steps", 1, *UNJUDGED, *options, "--out", f"m{number}")
         assert code == 0, err
         assert validated(read_config(tmp_path / f"m{number}")).method_text == parts
     assert load_run(tmp_path / "m5").laws["resample"].probs.max() < 0.11
 
 
 def test_load_run_gives_the_averaged_network_and_its_laws(run, tmp_path):
-    assert run("train", "--steps", 2, *ONLY, "--out", "r")[0] == 0
+    assert run("train", "--steps", 2, *UNJUDGED, "--out", "r")[0] == 0
     loaded = load_run(tmp_path / "r")
     assert loaded.step == 2 and loaded.shape == (1, 8, 8) and set(loaded.laws) == {"training", "cbdm"}
     assert loaded.schedule.domain == (0.001, 1.0) and loaded.config["seed"] == 0
-    from safetensors.torch import load_file
 
     ema = load_file(tmp_path / "r" / "checkpoints" / "step-00000002" / "ema.safetensors")
     for name, value in loaded.network.state_dict().items():
@@ -217,7 +211,7 @@ def test_a_third_party_law_is_found_by_name(tmp_path, cache):
         "    def log_weights(self, counts):\n        return 2 * counts.log()\n"
     )
     env = {"PYTHONPATH": str(package)}
-    cbdm("train", "--prior", "theirs", "--steps", 1, *ONLY, "--out", "r", cwd=tmp_path, env=env, check=0)
+    cbdm("train", "--prior", "theirs", "--steps", 1, *UNJUDGED, "--out", "r", cwd=tmp_path, env=env, check=0)
     assert tomllib.loads((tmp_path / "r" / "config.toml").read_text())["facts"]["laws"] == {"cbdm": "theirs"}
     table = cbdm("priors", "--law", "theirs", cwd=tmp_path, env=env, check=0).stdout
     assert "theirs" in table
@@ -336,54 +330,3 @@ def test_an_augmented_run_resumes_bit_identically_and_samples(run, tmp_path):
 )
 def test_an_augmentation_that_does_not_fit_is_refused(refused, arguments, words):
     assert words in refused("train", *arguments, "--set", "data.augment=0.1")
-
-
-def weights(run, file="ema.safetensors", step="*"):
-    return load_file(sorted((run / "checkpoints").glob(f"step-{step}"))[-1] / file)
-
-
-def test_a_run_starts_from_anothers_weights_and_resumes(run, refused, tmp_path):
-    """Fine-tuning with augmentation, which the first run was not told of."""
-    assert run("train", "--method", "ddpm", "--steps", 3, *ONLY, "--out", "first")[0] == 0
-    more = ("--set", "data.augment=0.5", "--set", "training.keep=9", "--from", "first")
-    for out, steps in (("whole", 4), ("parts", 2)):
-        code, text, err = run("train", "--method", "cbdm:uniform", "--steps", steps, *ONLY, *more, "--out", out)
-        assert code == 0 and "averaged weights of first, trained for 3 steps" in text + err
-    origin = read_config(tmp_path / "whole")["facts"]["origin"]
-    assert (origin["path"], origin["step"]) == ("first", 3)
-    assert origin["sha256"] == fingerprint(tmp_path / "first")["ema.safetensors"]
-    theirs, told = weights(tmp_path / "first"), "augment.project.weight"
-    for file, prefix in (("ema.safetensors", ""), ("model.safetensors", "network.")):
-        mine = weights(tmp_path / "whole", file, "00000000")
-        assert all(torch.equal(mine[prefix + name], value) for name, value in theirs.items())
-        assert not mine[prefix + told].any()
-    shutil.rmtree(tmp_path / "first")
-    assert run("train", "--resume", "parts", "--steps", 4, "--no-evaluate")[0] == 0
-    assert fingerprint(tmp_path / "whole") == fingerprint(tmp_path / "parts")
-    for checkpoint in (tmp_path / "parts" / "checkpoints").iterdir():
-        shutil.rmtree(checkpoint)
-    assert "has lost the weights" in refused("train", "--resume", "parts")
-    assert "leave out --out, --dry-run, --from and --data" in refused("train", "--resume", "parts", "--from", "whole")
-
-
-def test_a_run_starts_from_files(run, refused, tmp_path):
-    """Of published names, and of ours."""
-    small = {"width": 32, "multipliers": (1, 2), "attention": (), "blocks": 1, "time_steps": 1000}
-    torch.manual_seed(1)
-    network = published_unet((1, 8, 8), 10, **small)
-    names = published_names(network)
-    state = {names[name]: value for name, value in network.state_dict().items()}
-    state = {name: v[..., None, None] if ".attn.proj" in name and v.ndim == 2 else v for name, v in state.items()}
-    state[_TABLE] = sinusoid(torch.arange(1000), 32).float()
-    torch.save({"ema_model": state, "net_model": state, "step": 7}, tmp_path / "theirs.pt")
-    save_file(network.state_dict(), tmp_path / "ours.safetensors")
-    options = "{width=32, multipliers=[1, 2], attention=[], blocks=1}"
-    tiny = ("--set", "network.name=published", "--set", f"network.options={options}", "--steps", 1)
-    for file, step in (("theirs.pt", 7), ("ours.safetensors", 0)):
-        code, _, err = run("train", *tiny, "--from", file, "--out", step, "--no-evaluate")
-        assert code == 0, err
-        begun = weights(tmp_path / str(step), step="00000000")
-        assert all(torch.equal(begun[name], value) for name, value in network.state_dict().items())
-        assert read_config(tmp_path / str(step))["facts"]["origin"]["step"] == step
-    assert "holds the weights of another network" in refused("train", *TINY, "--from", "ours.safetensors")
-    assert "cannot be read" in refused("train", *TINY, "--from", "nowhere.safetensors")
