@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cbdm_cli.study.report.axes import as_fraction, framed, plain_numbers
 from cbdm_cli.study.report.collect import MethodScores, Story
 from cbdm_cli.study.report.drawing import Drawing, Style, canvas, finished, ramp, style_of
 from cbdm_cli.study.report.wording import estimate_text, number
@@ -27,7 +28,6 @@ __all__ = [
 ]
 
 _CURVES = ("fid", "tail fid", "recall")
-_FRACTIONS = ("precision", "recall")
 _MANY = 20  # more classes than this are told by rank, not by name
 _POINTS = 200  # of a curve against the training step: more cannot be seen, and would fill the page
 
@@ -39,7 +39,7 @@ def class_histogram(story: Story) -> Drawing:
     with canvas(1, _lying(len(order), 0.27)) as (figure, (axes,)):
         axes.barh(range(len(order)), [max(n, 0.8) for n in sorted_counts], color=ramp(len(order)), height=0.8)
         axes.set(xscale="log", xlabel="training images", xlim=(0.7, None))
-        _plain(axes.xaxis)
+        plain_numbers(axes.xaxis)
         _class_ticks(axes, [names[y] for y in order])
         if len(order) <= _MANY:
             for i, n in enumerate(sorted_counts):
@@ -80,8 +80,8 @@ def class_bars(story: Story, score: str) -> Drawing | None:
         if many:
             axes.set(xscale="log", xlabel="training images of the class", ylabel=label_of(score))
             axes.invert_xaxis()
-            _plain(axes.xaxis)
-            _framed(axes.yaxis, score)
+            plain_numbers(axes.xaxis)
+            framed(axes.yaxis, score)
         else:
             axes.set(xlabel=label_of(score), xlim=(0, None))
             _class_ticks(axes, [f"{names[y]} ({n})" for y, n in zip(order, counts, strict=True)])
@@ -119,7 +119,7 @@ def plane(story: Story) -> Drawing | None:
         axes.set(xlabel="recall (variety)", ylabel="precision (likeness)")
         for axis, score in ((axes.xaxis, "recall"), (axes.yaxis, "precision")):
             seeds = [v for j in shown for v in j.row.values[score].values()]
-            _as_fraction(axis, min(seeds), max(seeds), share=0.35)
+            as_fraction(axis, min(seeds), max(seeds), share=0.35)
         described = [
             f"{j.row.name}: precision {estimate_text(j.row.scores['precision'], 3)}, "
             f"recall {estimate_text(j.row.scores['recall'], 3)}"
@@ -144,7 +144,7 @@ def omega_curves(story: Story) -> Drawing | None:
             for j, curve in series[score]:
                 _omega_curve(each, j, curve)
             each.set(xlabel="ω", ylabel=label_of(score))
-            _framed(each.yaxis, score)
+            framed(each.yaxis, score)
         described = [
             f"{label_of(score)}, {j.row.name}: "
             + ", ".join(f"{number(_mean(by_seed), digits_of(score))} at ω {omega:g}" for omega, by_seed in curve)
@@ -193,9 +193,9 @@ def strength_curves(story: Story) -> Drawing | None:
             taus = [tau for found in lines.values() for tau, _ in found]
             if min(taus) > 0 and max(taus) / min(taus) > 5:
                 each.set_xscale("log")
-                _plain(each.xaxis)
+                plain_numbers(each.xaxis)
             each.set(xlabel="τ", ylabel=label_of(score))
-            _framed(each.yaxis, score)
+            framed(each.yaxis, score)
         described = [
             f"{label_of(score)}, {parts}: "
             + ", ".join(f"{estimate_text(j.row.scores[score], digits_of(score))} at τ {tau:g}" for tau, j in found)
@@ -238,7 +238,7 @@ def loss_curves(story: Story) -> Drawing | None:
                 ends.append(f"{method.name}, {name}: {values[0]:.4g} to {values[-1]:.4g} at step {int(steps[-1])}")
             each.set(title=name, xlabel="step", ylabel="denoising loss", yscale="log")
             each.locator_params(axis="x", integer=True)
-            _plain(each.yaxis, every=True)
+            plain_numbers(each.yaxis, every=True)
         alt = f"Denoising loss against training step, logarithmic. {'; '.join(ends)}."
         caption = "Denoising loss without the regulariser, mean over seeds and over neighbouring records."
         return finished(figure, "loss", alt, caption)
@@ -373,41 +373,8 @@ def _class_ticks(axes: Any, names: Sequence[str]) -> None:
     axes.set_yticks(range(len(names)), names) if len(names) <= _MANY else axes.set_yticks([])
 
 
-def _plain(axis: Any, every: bool = False) -> None:
-    """Plain numbers on a logarithmic axis; `every` also names the steps between powers of ten."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
-
-    if every:
-        axis.set_major_locator(MaxNLocator(5))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
-
-
 def _width(found: Estimate) -> float | None:
     return found.half_width if math.isfinite(found.half_width) else None
-
-
-def _framed(axis: Any, score: str) -> None:
-    """Frame a fraction as one; other scores have the frame that matplotlib gives them."""
-    if score in _FRACTIONS:
-        _as_fraction(axis, *axis.get_data_interval(), share=0.05)
-
-
-def _as_fraction(axis: Any, low: float, high: float, share: float) -> None:
-    """Frame values with some room that ends a marker beyond 0 and 1, where no number stands.
-
-    Args:
-        axis: of fractions.
-        low: the least of them; what is drawn beyond the frame, such as wide intervals of few seeds, is cut.
-        high: the greatest.
-        share: of their range that is left on either side.
-    """
-    room = max(share * (high - low), 0.02)
-    low, high = max(low - room, 0.0), min(high + room, 1.0)
-    marker = 0.03 * (high - low)
-    limit = axis.axes.set_xlim if axis is axis.axes.xaxis else axis.axes.set_ylim
-    limit(low - marker, high + marker)
-    axis.set_ticks([tick for tick in axis.get_majorticklocs() if low - 1e-9 <= tick <= high + 1e-9])
 
 
 def _at(story: Story) -> str:
