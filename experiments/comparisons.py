@@ -19,10 +19,9 @@ from typing import Any
 from tables import ROOT, gathered
 
 from cbdm_cli.locking import held
-from cbdm_cli.run_folder import write_text
+from cbdm_cli.run_folder import COMPARISON_FILE, write_text
 from cbdm_cli.study.job import job_command
 from cbdm_cli.study.plan import (
-    FILE,
     OMEGAS,
     Plan,
     Variant,
@@ -189,7 +188,7 @@ def run(experiment: Experiment, work: Path, jobs: int, seeds: int) -> list[str]:
 
 def _joined(folder: Path, plan: Plan) -> Plan:
     """The plan, with what the folder's plan has beside it: experiments share cells."""
-    if not (folder / FILE).exists():
+    if not (folder / COMPARISON_FILE).exists():
         return plan
     kept = load_plan(folder)
     if _same(kept) != _same(plan):

@@ -12,7 +12,7 @@ import torch
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.data.labelling import Labelling
 from cbdm_core.data.pictures import ENDINGS, Framing
-from cbdm_core.data.table import read_table
+from cbdm_core.data.table import read_table, row_in_file
 from cbdm_core.errors import CbdmError, CbdmWarning
 from cbdm_core.reading import clean_text
 
@@ -59,12 +59,13 @@ def folder(
 def _by_table(place: Path, table: Path) -> tuple[list[Path], Labelling]:
     if not place.is_dir():
         raise CbdmError(f"{place} is not a folder: give the path of the folder that the file names start from")
-    names, told = read_table(place / table if (place / table).is_file() else table, place)
-    for row, name in enumerate(names, start=2):  # below the names of the columns
+    file = place / table if (place / table).is_file() else table
+    names, told = read_table(file, place)
+    for index, name in enumerate(names, start=1):
         if _is_missing(place / name):
             raise CbdmError(
-                f"row {row} of {table} names the file {clean_text(name)}, which is not in {place}: bring it, or remove "
-                "the row"
+                f"row {row_in_file(file, index)} of {table} names the file {clean_text(name)}, which is not in "
+                f"{place}: bring it, or remove the row"
             )
     _warn_of_unlisted(place, table, names)
     return [place / name for name in names], told

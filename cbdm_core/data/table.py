@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -12,7 +13,7 @@ from cbdm_core.data.labelling import Labelling, from_attributes, from_classes, f
 from cbdm_core.errors import CbdmError
 from cbdm_core.reading import clean_text, inner_name, regular_file
 
-__all__ = ["names_a_file", "read_table"]
+__all__ = ["names_a_file", "read_table", "row_in_file"]
 
 _FILES = ("file_name", "filename", "file", "image", "path")
 _CLASSES = ("class", "label")
@@ -46,6 +47,18 @@ def read_table(path: Path, place: Path | None = None) -> tuple[list[str], Labell
     if twice:
         raise CbdmError(f"{path} names {clean_text(str(twice[0]))} twice: keep one row for each file")
     return files, _labelling(path, columns)
+
+
+def row_in_file(path: Path, index: int) -> int:
+    """The row of a CSV, from 1 as spreadsheets count, in which that stands which is `index` rows below the names.
+
+    Args:
+        path: of a CSV that was read.
+        index: among the rows that are not empty; that of the column names is 0.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        filled = (row for row, values in enumerate(csv.reader(file, strict=True), start=1) if values)
+        return next(islice(filled, index, None))
 
 
 def names_a_file(path: Path) -> bool:
@@ -104,7 +117,9 @@ def _rows(path: Path) -> tuple[list[str], list[list[str]]]:
         raise CbdmError(f"{path} needs a row of column names, with a file name and a class, and a row for each file")
     wrong = next((i for i, row in enumerate(rows) if len(row) != len(rows[0])), None)
     if wrong is not None:
-        raise CbdmError(f"row {wrong + 1} of {path} has {len(rows[wrong])} values, the first has {len(rows[0])}")
+        raise CbdmError(
+            f"row {row_in_file(path, wrong)} of {path} has {len(rows[wrong])} values, the first has {len(rows[0])}"
+        )
     return rows[0], rows[1:]
 
 
@@ -127,7 +142,8 @@ def _labelling(path: Path, columns: dict[str, list[str]]) -> Labelling:
 
 def _present(path: Path, name: str, values: list[str]) -> list[str]:
     if "" in values:
-        raise CbdmError(f"column {clean_text(name)} of {path} is empty in row {values.index('') + 2}: name its class")
+        row = row_in_file(path, values.index("") + 1)
+        raise CbdmError(f"column {clean_text(name)} of {path} is empty in row {row}: name its class")
     return values
 
 
@@ -147,7 +163,8 @@ def _numbers(path: Path, name: str, values: list[str]) -> np.ndarray:
             good = False
         if not good:
             raise CbdmError(
-                f"column {clean_text(name)} of {path} has {clean_text(value[:40])!r} in row {row + 2}: a condition of "
-                "several columns is finite numbers; call a column of names class"
+                f"column {clean_text(name)} of {path} has {clean_text(value[:40])!r} in row "
+                f"{row_in_file(path, row + 1)}: a condition of several columns is finite numbers; call a column of "
+                "names class"
             )
     return np.array(values, dtype=np.float64)

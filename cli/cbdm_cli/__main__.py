@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 
 from cbdm_cli.refusal import DEBUG, refuse
+from cbdm_cli.warned import warnings_in_one_line
 from cbdm_core.errors import CbdmError, CbdmWarning
 from cbdm_core.reading import clean_text
 
 __all__ = ["main"]
-
-_BY_PYTHON = warnings.formatwarning
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -28,9 +26,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from cbdm_cli.one_command import asked_for
 
     arguments = sys.argv[1:] if argv is None else list(argv)
-    warnings.formatwarning = _one_line
     try:
-        code = asked_for(arguments)(args=arguments, standalone_mode=False)
+        with warnings_in_one_line():
+            code = asked_for(arguments)(args=arguments, standalone_mode=False)
     except (CbdmError, CbdmWarning) as error:  # a warning is raised where Python's own filters say error
         refuse(str(error))
     except NoArgsIsHelpError as error:  # `cbdm` alone prints the help, which is no mistake to explain
@@ -53,17 +51,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(70) from None
     else:
         raise SystemExit(code if isinstance(code, int) else 0)
-    finally:
-        warnings.formatwarning = _BY_PYTHON
-
-
-def _one_line(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
-) -> str:
-    """A warning of ours without the place in the program that gave it; others as Python writes them."""
-    if issubclass(category, CbdmWarning):
-        return f"cbdm: {clean_text(' '.join(str(message).split()))}\n"
-    return _BY_PYTHON(message, category, filename, lineno, line)
 
 
 def no_memory(error: Exception) -> bool:

@@ -98,7 +98,9 @@ def labels_of(text: str, n: int | None, run: Run, seed: int) -> Tensor:
 
 def _listed(text: str, class_names: Sequence[str]) -> list[int]:
     """Labels parted by commas, each as its number or as its class: names may hold commas, the longest goes first."""
-    by_name = {", ".join(_words(name)): label for label, name in enumerate(class_names)}
+    by_name: dict[str, list[int]] = {}
+    for label, name in enumerate(class_names):
+        by_name.setdefault(", ".join(_words(name)), []).append(label)
     most = max(name.count(",") for name in by_name) + 1
     words, labels, at = _words(text), list[int](), 0
     while at < len(words):
@@ -110,9 +112,17 @@ def _listed(text: str, class_names: Sequence[str]) -> list[int]:
             name = next((joined for joined in longest_first if joined in by_name), name)
             if name not in by_name:
                 raise _no_label(text, name, by_name, alone=len(words) == 1)
-            labels.append(by_name[name])
+            labels.append(_only(text, name, by_name[name]))
         at += name.count(",") + 1
     return labels
+
+
+def _only(text: str, name: str, labels: Sequence[int]) -> int:
+    """The label of a name; names that differ by spaces or by the form of an accent alone are read as one."""
+    if len(labels) > 1:
+        numbers = " and ".join(map(str, labels))
+        raise CbdmError(f"--labels {text!r}: {name!r} is the name of the classes {numbers}: give the number of one")
+    return labels[0]
 
 
 def _words(text: str) -> list[str]:

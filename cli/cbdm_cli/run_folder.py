@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # plans and pages are read without torch
     from cbdm_core.training import TrainRecord
 
 __all__ = [
+    "COMPARISON_FILE",
     "Metrics",
     "Records",
     "claimed_folder",
@@ -42,6 +43,7 @@ __all__ = [
     "write_text",
 ]
 
+COMPARISON_FILE = "compare.json"  # what a comparison asks for
 _BEGUN = ("environment.json", "law_data.safetensors")  # what is written before a configuration
 
 
@@ -113,7 +115,7 @@ def _way_on(out: Path) -> str:
     begun = [*out.glob("checkpoints/*")]
     if (out / "environment.json").is_file() and (not begun or [*out.glob("checkpoints/*/optimizer.pt")]):
         return f", or continue with cbdm train --resume {shlex.quote(str(out))}"
-    return f", or continue with cbdm compare {shlex.quote(str(out))}" if (out / "compare.json").is_file() else ""
+    return f", or continue with cbdm compare {shlex.quote(str(out))}" if (out / COMPARISON_FILE).is_file() else ""
 
 
 def write_text(path: Path, text: str) -> None:

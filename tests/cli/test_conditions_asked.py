@@ -56,6 +56,15 @@ def test_what_is_neither_number_nor_class_is_told(text, words):
         labels_of(text, None, RUN, 0)
 
 
+def test_a_name_of_two_classes_is_refused_and_their_numbers_are_not():
+    run = SimpleNamespace(class_names=("cat", "cafe\u0301", "caf\u00e9", " cat"), counts=torch.tensor([4, 3, 2, 1]))
+    with pytest.raises(CbdmError, match=r"'cat' is the name of the classes 0 and 3: give the number of one$"):
+        labels_of("1,cat", None, run, 0)
+    with pytest.raises(CbdmError, match="the classes 1 and 2"):
+        labels_of("caf\u00e9", None, run, 0)
+    assert labels_of("3,1", None, run, 0).tolist() == [3, 1]
+
+
 def test_an_empty_text_is_no_option_left_out():
     nothing = {"omega": None, "guidance_prior": None}
     assert asked_for("", (), None, None, nothing, {}, unconditional=False).labels == ""

@@ -13,8 +13,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cbdm_cli.overlay import setting
+from cbdm_cli.run_folder import COMPARISON_FILE
 from cbdm_cli.study.job import run_job
-from cbdm_cli.study.plan import FILE, READINGS, Plan, Variant, load_plan, run_folder, save_plan
+from cbdm_cli.study.plan import READINGS, Plan, Variant, load_plan, run_folder, save_plan
 from cbdm_cli.study.pool import Child
 from cbdm_cli.trust import features_setting, quoted, runs_code
 from cbdm_core.data.sources import digits
@@ -167,10 +168,10 @@ def launched(tmp_path, monkeypatch):
 
 
 def test_compare_runs_no_code_that_only_the_plan_names(refused, ran, launched):
-    before = Path("c", FILE).read_bytes()
+    before = Path("c", COMPARISON_FILE).read_bytes()
     for options in ([], ["--seeds", 2], ["--add", "t2h"]):
         line = refused("compare", "c", *options)
-        assert f"c/{FILE}: evaluation.features = 'theirs:pixels' names code to run: repeat --set" in line
+        assert f"c/{COMPARISON_FILE}: evaluation.features = 'theirs:pixels' names code to run: repeat --set" in line
     own = "evaluation.features=theirs:pixels"
     for others in (
         ["evaluation.features=pixels"],
@@ -180,7 +181,7 @@ def test_compare_runs_no_code_that_only_the_plan_names(refused, ran, launched):
     ):
         options = [word for text in others for word in ("--set", text)]
         assert "--set: the comparison c has its own" in refused("compare", "c", *options)
-    assert not ran() and not launched and Path("c", FILE).read_bytes() == before
+    assert not ran() and not launched and Path("c", COMPARISON_FILE).read_bytes() == before
 
 
 def test_compare_takes_the_plans_features_from_the_command_line(run, refused, ran, launched):

@@ -32,8 +32,8 @@ from cbdm_cli.config import validated
 from cbdm_cli.foreign_samples import read_samples
 from cbdm_cli.overlay import load_config, setting
 from cbdm_cli.resolve import resolved
-from cbdm_cli.run_folder import Metrics
-from cbdm_cli.study.plan import FILE, READINGS, Plan, Variant, load_plan, readings_of, run_folder, save_plan
+from cbdm_cli.run_folder import COMPARISON_FILE, Metrics
+from cbdm_cli.study.plan import READINGS, Plan, Variant, load_plan, readings_of, run_folder, save_plan
 from cbdm_cli.study.report.collect import collect
 from cbdm_cli.study.summary import summarise
 from cbdm_core import memory
@@ -391,7 +391,7 @@ def read_folder(material, given):
 
 
 def results(material):
-    plan = json.loads((material.comparison / FILE).read_text())
+    plan = json.loads((material.comparison / COMPARISON_FILE).read_text())
     reading = next(p for p in sorted(material.comparison.rglob("*.json")) if p.parent.name == READINGS)
     run = reading.parent.parent
     records = (material.run / "metrics.jsonl").read_bytes()
@@ -401,7 +401,7 @@ def results(material):
         return contents.map(lambda content: (str(file.relative_to(material.comparison)), content))
 
     return st.one_of(
-        under(material.comparison / FILE, as_json(plan)),
+        under(material.comparison / COMPARISON_FILE, as_json(plan)),
         under(reading, as_json(json.loads(reading.read_text()))),
         under(run / "metrics.jsonl", st.one_of(damaged(records), record)),
         under(run / "config.toml", mutated(material.config).map(toml)),

@@ -25,6 +25,7 @@ from PIL import Image
 
 from cbdm_cli.__main__ import main as cbdm
 from cbdm_cli.locking import LOCK
+from cbdm_cli.run_folder import COMPARISON_FILE
 from cbdm_core.metrics.features import classifier
 from cbdm_core.writing import WRITING
 from tests.cli.tiny import fingerprint
@@ -171,7 +172,7 @@ class Drills:
 
     def _compare(self, place, when):
         came = killed((*COMPARE, "--out", "c"), place, **when)
-        if came and (place / "c" / "compare.json").exists():
+        if came and (place / "c" / COMPARISON_FILE).exists():
             deadline = time.monotonic() + 60  # the jobs save and end by themselves
             while time.monotonic() < deadline and jobs_of(place / "c"):
                 time.sleep(0.1)

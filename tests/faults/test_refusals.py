@@ -12,8 +12,7 @@ import torch
 from cbdm_cli import affordable
 from cbdm_cli.__main__ import main
 from cbdm_cli.naming import path_name
-from cbdm_cli.run_folder import new_folder
-from cbdm_cli.study.plan import FILE
+from cbdm_cli.run_folder import COMPARISON_FILE, new_folder
 from cbdm_core.checkpoint import read_torch
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.data.folders import folder
@@ -203,7 +202,7 @@ def test_one_check_of_names_that_become_paths(tmp_path, monkeypatch, name):
         (["config.toml", "environment.json"], "train --resume"),
         (["config.toml", "environment.json", "checkpoints/step-1/state.json"], ""),
         (["config.toml", "environment.json", "checkpoints/step-1/optimizer.pt"], "train --resume"),
-        ([FILE, "runs/ddpm/seed-0/environment.json"], "compare"),
+        ([COMPARISON_FILE, "runs/ddpm/seed-0/environment.json"], "compare"),
         (["optimizer.pt"], ""),
     ],
 )

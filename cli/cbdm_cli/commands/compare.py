@@ -13,12 +13,11 @@ from cbdm_cli.config import Config, validated
 from cbdm_cli.locking import held, holder
 from cbdm_cli.overlay import load_config, setting
 from cbdm_cli.preset_files import preset_names
-from cbdm_cli.run_folder import claimed_folder, write_json
+from cbdm_cli.run_folder import COMPARISON_FILE, claimed_folder, write_json
 from cbdm_cli.study.asked import Asked
 from cbdm_cli.study.job import config_of, job_command
 from cbdm_cli.study.launching import Launch, is_done, open_jobs, shell_lines, write_script
 from cbdm_cli.study.plan import (
-    FILE,
     Plan,
     Variant,
     extended,
@@ -114,7 +113,7 @@ def compare(target: str, asked: Asked, out: Path | None, launch: Launch) -> None
 
 def _is_comparison(text: str) -> bool:
     """Whether the argument names the folder of a comparison; the name of a preset is the preset's."""
-    return text not in preset_names() and (Path(text) / FILE).exists()
+    return text not in preset_names() and (Path(text) / COMPARISON_FILE).exists()
 
 
 def _begin(plan: Plan, out: Path | None, launch: Launch) -> None:
@@ -162,7 +161,7 @@ def _common(plan: Plan) -> Config:
 def _refuse_settings(folder: Path, config: Config, settings: Sequence[str]) -> None:
     """The plan has its own; its features may be named again, and must be where they run code."""
     if not settings:
-        refuse_code(folder / FILE, config, features_option(config.evaluation.features))
+        refuse_code(folder / COMPARISON_FILE, config, features_option(config.evaluation.features))
     if any(setting(text) != {"evaluation": {"features": config.evaluation.features}} for text in settings):
         raise CbdmError(
             f"--set: the comparison {folder} has its own; only --add and --seeds may extend it, and --set only name "

@@ -15,7 +15,8 @@ from cbdm_cli.refusal import refuse
 from cbdm_cli.study.orphans import end_with_parent
 from cbdm_cli.study.plan import READINGS, Plan, Reading, Variant, load_plan, missing_readings, run_folder
 from cbdm_cli.trust import features_setting
-from cbdm_core.errors import CbdmError
+from cbdm_cli.warned import warnings_in_one_line
+from cbdm_core.errors import CbdmError, CbdmWarning
 from cbdm_core.writing import plain_write_errors
 
 __all__ = ["config_of", "job_command", "run_job"]
@@ -80,10 +81,11 @@ def main() -> None:
     folder, name, seed, device = sys.argv[1:]
     end_with_parent()
     try:
-        plan = load_plan(Path(folder))
-        (variant,) = (v for v in plan.variants if v.name == name)
-        run_job(Path(folder), plan, variant, int(seed), device)
-    except CbdmError as error:
+        with warnings_in_one_line():
+            plan = load_plan(Path(folder))
+            (variant,) = (v for v in plan.variants if v.name == name)
+            run_job(Path(folder), plan, variant, int(seed), device)
+    except (CbdmError, CbdmWarning) as error:
         refuse(str(error))
 
 

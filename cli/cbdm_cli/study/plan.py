@@ -16,12 +16,11 @@ from cbdm_cli.config import validated
 from cbdm_cli.method import PLAIN, Part, format_parts, only_its_parts, parse_parts, with_law
 from cbdm_cli.naming import file_words, path_name
 from cbdm_cli.overlay import load_config, merged
-from cbdm_cli.run_folder import write_text
+from cbdm_cli.run_folder import COMPARISON_FILE, write_text
 from cbdm_core.errors import CbdmError
 from cbdm_core.reading import CONFIG_BYTES, regular_file
 
 __all__ = [
-    "FILE",
     "MOST_SEEDS",
     "OMEGAS",
     "READINGS",
@@ -37,7 +36,6 @@ __all__ = [
     "variants_of",
 ]
 
-FILE = "compare.json"
 READINGS = "readings"
 MOST_SEEDS = 10_000
 OMEGAS = ("0", "0.25", "0.5", "0.75", "1", "1.5")
@@ -220,13 +218,15 @@ def load_plan(folder: Path) -> Plan:
     Raises:
         CbdmError: no plan there, or a damaged one.
     """
-    file = folder / FILE
+    file = folder / COMPARISON_FILE
     try:
         if not file.exists():
             raise FileNotFoundError(file)
         return Plan.model_validate(json.loads(regular_file(file, CONFIG_BYTES).read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise CbdmError(f"{folder} is no comparison: it has no {FILE}; name a folder that cbdm compare made") from None
+        raise CbdmError(
+            f"{folder} is no comparison: it has no {COMPARISON_FILE}; name a folder that cbdm compare made"
+        ) from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the whole"
@@ -237,7 +237,7 @@ def load_plan(folder: Path) -> Plan:
 
 def save_plan(folder: Path, plan: Plan) -> None:
     """Write the plan into the folder."""
-    write_text(folder / FILE, json.dumps(plan.model_dump(), indent=1) + "\n")
+    write_text(folder / COMPARISON_FILE, json.dumps(plan.model_dump(), indent=1) + "\n")
 
 
 def run_folder(folder: Path, variant: Variant, seed: int) -> Path:

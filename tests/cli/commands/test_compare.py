@@ -10,10 +10,10 @@ import threading
 import pytest
 
 from cbdm_cli.locking import LOCK, held
+from cbdm_cli.run_folder import COMPARISON_FILE
 from cbdm_cli.study import pool
 from cbdm_cli.study.job import job_command
 from cbdm_cli.study.plan import (
-    FILE,
     READINGS,
     Plan,
     Variant,
@@ -101,9 +101,10 @@ def planned(tmp_path):
     ],
 )
 def test_a_mistake_in_going_on_changes_nothing(refused, planned, arguments, words):
-    before = (planned / FILE).read_bytes()
+    before = (planned / COMPARISON_FILE).read_bytes()
     assert words in refused("compare", "c", *arguments)
-    assert [p.name for p in planned.iterdir()] == [FILE] and (planned / FILE).read_bytes() == before
+    assert [p.name for p in planned.iterdir()] == [COMPARISON_FILE]
+    assert (planned / COMPARISON_FILE).read_bytes() == before
     assert [p.name for p in planned.parent.iterdir()] == ["c"]
 
 
@@ -113,7 +114,7 @@ def test_two_at_once_in_one_folder(refused, planned):
         assert "cbdm compare already runs in c, as process" in refused("compare", "c", "--add", "t2h")
     with held(planned, "cbdm compare"):
         pass
-    assert [p.name for p in planned.iterdir()] == [FILE]
+    assert [p.name for p in planned.iterdir()] == [COMPARISON_FILE]
 
 
 @pytest.mark.parametrize(
@@ -129,10 +130,10 @@ def test_two_at_once_in_one_folder(refused, planned):
     ],
 )
 def test_a_damaged_plan_is_named(refused, planned, text, words):
-    (planned / FILE).write_bytes(text)
+    (planned / COMPARISON_FILE).write_bytes(text)
     line = refused("compare", "c")
-    assert words in line and f"c/{FILE}" in line
-    assert (planned / FILE).read_bytes() == text
+    assert words in line and f"c/{COMPARISON_FILE}" in line
+    assert (planned / COMPARISON_FILE).read_bytes() == text
 
 
 def test_a_folder_that_is_no_comparison(tmp_path):

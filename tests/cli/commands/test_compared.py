@@ -12,9 +12,9 @@ import tomllib
 
 import pytest
 
-from cbdm_cli.run_folder import read_records
+from cbdm_cli.run_folder import COMPARISON_FILE, read_records
 from cbdm_cli.study.job import config_of
-from cbdm_cli.study.plan import FILE, READINGS, Variant, load_plan, readings_of, run_folder
+from cbdm_cli.study.plan import READINGS, Variant, load_plan, readings_of, run_folder
 from cbdm_cli.study.pool import Child
 from cbdm_cli.study.summary import summarise
 from tests.cli.tiny import TINY, cbdm, fingerprint, shared_classifiers
@@ -122,10 +122,11 @@ def test_again_nothing_is_trained(run, whole, monkeypatch):
         raise AssertionError("a finished job was started")
 
     monkeypatch.setattr(Child, "_launch", launch)
-    before, plan, results = state(folder / "runs"), (folder / FILE).read_bytes(), (folder / "results.json").read_bytes()
+    before = state(folder / "runs")
+    plan, results = ((folder / name).read_bytes() for name in (COMPARISON_FILE, "results.json"))
     code, out, err = run("compare", folder)
     assert code == 0 and not err and state(folder / "runs") == before
-    assert ((folder / FILE).read_bytes(), (folder / "results.json").read_bytes()) == (plan, results)
+    assert ((folder / COMPARISON_FILE).read_bytes(), (folder / "results.json").read_bytes()) == (plan, results)
     assert json.loads(results)["verdict"] in out
 
 
@@ -151,7 +152,7 @@ def test_killed_in_the_middle_and_extended_it_ends_as_if_it_had_not_been(run, wh
 
     code, out, err = run("compare", cut, "--seeds", 2, "--jobs", 2)
     assert code == 0, err
-    for name in (FILE, "results.json"):
+    for name in (COMPARISON_FILE, "results.json"):
         assert (cut / name).read_bytes() == (folder / name).read_bytes(), name
     plan = load_plan(cut)
     for variant in plan.variants:

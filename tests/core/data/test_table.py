@@ -101,6 +101,22 @@ def test_refused_in_one_line(read, text, said):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x,kind\n\nb.png,0\n\n\nc.png,1,2\n", "^row 6 of "),
+        ("\nx,kind\nb.png,a\n\nc.png,\n", "is empty in row 5:"),
+        ("x,u,v\nb.png,1,2\n\nc.png,3,red\n", "'red' in row 4:"),
+        ("x,kind\n\n\nb.png,0\ngone.png,1\n", "^row 5 of "),
+        ('x,kind\n"b.png","an owl\nof snow"\n\nc.png,\n', "is empty in row 4:"),
+    ],
+)
+def test_a_row_is_that_of_a_spreadsheet(read, text, said):
+    """Empty rows count, and a cell of two lines is one."""
+    with pytest.raises(CbdmError, match=said):
+        read(text)
+
+
 def test_names_are_read_without_dots(read):
     assert read(table("x,kind", 0, 1, 0, files=("./b.png", "deep/./a.png", ".//c.png"))).y.tolist() == [0, 1, 0]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from cbdm_cli.method import completed_entries
 from cbdm_cli.overlay import flat
-from cbdm_cli.run_folder import read_records
-from cbdm_cli.study.plan import FILE, READINGS, Plan, Variant, load_plan, run_folder
+from cbdm_cli.run_folder import COMPARISON_FILE, read_records
+from cbdm_cli.study.plan import READINGS, Plan, Variant, load_plan, run_folder
 from cbdm_cli.study.report.diagnosis import Diagnosed, read_diagnosis
 from cbdm_cli.study.results import Result, estimate, read_results
 from cbdm_cli.study.summary import Row, by_score, summary_of
@@ -133,7 +133,7 @@ def collect(paths: Sequence[Path]) -> Story:
     for path in paths:
         if not path.is_dir():
             raise CbdmError(f"{path} is no folder: name one that cbdm compare or cbdm train made")
-    comparisons = [path for path in paths if (path / FILE).exists()]
+    comparisons = [path for path in paths if (path / COMPARISON_FILE).exists()]
     if comparisons and len(paths) > 1:
         raise CbdmError(f"{comparisons[0]} is a comparison: report it alone, or name run folders only")
     story = _comparison(paths[0]) if comparisons else _some_runs(paths)
