@@ -38,10 +38,12 @@ def test_steps_are_those_of_the_presets():
 @pytest.mark.parametrize("data", DATA)
 def test_batches_rate_warm_up_and_averages_are_those_of_the_presets(data):
     plain, cbdm = training(f"{data}-ddpm"), training(f"{data}-cbdm")
-    rate, warmup, decay, batch, plain_batch = re.findall(
-        r"Adam at 2·10⁻(⁴), (\d+) steps of warm-up, averages of ([\d.]+), batches of (\d+) .*DDPM in batches of (\d+)",
+    factor, power, warmup, decay, batch, plain_batch = re.findall(
+        r"Adam at (\d)·10⁻([⁰¹²³⁴⁵⁶⁷⁸⁹]), (\d+) steps of warm-up, averages of ([\d.]+), batches of (\d+) .*"
+        r"DDPM in batches of (\d+)",
         row(),
     )[0]
-    assert rate == "⁴" and cbdm["learning_rate"] == plain["learning_rate"] == 2e-4
-    assert (cbdm["warmup"], cbdm["ema_decay"], cbdm["batch_size"]) == (int(warmup), float(decay), int(batch))
-    assert plain["batch_size"] == int(plain_batch)
+    rate = float(f"{factor}e-{'⁰¹²³⁴⁵⁶⁷⁸⁹'.index(power)}")
+    for table, of in ((cbdm, batch), (plain, plain_batch)):
+        said = {"learning_rate": rate, "warmup": int(warmup), "ema_decay": float(decay), "batch_size": int(of)}
+        assert {name: table[name] for name in said} == said

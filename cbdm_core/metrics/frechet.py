@@ -143,8 +143,9 @@ def frechet_distance(real: Tensor | Moments, fake: Tensor | Moments) -> float:
     if a.mean.shape != b.mean.shape:
         raise CbdmError(f"real features have {len(a.mean)} numbers, generated ones {len(b.mean)}: use one extractor")
     apart = _finite((a.mean - b.mean).square().sum() + a.cov.trace() + b.cov.trace())
-    cross = _trace_of_root(a.cov, b.cov)
-    return max(0.0, float(apart - 2 * cross))
+    units = [_unit(moments.cov.trace()) for moments in (a, b)]  # the product of both could be too large, or vanish
+    cross = _trace_of_root(*(moments.cov / unit**2 for moments, unit in zip((a, b), units, strict=True)))
+    return max(0.0, float(apart - 2 * (cross * units[0] * units[1])))
 
 
 def few_rows(real: Tensor, fake: Tensor) -> bool:
@@ -165,6 +166,11 @@ def _finite(apart: Tensor) -> Tensor:
     if not apart.isfinite():
         raise CbdmError("the features are too large to be squared: divide real and generated ones by the same number")
     return apart
+
+
+def _unit(trace: Tensor) -> float:
+    """A power of two near the root of a trace: to divide by it and its square rounds nothing."""
+    return 2.0 ** ((math.frexp(float(trace))[1] - 1) // 2)
 
 
 def _trace_of_root(first: Tensor, second: Tensor) -> Tensor:

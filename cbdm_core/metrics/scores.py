@@ -47,11 +47,11 @@ class Score:
     meaning: str = ""
 
 
-_COPIES = "the share of samples that copy training images, beyond chance, so that it may be a little below 0"
-_COPIES_IN_PIXELS = "the same, by neighbours in pixels instead of features"
+_COPIES = "the share of these samples that copy training images, beyond chance, so that it may be a little below 0"
+_COPIES_IN_PIXELS = "the share of them that copy by neighbours in pixels instead of features"
 _AUTHENTICITY = (
-    "the share of samples farther from their nearest training image than that one is from its own, 0 for copies and "
-    "about ½ for a fair sampler"
+    "the share of these samples farther from their nearest training image than that one is from its own, 0 for copies "
+    "and about ½ for a fair sampler"
 )
 _OWN = (
     Score("fid", "FID", digits=2, less_is_better=True, shown=True, compared=("", "tail")),

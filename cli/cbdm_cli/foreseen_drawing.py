@@ -18,6 +18,7 @@ from cbdm_core.draws import Draws
 from cbdm_core.networks.base import ScoreNetwork
 from cbdm_core.numerics import in_precision
 from cbdm_core.schedules import NoiseSchedule
+from cbdm_priors.sampling.tracking import TrackedWeights
 
 __all__ = ["Foreseen", "foreseen_drawing"]
 
@@ -31,10 +32,17 @@ class Foreseen:
     Args:
         nfe: network evaluations of one sample, of every pass that sampler and guidance ask for.
         seconds: of all samples on the slowest process, without what is done with them.
+        at_most: tracked weights leave out classes that they no longer think possible, and how many depends on the
+            network: it takes this or less.
     """
 
     nfe: int
     seconds: float
+    at_most: bool = False
+
+    def evaluations(self) -> str:
+        """`20 network evaluations`, or `at most 200 network evaluations`."""
+        return f"{'at most ' if self.at_most else ''}{self.nfe} network evaluations"
 
 
 class _Zero(ScoreNetwork):
@@ -85,4 +93,5 @@ def foreseen_drawing(
     if seconds < _SECONDS:
         rows, seconds = path(network, batch, 1, world.device)
     own = min(count, math.ceil(math.ceil(count / batch) / world.size) * batch)
-    return Foreseen(nfe, seconds / rows * nfe * own)
+    tracks = isinstance(solver(config, network, schedule, unconditional)[1], TrackedWeights)
+    return Foreseen(nfe, seconds / rows * nfe * own, at_most=tracks)

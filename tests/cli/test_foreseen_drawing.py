@@ -6,9 +6,10 @@ import torch
 from cbdm_cli import foreseen_drawing as module
 from cbdm_cli.assemble import assemble
 from cbdm_cli.config import validated
-from cbdm_cli.drawing import counted, drawn_with_bar
+from cbdm_cli.drawing import counted, drawn_in_batches, drawn_with_bar
 from cbdm_cli.overlay import load_config
 from cbdm_core.distributed import World
+from cbdm_core.networks.base import ScoreNetwork
 
 
 @pytest.fixture(scope="module")
@@ -35,3 +36,36 @@ def test_seconds_are_those_of_all_passes(monkeypatch, experiment, sampler, inter
     assert found.nfe == drawn.per(own)
     assert found.seconds == pytest.approx(drawn.total, rel=1e-12)
     assert passed.total < drawn.total or own < 5  # a few evaluations, not all
+    assert not found.at_most
+
+
+class _Apart(ScoreNetwork):
+    """ε̂ = y: classes are told apart, so that a path soon follows one."""
+
+    def forward(self, x_t, t, c):
+        return torch.zeros_like(x_t) + c.value.reshape(-1, *[1] * (x_t.ndim - 1))
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "heun"])
+@pytest.mark.parametrize("options", [{}, {"every": 2}, {"top_k": 2}], ids=["all", "every", "top"])
+@pytest.mark.parametrize("unconditional", ["uniform", None], ids=["mixture", "guidance"])
+def test_tracked_weights_take_no_more_than_is_told(experiment, sampler, options, unconditional):
+    """Classes that a path no longer thinks possible are not evaluated, which only the drawing itself shows."""
+    law = None if unconditional else "uniform"
+    sampling = experiment.config.sampling
+    tracking = sampling.tracking.model_copy(update=options)
+    update = {"sampler": sampler, "steps": 8, "guidance_prior": law, "omega": "1", "tracking": tracking}
+    config = experiment.config.model_copy(update={"sampling": sampling.model_copy(update=update)})
+    network, conditions, cpu = _Apart(), torch.zeros(3, dtype=torch.long), torch.device("cpu")
+    found = module.foreseen_drawing(
+        config, network, experiment.schedule, conditions, (1, 8, 8), World(0, 1, cpu), unconditional=unconditional
+    )
+    with counted(network) as drawn:
+        for _ in drawn_in_batches(
+            config, network, experiment.schedule, conditions, (1, 8, 8), cpu, unconditional=unconditional
+        ):
+            pass
+    assert found.at_most and drawn.per(3) <= found.nfe
+    assert found.evaluations() == f"at most {found.nfe} network evaluations"
+    if options.get("every"):
+        assert drawn.per(3) < found.nfe

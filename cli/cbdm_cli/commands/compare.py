@@ -118,6 +118,11 @@ def _is_comparison(text: str) -> bool:
 
 def _begin(plan: Plan, out: Path | None, launch: Launch) -> None:
     """Make the folder of a new comparison and run it."""
+    if _common(plan).training.fine_tunes:
+        raise CbdmError(
+            f"training.fine_tunes is true for {plan.preset}, and the runs of a comparison begin at random weights: "
+            "take that with --set training.fine_tunes=false, or choose another preset"
+        )
     _check(plan, launch)
     with claimed_folder(out, f"compare-{plan.preset}", "cbdm compare") as folder:
         save_plan(folder, plan)
@@ -187,11 +192,6 @@ def _check(plan: Plan, launch: Launch) -> None:
     check_device(launch.device)
     if launch.here:  # another machine may have what this has not
         pick_device(launch.device)
-    if _common(plan).training.fine_tunes:
-        raise CbdmError(
-            f"{plan.preset} fine-tunes a run, and those of a comparison begin at random weights: leave it out, or take "
-            "that with --set training.fine_tunes=false"
-        )
     for omega in plan.omegas:
         parse_omega(omega)
     for variant in plan.variants:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cbdm_cli import render
 from cbdm_cli.config import Data, validated
+from cbdm_cli.fetchable import FETCHED
 from cbdm_cli.overlay import overlaid
 from cbdm_cli.own_data import named_path, source_of
 from cbdm_cli.trust import quoted
@@ -42,7 +43,10 @@ def check_words(words: Sequence[str]) -> None:
     first, *more = words
     if first in _ELSEWHERE and (more or not Path(first).exists()):
         asked = quoted(more[0]) if more else "SOURCE"
-        raise CbdmError(f"cbdm data {' '.join(words)} is no command: {_ELSEWHERE[first].format(asked)}")
+        meant = _ELSEWHERE[first].format(asked)
+        if _ELSEWHERE[first] == _FETCH and more and more[0] not in FETCHED:
+            meant = f"cbdm fetch SOURCE downloads one of {', '.join(sorted(FETCHED))}"
+        raise CbdmError(f"cbdm data {' '.join(words)} is no command: {meant}")
     if more:
         raise CbdmError(f"cbdm data shows one source or path, and got {' '.join(words)}: name one at a time")
 

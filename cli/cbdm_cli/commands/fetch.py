@@ -8,17 +8,15 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from cbdm_cli import render
+from cbdm_cli.fetchable import FETCHED
 from cbdm_cli.locking import held
 from cbdm_cli.trust import quoted
-from cbdm_core.data import cifar, fashion, mnist
 from cbdm_core.data.fetching import Published, check_address, download, is_there
 from cbdm_core.data.sources import DATASETS
 from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.writing import plain_write_errors
 
 __all__ = ["fetch_source"]
-
-_KNOWN: dict[str, Published] = {**cifar.FETCHED, **fashion.FETCHED, **mnist.FETCHED}
 
 
 def fetch_source(source: str, to: str | None, mirror: str | None) -> None:
@@ -47,14 +45,14 @@ def fetch_source(source: str, to: str | None, mirror: str | None) -> None:
 
 
 def _published(source: str) -> Published:
-    if source in _KNOWN:
-        return _KNOWN[source]
+    if source in FETCHED:
+        return FETCHED[source]
     if source in DATASETS:
         raise CbdmError(
-            f"{source} is not among what can be fetched, {', '.join(sorted(_KNOWN))}: where it needs files, bring them "
-            f"by hand and name them by --set data.options (cbdm data lists what each source reads)"
+            f"{source} is not among what can be fetched, {', '.join(sorted(FETCHED))}: where it needs files, bring "
+            f"them by hand and name them by --set data.options (cbdm data lists what each source reads)"
         )
-    raise unknown_name("source to fetch", source, _KNOWN)
+    raise unknown_name("source to fetch", source, FETCHED)
 
 
 def _folder(source: str, published: Published, to: str | None) -> Path:

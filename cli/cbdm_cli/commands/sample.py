@@ -181,8 +181,9 @@ def _estimate(drawing: _Drawing) -> str:
     )
     return (
         f"would draw {count:,} samples {drawing.under()} in {batches:,} batches of "
-        f"{min(count, sampling.batch_size):,}, {sampling.steps} steps of {sampling.sampler} or {foreseen.nfe} network "
-        f"evaluations each: about {duration(foreseen.seconds)} on {world.size} × {world.device}; nothing was written"
+        f"{min(count, sampling.batch_size):,}, {sampling.steps} steps of {sampling.sampler} or "
+        f"{foreseen.evaluations()} each: {'at most' if foreseen.at_most else 'about'} {duration(foreseen.seconds)} on "
+        f"{world.size} × {world.device}; nothing was written"
     )
 
 

@@ -240,6 +240,6 @@ def _evaluation_foreseen(experiment: Experiment, state: TrainState) -> str:
     _, conditions = balanced_samples(config, experiment.full)
     drawing = foreseen_drawing(config, state.averaged().eval(), schedule, conditions, shape, state.world)
     return (
-        f"evaluation: {len(conditions):,} samples of {drawing.nfe} network evaluations each: "
+        f"evaluation: {len(conditions):,} samples of {drawing.evaluations()} each: "
         f"{duration(drawing.seconds)}, without features, scores and what is drawn while it trains"
     )

@@ -37,7 +37,7 @@ from tests.cli.tiny import TINY
         (["--omega", "0.5,0.5"], "--one-omega if you mean it"),
         (["--omega", "much,1"], "allowed are a number"),
         (["--omega", "nan,1"], "allowed are a number"),
-        (["--set", "training.fine_tunes=true"], "digits-lt fine-tunes a run"),
+        (["--set", "training.fine_tunes=true"], "training.fine_tunes is true for digits-lt"),
         (["--methods", "ddpm,cbmd"], "did you mean 'cbdm'?"),
         (["--methods", "ddpm,cbdm:unifrom"], "did you mean 'uniform'?"),
         (["--methods", "ddpm,ddpm"], "'ddpm' twice"),
@@ -106,6 +106,14 @@ def test_a_mistake_in_going_on_changes_nothing(refused, planned, arguments, word
     assert [p.name for p in planned.iterdir()] == [COMPARISON_FILE]
     assert (planned / COMPARISON_FILE).read_bytes() == before
     assert [p.name for p in planned.parent.iterdir()] == ["c"]
+
+
+def test_a_comparison_that_fine_tunes_is_gone_on_with(run, planned):
+    """It is not begun, but one that was there before goes on as it was asked for."""
+    plan = load_plan(planned)
+    save_plan(planned, plan.model_copy(update={"settings": (*plan.settings, "training.fine_tunes=true")}))
+    code, out, err = run("compare", "c", "--launcher", "commands")
+    assert code == 0 and out.count("cbdm_cli.study.job") == 4, err
 
 
 def test_two_at_once_in_one_folder(refused, planned):

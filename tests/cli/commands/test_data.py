@@ -49,6 +49,9 @@ def test_a_folder_called_as_a_command_is_read(run, tmp_path):
         (["info", "my photos"], "cbdm data 'my photos' shows what it holds"),
         (["verify"], "cbdm data SOURCE reads it whole, verifies what was published"),
         (["fetch", "cifar10"], "cbdm fetch cifar10 downloads it"),
+        (["fetch"], "cbdm fetch SOURCE downloads it"),
+        (["fetch", "digits"], "cbdm fetch SOURCE downloads one of cifar10, cifar100, fashion, mnist"),
+        (["download", "./my photos"], "cbdm fetch SOURCE downloads one of cifar10,"),
         (["digits", "fashion"], "cbdm data shows one source or path, and got digits fashion: name one at a time"),
     ],
 )

@@ -28,7 +28,9 @@ def web(monkeypatch, tmp_path):
     content = archive.read_bytes()
     md5 = hashlib.md5(content).hexdigest()
     monkeypatch.setitem(cifar._CIFAR10.archives, NAME, md5)
-    monkeypatch.setitem(fetch._KNOWN, "cifar10", Published("cifar10", "http://127.0.0.1:9/", {NAME: md5}, len(content)))
+    monkeypatch.setitem(
+        fetch.FETCHED, "cifar10", Published("cifar10", "http://127.0.0.1:9/", {NAME: md5}, len(content))
+    )
     with serving({NAME: content}) as server:
         yield server
 

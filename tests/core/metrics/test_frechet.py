@@ -165,6 +165,33 @@ def test_float32_features_are_summed_in_float64(n, d):
     assert frechet_distance(real, real.flip(0)) < 1e-7
 
 
+@given(
+    seed=st.integers(0, 10**6),
+    d=st.integers(1, 8),
+    n=st.integers(2, 30),
+    exponent=st.integers(-480, 480),
+    data=st.data(),
+)
+def test_another_unit_scales_the_distance_by_its_square(seed, d, n, exponent, data):
+    """By the covariances and by the rows, to 1e-7 of the traces, one being singular; squares up to 1e300 are held."""
+    real, fake = features(seed, n, d), features(seed + 1, data.draw(st.integers(2, 30)), d)
+    traces = float(Moments.of(real).cov.trace() + Moments.of(fake).cov.trace())
+    unit = 2.0**exponent
+    scaled = frechet_distance(unit * real, unit * fake) / unit / unit
+    assert scaled == pytest.approx(frechet_distance(real, fake), rel=1e-9, abs=1e-7 * traces)
+
+
+@pytest.mark.parametrize(("first", "second"), [(1e100, 1e100), (1e150, 1.0), (1e-100, 1e-100), (1e100, 1e-100)])
+@pytest.mark.parametrize("d", [1, 3])
+def test_features_of_any_scale_have_the_distance_of_their_gaussians(first, second, d):
+    """Isotropic covariances a²I and b²I, means apart by 3 in each coordinate: d(9 + (a − b)²), in the larger unit."""
+    unit = max(first, second)
+    means = torch.zeros(d, dtype=torch.float64), torch.full((d,), 3 * unit, dtype=torch.float64)
+    one = torch.eye(d, dtype=torch.float64)
+    a, b = (Moments(mean, s**2 * one, 100) for mean, s in zip(means, (first, second), strict=True))
+    assert frechet_distance(a, b) / unit / unit == pytest.approx(d * (9 + ((first - second) / unit) ** 2), rel=1e-9)
+
+
 @pytest.mark.parametrize(
     ("real", "fake", "words"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 __all__ = ["as_fraction", "framed", "plain_numbers"]
@@ -21,8 +22,9 @@ def plain_numbers(axis: Any, every: bool = False) -> None:
 
 def framed(axis: Any, score: str) -> None:
     """Frame a fraction as one; other scores have the frame that matplotlib gives them."""
-    if score in _FRACTIONS:
-        as_fraction(axis, *axis.get_data_interval(), share=0.05)
+    ends = axis.get_data_interval()
+    if score in _FRACTIONS and all(map(math.isfinite, ends)):  # they are not where nothing is drawn
+        as_fraction(axis, *ends, share=0.05)
 
 
 def as_fraction(axis: Any, low: float, high: float, share: float) -> None:
