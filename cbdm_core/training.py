@@ -150,13 +150,15 @@ class TrainState:
 
     @classmethod
     def start(cls, objective: Objective, settings: TrainSettings, world: World | None = None) -> TrainState:
-        """Step 0, with the network moved to its device.
+        """Step 0, with the network moved to its device, and thawed where all of it is frozen.
 
         Raises:
             CbdmError: a part of the adjustment that does not go with the settings, a network without what they ask, or
                 one process where it is to be spread.
         """
         _refuse_parts(objective, settings)
+        if not any(parameter.requires_grad for parameter in objective.network.parameters()):
+            objective.network.requires_grad_(True)  # as `load_run` gives it; one frozen in part is meant so
         world = world or World(0, 1, torch.device("cpu"))
         if world.device.type == "mps":  # which has no float64, and laws keep their tables in it
             objective._apply(lambda value: value.float() if value.dtype == torch.float64 else value)

@@ -12,7 +12,7 @@ from torch import Tensor
 from cbdm_core.data.regions import REGIONS, by_combination, by_density
 from cbdm_core.errors import CbdmError
 
-__all__ = ["Labelling", "from_attributes", "from_classes", "from_vectors"]
+__all__ = ["Labelling", "from_attributes", "from_classes", "from_conditions", "from_vectors"]
 
 _MOST_UNNAMED = 65_536  # labels that are really identity numbers would make as many classes as their largest
 _NEIGHBOURS = 10
@@ -73,3 +73,29 @@ def from_vectors(vectors: np.ndarray) -> Labelling:
     neighbours = min(_NEIGHBOURS, len(condition) - 1)
     y = by_density(condition, neighbours) if neighbours else torch.zeros(len(condition), dtype=torch.long)
     return Labelling(y, REGIONS, condition)
+
+
+def from_conditions(values: np.ndarray) -> Labelling:
+    """Whole numbers or truth values that are all 0 or 1 are attributes, other numbers vectors.
+
+    Args:
+        values: (N, D), or (N,) for D = 1.
+
+    Raises:
+        CbdmError: what are no numbers, none in a row, or more than float32 holds.
+    """
+    if values.dtype.kind not in "biuf" or values.ndim not in (1, 2) or values.size == 0:
+        raise CbdmError(
+            f"conditions are {values.dtype} of shape {values.shape}: save numbers, (N, D) or (N,), a row an example"
+        )
+    rows = values.reshape(len(values), -1)
+    if rows.dtype.kind != "f" and np.isin(rows, (0, 1)).all():
+        return from_attributes(rows)
+    with np.errstate(over="ignore"):
+        unfinite = np.flatnonzero(~np.isfinite(rows.astype(np.float32)).all(1))
+    if len(unfinite):
+        raise CbdmError(
+            f"{len(unfinite)} of {len(rows)} conditions hold NaN or numbers that float32 does not, the first in row "
+            f"{unfinite[0]}: remove or mend those examples"
+        )
+    return from_vectors(rows)

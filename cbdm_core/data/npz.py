@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from cbdm_core.data.dataset import Dataset
+from cbdm_core.data.labelling import Labelling, from_conditions
 from cbdm_core.data.mapped_rows import Layout
 from cbdm_core.data.units import Units
 from cbdm_core.errors import CbdmError, CbdmWarning, closest, unknown_name
@@ -27,7 +28,8 @@ __all__ = ["DAMAGE", "implied_layout", "labels_of", "names_of_labels", "npz", "r
 
 Kind = Literal["images", "values"]
 
-_DEFAULT = ("images", "labels")
+_DEFAULT, _TOLD = ("images", "labels"), "conditions"
+_ROLES = (*_DEFAULT, _TOLD)
 _OTHER_DEFAULTS = (("x", "y"), ("train_images", "train_labels"))
 _CHANNELS = (1, 3)
 _AS_VALUES = "kind=values (--set data.options.kind=values)"
@@ -45,16 +47,21 @@ def npz(
     path: str | Path,
     images: str = "images",
     labels: str = "labels",
+    conditions: str = "conditions",
     split: str | None = None,
     layout: Layout | None = None,
     value_range: tuple[float, float] | None = None,
     kind: Kind | None = None,
     standardise: bool | None = None,
 ) -> Dataset:
-    """A data set from two arrays of an npz file, and the names in a third, `class_names`, where there is one.
+    """A data set from arrays of an npz file: examples and their labels, and `class_names`, where there are some.
 
     Which arrays: `images` and `labels`; with a split, `{split}_images` and `{split}_labels` (as MedMNIST has them).
     Where neither the names nor a split are given, x and y or train_images and train_labels do as well, in this order.
+
+    Where there are `conditions` (`{split}_conditions`), the network is told them and not the label: whole numbers or
+    truth values that are all 0 or 1 are attributes, other numbers a vector, (N, D) or (N,). Examples that have
+    conditions need no labels: regions of common and rare conditions stand for classes then.
 
     Images are uint8, or floats that become bytes. Without `layout`, (N, H, W) has one channel, and of (N, H, W, C) and
     (N, C, H, W), or the same with a depth, that one is meant whose C is 1 or 3; if both or neither, say it. Without
@@ -71,6 +78,7 @@ def npz(
         path: of the file.
         images: the array of examples.
         labels: the array of labels, whole numbers (N,) or (N, 1).
+        conditions: the array of what the network is told instead.
         split: a prefix such as "train", "val" or "test".
         layout: where the channels of images stand: "first", "last", or "none" for one channel without an axis.
         value_range: (low, high), the float values that become 0 and 255, rounding what lies between.
@@ -83,19 +91,30 @@ def npz(
     """
     if layout not in (None, "first", "last", "none"):
         raise unknown_name("layout", str(layout), ("first", "last", "none"))
-    arrays = _read(Path(path), images, labels, split)
+    arrays = _read(Path(path), images, labels, conditions, split)
     if kind not in (None, "images", "values"):
         raise unknown_name("kind", str(kind), ("images", "values"))
-    y = labels_of(arrays["labels"])
-    names = _names(arrays["class_names"], y) if "class_names" in arrays else names_of_labels(y)
+    told = _told(arrays)
     if _are_values(arrays["images"], layout, value_range, kind):
-        return _of_values(arrays["images"], layout, y, names, standardise)
+        return _of_values(arrays["images"], layout, told, standardise)
     if standardise is not None:
         raise CbdmError(
             f"standardise is for values, and these are images: leave it out, or give {_AS_VALUES} for floats"
         )
-    x = _examples(arrays["images"], layout, value_range)
-    return Dataset(torch.from_numpy(x), torch.from_numpy(y), names)
+    return Dataset(torch.from_numpy(_examples(arrays["images"], layout, value_range)), *told)
+
+
+def _told(arrays: dict[str, np.ndarray]) -> Labelling:
+    """Labels and their names, and conditions where there are some, of which the regions do for labels."""
+    told = from_conditions(arrays[_TOLD]) if _TOLD in arrays else None
+    if told is not None and len(told.labels) != len(arrays["images"]):
+        raise CbdmError(f"{len(told.labels)} conditions for {len(arrays['images'])} examples: save a row for each")
+    if "labels" not in arrays:
+        assert told is not None
+        return told
+    y = labels_of(arrays["labels"])
+    names = _names(arrays["class_names"]) if "class_names" in arrays else names_of_labels(y)
+    return Labelling(torch.from_numpy(y), names, None if told is None else told.condition)
 
 
 def _are_values(
@@ -118,24 +137,22 @@ def _are_values(
     return values
 
 
-def _of_values(
-    x: np.ndarray, layout: Layout | None, y: np.ndarray, names: tuple[str, ...], standardise: bool | None
-) -> Dataset:
+def _of_values(x: np.ndarray, layout: Layout | None, told: Labelling, standardise: bool | None) -> Dataset:
     if x.ndim < 2:
         raise CbdmError(f"values of shape {x.shape}: save one row for each example, (N, D) or (N, C, …)")
     with np.errstate(over="ignore"):  # what becomes infinite is refused
         x = np.ascontiguousarray(x if layout is None else _channels_first(x, layout)).astype(np.float32)
-    data = Dataset(torch.from_numpy(x), torch.from_numpy(y), names)
+    data = Dataset(torch.from_numpy(x), *told)
     return data if standardise is False else replace(data, units=Units.standardising(torch.from_numpy(x)))
 
 
-def _read(path: Path, images: str, labels: str, split: str | None) -> dict[str, np.ndarray]:
-    """The arrays under "images", "labels" and, where the file has it, "class_names"."""
+def _read(path: Path, images: str, labels: str, conditions: str, split: str | None) -> dict[str, np.ndarray]:
+    """The arrays under "images", and those that the file has of "labels", "conditions" and "class_names"."""
     roles: dict[str, str] = {}
 
     def wanted(there: list[str]) -> Iterable[str]:
-        roles.update(zip(_DEFAULT, _pair(path, there, images, labels, split)))
-        roles.update({"class_names": "class_names"} if "class_names" in there else {})
+        roles.update(_pair(path, there, images, labels, conditions, split))
+        roles.update({"class_names": "class_names"} if "class_names" in there and "labels" in roles else {})
         _warn_of_unused(path, there, roles)
         return roles.values()
 
@@ -145,7 +162,7 @@ def _read(path: Path, images: str, labels: str, split: str | None) -> dict[str, 
 
 def _warn_of_unused(path: Path, there: list[str], roles: dict[str, str]) -> None:
     """Warn of arrays that say nothing; those of another split, `val_images` beside `train_images`, are meant so."""
-    ends = tuple(f"_{name.partition('_')[2]}" for name in (roles["images"], roles["labels"]) if "_" in name)
+    ends = tuple(f"_{name.partition('_')[2]}" for role, name in roles.items() if role in _ROLES and "_" in name)
     unused = [name for name in there if name not in roles.values() and not (ends and name.endswith(ends))]
     if unused:
         used = ", ".join(map(clean_text, roles.values()))
@@ -185,20 +202,24 @@ def _size(file: np.lib.npyio.NpzFile, name: str) -> int:
     return file.zip.getinfo(f"{name}.npy" if f"{name}.npy" in there else name).file_size
 
 
-def _pair(path: Path, there: list[str], images: str, labels: str, split: str | None) -> tuple[str, str]:
-    pair = (images, labels) if split is None else (f"{split}_{images}", f"{split}_{labels}")
-    others = _OTHER_DEFAULTS if pair == _DEFAULT else ()
+def _pair(path: Path, there: list[str], images: str, labels: str, conditions: str, split: str | None) -> dict[str, str]:
+    """Role → array, of examples and what is said of them; conditions do without labels, by the default name or not."""
+    *pair, told = (name if split is None else f"{split}_{name}" for name in (images, labels, conditions))
+    of_condition = {_TOLD: told} if told in there else {}
+    others = _OTHER_DEFAULTS if tuple(pair) == _DEFAULT else ()
     for candidate in (pair, *others):
-        if set(candidate) <= set(there):
-            return candidate
-    missing = next(name for name in pair if name not in there)
+        if set(candidate) <= set(there) and (of_condition or conditions == _TOLD):
+            return {**dict(zip(_DEFAULT, candidate, strict=True)), **of_condition}
+    if of_condition and pair[0] in there and labels == _DEFAULT[1]:
+        return {_DEFAULT[0]: pair[0], **of_condition}
+    missing = next((name for name in pair if name not in there), told)
     near = closest(missing, there)
     hint = f" did you mean {near!r}?" if near else ""
     but = "" if split is None else f" without its {split}_ of split="
     raise CbdmError(
         f"{path} has no array {missing!r}:{hint} it holds {clean_text(', '.join(there)) or 'none'}; examples and "
         f"labels are images= and labels= of the source, each the name of an array{but} (--set "
-        "data.options.images=NAME --set data.options.labels=NAME)"
+        "data.options.images=NAME --set data.options.labels=NAME), and conditions= is what is told in place of labels"
     )
 
 
@@ -249,7 +270,7 @@ def whole(y: np.ndarray) -> np.ndarray:
     return y.astype(np.int64)
 
 
-def _names(names: np.ndarray, y: np.ndarray) -> tuple[str, ...]:
+def _names(names: np.ndarray) -> tuple[str, ...]:
     if names.dtype.kind != "U" or names.ndim != 1:
         raise CbdmError(f"class_names are {names.dtype} of shape {names.shape}: save a one-dimensional array of text")
     return tuple(names.tolist())

@@ -95,7 +95,7 @@ def load_reference(config: Config, full: Dataset, training: Dataset) -> tuple[Da
     """
     kind = config.evaluation.reference
     if kind == "balanced":
-        return full, "the balanced full set"
+        return full, "the balanced full set" if len(training) < len(full) else "the training set, all of the data"
     if kind == "training":
         return training, "the training set" if config.data.profile == "none" else "the long-tailed training set"
     data = config.data

@@ -4,7 +4,19 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cbdm import ClassBalancing, DenoisingLoss, Objective, Predicts, Process, TrainSettings, TrainState, load_run
+from cbdm import (
+    Batches,
+    ClassBalancing,
+    Dataset,
+    DenoisingLoss,
+    Objective,
+    Predicts,
+    Process,
+    TrainSettings,
+    TrainState,
+    load_run,
+    train,
+)
 from cbdm_core.checkpoint import save_checkpoint
 from cbdm_core.conditions import Classes, Vectors
 from cbdm_core.errors import CbdmError
@@ -64,6 +76,17 @@ def test_a_run_is_its_averages_its_laws_and_its_facts(folder):
     torch.testing.assert_close(run.laws["training"].probs, torch.tensor([0.6, 0.3, 0.1]).double())
     for name, value in state.objective.adjustment.target.state_dict().items():
         assert torch.equal(run.laws["cbdm"].state_dict()[name], value), name
+
+
+def test_the_network_of_a_run_is_trained_on(folder):
+    path, _ = folder
+    network = load_run(path).network
+    before = [p.clone() for p in network.parameters()]
+    data = Dataset(torch.randn(12, 2, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 3, tuple("abc"))
+    state = TrainState.start(Objective(Process(load_run(path).schedule), network, DenoisingLoss()), TrainSettings())
+    (record,) = train(state, Batches(data, 6, seed=0), steps=1)
+    assert record.step == 1 and any(not torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+    assert not any(p.requires_grad for p in load_run(path).network.parameters())
 
 
 def test_what_a_law_was_made_from_is_read_beside_it(folder):

@@ -77,6 +77,21 @@ def test_the_averaged_weights_follow_their_recursion():
         torch.testing.assert_close(mean.double(), e, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("frozen", ["all", "part"])
+def test_a_network_all_of_which_is_frozen_is_thawed(frozen):
+    """As `load_run` gives it; one that is frozen in part keeps that part."""
+    data = vectors()
+    network = MLP(data.shape, data.num_classes, width=16, depth=1)
+    weights = list(network.parameters())
+    for weight in weights if frozen == "all" else weights[:2]:
+        weight.requires_grad_(False)
+    before = [weight.detach().clone() for weight in weights]
+    objective = Objective(Process(Cosine()), network, DenoisingLoss(), drop=0.5)
+    list(train(TrainState.start(objective, TrainSettings(learning_rate=1e-2)), Batches(data, 20, seed=0), steps=3))
+    moved = [not torch.equal(old, new) for old, new in zip(before, weights, strict=True)]
+    assert moved == [frozen == "all"] * 2 + [True] * (len(weights) - 2)
+
+
 def test_the_gradient_is_clipped():
     data = vectors()
     state = fresh(data, TrainSettings(learning_rate=1e-3, clip=1e-3))

@@ -35,7 +35,9 @@ def test_each_reference_is_the_set_that_it_names():
     full, training, _ = load_data(config)
     seen = {row.tobytes() for row in training.x.numpy()}
     expected = [i for i, row in enumerate(full.x.numpy()) if row.tobytes() not in seen]
-    assert load_reference(config, full, training)[0] is full
+    assert load_reference(config, full, training) == (full, "the balanced full set")
+    whole = config_of("data.profile=none")
+    assert load_reference(whole, *load_data(whole)[:2])[1] == "the training set, all of the data"
     assert load_reference(config_of("evaluation.reference=training"), full, training)[0] is training
     held_out, name = load_reference(config_of("evaluation.reference=held-out"), full, training)
     assert torch.equal(held_out.x, full.x[expected]) and torch.equal(held_out.y, full.y[expected])

@@ -11,6 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cbdm_core.data.labelling import from_attributes, from_vectors
 from cbdm_core.data.npz import npz
 from cbdm_core.errors import CbdmError
 
@@ -152,7 +153,8 @@ def test_names_keep_classes_without_examples(load):
         ({}, {"images": pixels(5, 2, 2), "labels": Y}, None),
         ({}, {"images": pixels(5, 2, 2), "labels": Y, "class_names": np.array(["a", "b", "c"])}, None),
         ({"split": "val"}, {"val_images": pixels(5, 2, 2), "val_labels": Y, "test_images": Y, "test_labels": Y}, None),
-        ({}, {"images": pixels(5, 2, 2), "labels": Y, "angles": Y, "conditions": Y}, "angles, conditions"),
+        ({}, {"images": pixels(5, 2, 2), "labels": Y, "angles": Y, "turns": Y}, "angles, turns"),
+        ({}, {"images": pixels(5, 2, 2), "labels": Y, "conditions": Y}, None),
         ({"split": "val"}, {"val_images": pixels(5, 2, 2), "val_labels": Y, "names": Y}, "names"),
     ],
 )
@@ -165,11 +167,66 @@ def test_an_array_that_is_not_used_warns_once(load, options, arrays, unused):
     assert unused is None or f"not used: {unused}; used: " in said[0]
 
 
+VECTORS = np.array([[0.0, 1.0], [0.5, -3.0], [1.0, 0.0], [2.0, 2.0], [9.0, 9.0]])
+
+
+@pytest.mark.parametrize("names", [("images", "labels", "conditions"), ("x", "y", "conditions")])
+def test_vectors_are_told_and_labels_stay_the_classes(load, names):
+    data = load({}, **dict(zip(names, (pixels(5, 2, 2), Y, VECTORS), strict=True)))
+    assert data.condition.dtype == torch.float32 and data.condition.tolist() == VECTORS.tolist()
+    assert data.y.tolist() == Y.tolist() and data.class_names == ("0", "1", "2")
+    split = {f"val_{name}": array for name, array in zip(names, (pixels(5, 2, 2), Y, VECTORS), strict=True)}
+    images, labels, _ = names
+    other = load({"split": "val", "images": images, "labels": labels}, **split, train_conditions=VECTORS[:2])
+    assert torch.equal(other.condition, data.condition)
+
+
+@pytest.mark.parametrize(
+    ("conditions", "dtype", "rows"),
+    [
+        (np.array([[0, 1], [1, 1], [0, 1], [0, 0], [0, 1]]), torch.int64, [[0, 1], [1, 1], [0, 1], [0, 0], [0, 1]]),
+        (np.array([True, False, True, True, True]), torch.int64, [[1], [0], [1], [1], [1]]),
+        (np.array([0, 1, 2, 1, 0]), torch.float32, [[0.0], [1.0], [2.0], [1.0], [0.0]]),
+        (np.array([0.0, 1.0, 0.0, 1.0, 0.0]), torch.float32, [[0.0], [1.0], [0.0], [1.0], [0.0]]),
+    ],
+    ids=["attributes", "truth", "numbers", "floats"],
+)
+def test_conditions_need_no_labels(load, conditions, dtype, rows):
+    """The labels are then the regions that a CSV of the same columns has."""
+    data = load(images=pixels(5, 2, 2), conditions=conditions)
+    told = (from_attributes if dtype == torch.int64 else from_vectors)(np.array(rows))
+    assert data.condition.dtype == dtype and data.condition.tolist() == rows
+    assert torch.equal(data.y, told.labels) and data.class_names == told.class_names
+
+
+def test_conditions_of_another_name(load):
+    data = load({"conditions": "angles"}, images=pixels(5, 2, 2), labels=Y, angles=VECTORS)
+    assert data.condition.tolist() == VECTORS.tolist()
+
+
+@pytest.mark.parametrize(
+    ("options", "conditions", "said"),
+    [
+        ({}, VECTORS[:4], "4 conditions for 5 examples: save a row for each"),
+        ({}, np.where(VECTORS > 8, np.nan, VECTORS), "1 of 5 conditions hold NaN .*, the first in row 4: remove"),
+        ({}, 1e60 * VECTORS, r"5 of 5 conditions hold NaN or numbers that float32 does not"),
+        ({}, np.array(list("abcde")), r"conditions are <U1 of shape \(5,\): save numbers"),
+        ({}, VECTORS[:, :, None], r"of shape \(5, 2, 1\): save numbers"),
+        ({}, VECTORS[:, :0], r"of shape \(5, 0\): save numbers"),
+        ({"conditions": "angle"}, VECTORS, "has no array 'angle'"),
+    ],
+)
+@pytest.mark.parametrize("labelled", [True, False])
+def test_conditions_that_cannot_be_told(load, options, conditions, said, labelled):
+    if options and not labelled:
+        said = "has no array 'labels'"
+    with pytest.raises(CbdmError, match=said):
+        load(options, images=pixels(5, 2, 2), conditions=conditions, **({"labels": Y} if labelled else {}))
+
+
 def test_a_missing_array_is_named_with_those_that_are_there(load):
-    with pytest.raises(
-        CbdmError, match=r"has no array 'labels':.* it holds images, conditions; examples and labels are"
-    ):
-        load({}, images=pixels(5, 2, 2), conditions=Y)
+    with pytest.raises(CbdmError, match=r"has no array 'labels':.* it holds images, angles; examples and labels are"):
+        load({}, images=pixels(5, 2, 2), angles=Y)
     with pytest.raises(CbdmError, match=r"no array 'val_labels':.* an array without its val_ of split= \(--set"):
         load({"split": "val"}, val_images=pixels(5, 2, 2), labels=Y)
 
