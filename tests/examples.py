@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def a_tar(where: Path) -> Path:
 
 
 def a_parquet(where: Path) -> Path:
-    arrow, files = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    arrow, files = import_module("pyarrow"), import_module("pyarrow.parquet")
     images = sorted(a_folder(where / "images").glob("*/*.png"))
     columns = {
         "image": [{"bytes": p.read_bytes(), "path": p.name} for p in images],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -255,7 +256,7 @@ def test_folders_without_images_are_no_class_folders(tmp_path):
 
 
 def test_one_split_of_a_folder_is_named_by_a_setting(run, refused, tmp_path):
-    arrow, files = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    arrow, files = import_module("pyarrow"), import_module("pyarrow.parquet")
     (tmp_path / "f").mkdir()
     for name, n in (("train-0", 5), ("test-0", 3)):
         files.write_table(arrow.table({"image": [PNG] * n, "label": [0] * n}), tmp_path / "f" / f"{name}.parquet")

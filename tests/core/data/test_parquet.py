@@ -4,6 +4,7 @@ import io
 import json
 import sys
 from datetime import date
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ NAMED = {"image": {"_type": "Image"}, "label": {"names": ["owl", "cat", "eel"], 
 
 @pytest.fixture
 def write(tmp_path):
-    arrow, files = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    arrow, files = import_module("pyarrow"), import_module("pyarrow.parquet")
 
     def write(columns, features=None, name="train-00000-of-00001.parquet"):
         table = arrow.table(columns)
@@ -98,7 +99,7 @@ def test_refused_in_one_line(write, columns, features, options, said):
 @pytest.mark.parametrize("features", [None, NAMED])
 @pytest.mark.parametrize("twice", ["label", "image"])
 def test_two_columns_of_one_name_are_refused(tmp_path, features, twice):
-    arrow, files = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    arrow, files = import_module("pyarrow"), import_module("pyarrow.parquet")
     columns = {"image": arrow.array(PNG[:2]), "label": arrow.array([0, 1])}
     table = arrow.Table.from_arrays([*columns.values(), columns[twice]], [*columns, twice])
     told = {} if features is None else {"huggingface": json.dumps({"info": {"features": features}})}
@@ -108,7 +109,7 @@ def test_two_columns_of_one_name_are_refused(tmp_path, features, twice):
 
 
 def test_another_column_twice_does_no_harm(tmp_path):
-    arrow, files = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    arrow, files = import_module("pyarrow"), import_module("pyarrow.parquet")
     columns = [arrow.array(PNG[:2]), arrow.array([0, 1]), arrow.array([5, 6]), arrow.array([7, 8])]
     files.write_table(arrow.Table.from_arrays(columns, ["image", "label", "id", "id"]), tmp_path / "a.parquet")
     assert parquet(root=tmp_path).y.tolist() == [0, 1]
@@ -139,7 +140,7 @@ def test_splits_in_one_folder_are_not_mixed(write, tmp_path, names, splits):
 
 @pytest.mark.parametrize("metadata", [b"", b"{", b"[]", b'{"info": 1}', b'{"info": {"features": [1]}}'])
 def test_a_schema_that_says_nothing_is_as_none(write, tmp_path, metadata):
-    arrow, files = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    arrow, files = import_module("pyarrow"), import_module("pyarrow.parquet")
     table = arrow.table({"image": PNG[:2], "label": [1, 0]}).replace_schema_metadata({"huggingface": metadata})
     files.write_table(table, tmp_path / "a.parquet")
     assert parquet(root=tmp_path).class_names == ("0", "1")

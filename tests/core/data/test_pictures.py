@@ -1,6 +1,7 @@
 """Framing asks for memory before it decodes, whoever's the images are."""
 
 import io
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def in_folders(place, images, **options):
 
 
 def in_parquet(place, images, **options):
-    arrow, files = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    arrow, files = import_module("pyarrow"), import_module("pyarrow.parquet")
     files.write_table(arrow.table({"image": images, "label": [0] * len(images)}), place / "a.parquet")
     return parquet(root=place, **options)
 
