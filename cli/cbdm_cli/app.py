@@ -419,11 +419,14 @@ def import_(
     method: Annotated[
         str, typer.Option(help="What it was trained with: cbdm:training, t2h, …; with the published time weight.")
     ] = "ddpm",
+    counts: Annotated[
+        str | None, typer.Option(help="Images of each class that it was trained on, such as 5000,2997,…; for laws.")
+    ] = None,
 ) -> None:
     """Make a run folder of a published-style checkpoint, so that sample and load_run take it."""
     from cbdm_cli.commands.import_ import import_checkpoint
 
-    import_checkpoint(checkpoint, out, weights, image_size, beta_1, beta_T, method)
+    import_checkpoint(checkpoint, out, weights, image_size, beta_1, beta_T, method, counts)
 
 
 @app.command()

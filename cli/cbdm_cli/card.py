@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cbdm_cli.config import Config
+from cbdm_cli.config import Config, Data
+from cbdm_cli.run_data import IMPORTED, known_counts
 from cbdm_core.metrics.scores import known_scores
 from cbdm_core.run import Run
 
@@ -22,8 +24,7 @@ def model_card(run: Run, config: Config, how: str) -> str:
         how: a line of Python that reads the export.
     """
     laws = ", ".join(f"{part}: {text}" for part, text in run.config["facts"]["laws"].items()) or "none"
-    data = config.data
-    tail = f"{data.profile}, imbalance {data.imbalance}" if data.profile != "none" else "as the data are"
+    counts = known_counts(run)
     size = sum(p.numel() for p in run.network.parameters())
     facts = {
         "method": f"`{config.method_text}`",
@@ -32,7 +33,7 @@ def model_card(run: Run, config: Config, how: str) -> str:
         "noise schedule": config.schedule.name,
         "shape of an example": " × ".join(map(str, run.shape)),
         "training": f"{run.step:,} steps of {config.training.batch_size}, seed {config.seed}",
-        "data": f"{data.source}, {int(run.counts.sum()):,} examples, {tail}",
+        "data": _data(config.data, counts),
     }
     if run.units is not None:
         facts["units"] = f"floats; x = mean + scale · z of {len(run.units.mean)} channels, in the configuration"
@@ -40,9 +41,22 @@ def model_card(run: Run, config: Config, how: str) -> str:
     lines += [f"# {config.preset}, {config.method_text}", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in facts.items()]
     lines += ["", "## Training images of each class", "", "| class | images |", "|---|---|"]
-    lines += [f"| {name} | {count:,} |" for name, count in zip(run.class_names, run.counts.tolist(), strict=True)]
+    lines += [f"| {name} | {_images(count)} |" for name, count in zip(run.class_names, counts, strict=True)]
     lines += ["", "## Quality", "", *_quality(run.path), "", "## Use", "", "```python", how, "```", ""]
     return "\n".join(lines)
+
+
+def _data(data: Data, counts: Sequence[int | None]) -> str:
+    """Source, number of examples and how they were cut; an imported run knows the number at most."""
+    examples = "an unknown number of" if None in counts else f"{sum(n or 0 for n in counts):,}"
+    if data.source == IMPORTED:
+        return f"of the imported checkpoint, {examples} examples"
+    tail = f"{data.profile}, imbalance {data.imbalance}" if data.profile != "none" else "as the data are"
+    return f"{data.source}, {examples} examples, {tail}"
+
+
+def _images(count: int | None) -> str:
+    return "unknown" if count is None else f"{count:,}"
 
 
 def _quality(path: Path) -> list[str]:

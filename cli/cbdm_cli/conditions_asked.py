@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cbdm_cli.run_data import known_counts
 from cbdm_core.conditions import Classes
 from cbdm_core.errors import CbdmError, closest
 from cbdm_core.generation import conditions_for, cyclic_labels, labels_from
@@ -188,4 +189,4 @@ def conditions_to_draw(
     conditions = labels
     if not isinstance(run.space, Classes):
         conditions = conditions_for(labels, run.law_data["conditions"], run.law_data["labels"])
-    return labels, conditions, run.class_names, run.counts.tolist()
+    return labels, conditions, run.class_names, known_counts(run)

@@ -14,8 +14,9 @@ from cbdm_core.data.sources import DATASETS
 from cbdm_core.data.units import Units
 from cbdm_core.errors import CbdmError
 from cbdm_core.metrics.recognition import held_out_rows
+from cbdm_core.run import Run
 
-__all__ = ["IMPORTED", "ReadData", "load_data", "load_own_data", "load_reference"]
+__all__ = ["IMPORTED", "ReadData", "known_counts", "load_data", "load_own_data", "load_reference"]
 
 IMPORTED = "none"  # the data source of a run that came from a checkpoint
 
@@ -42,6 +43,13 @@ class ReadData:
     def serves(self, data: Data) -> bool:
         """Whether a configuration names the very same."""
         return (self.source, self.options) == (data.source, data.options)
+
+
+def known_counts(run: Run) -> list[int | None]:
+    """The training images of each class; None for each where an import was not told them and wrote one of each."""
+    counts = run.counts.tolist()
+    unknown = run.config["data"]["source"] == IMPORTED and set(counts) == {1}
+    return [None] * len(counts) if unknown else counts
 
 
 def load_data(config: Config, read: ReadData | None = None) -> tuple[Dataset, Dataset, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,11 @@ from cbdm_core.training import TrainSettings, TrainState
 __all__ = ["import_checkpoint", "published_parts"]
 
 _LARGEST = 8192  # pixels of a side
+_MOST = 10**12  # images of a class; sums of them are whole numbers in float64
+_UNKNOWN = (
+    "the images of each class are unknown: laws made from counts (training, power, balanced, the adjusted null of "
+    "--guidance-prior) take every class as equally frequent; --counts n_1,n_2,… at import tells them"
+)
 
 
 def published_parts(text: str) -> tuple[Part, ...]:
@@ -51,14 +57,51 @@ def _law(part: Part) -> str:
     return part.law or str(part_class(part.name).default_law)
 
 
-def import_checkpoint(
-    path: Path, out: Path, weights: str, image_size: int, beta_1: float, beta_T: float, method: str = "ddpm"
-) -> None:
-    """Read, hold against the architecture, and write the run folder; `method` is what it was trained with.
+def _counts(text: str, classes: int) -> tuple[int, ...]:
+    """The images of each class that `--counts` names.
 
     Raises:
-        CbdmError: the checkpoint cannot be read or is of another architecture, `out` is not empty, or a method or
-            law that does not exist.
+        CbdmError: a piece that is no whole number of images, or more or fewer of them than classes.
+    """
+    pieces = [piece.strip() for piece in text.split(",")]
+    for piece in pieces:
+        if not re.fullmatch("[0-9]{1,13}", piece) or not 1 <= int(piece) <= _MOST:
+            raise CbdmError(
+                f"--counts: {piece[:40]!r} is no number of images; write {classes} whole numbers from 1 to {_MOST:,}, "
+                "parted by commas and without separators of thousands, for example 5000,2997"
+            )
+    if len(pieces) != classes:
+        raise CbdmError(
+            f"--counts has {len(pieces)} numbers, and the checkpoint has {classes} classes: write one for each class"
+        )
+    return tuple(map(int, pieces))
+
+
+def import_checkpoint(
+    path: Path,
+    out: Path,
+    weights: str,
+    image_size: int,
+    beta_1: float,
+    beta_T: float,
+    method: str = "ddpm",
+    counts: str | None = None,
+) -> None:
+    """Read, hold against the architecture, and write the run folder.
+
+    Args:
+        path: of the checkpoint.
+        out: the run folder to make.
+        weights: the entry to read, where there are several.
+        image_size: height and width.
+        beta_1: the first β of the linear schedule.
+        beta_T: the last.
+        method: what it was trained with.
+        counts: images of each class of its training set, parted by commas; None where they are unknown.
+
+    Raises:
+        CbdmError: the checkpoint cannot be read or is of another architecture, `out` is not empty, a method or
+            law that does not exist, or counts that are not one for each class.
     """
     if not 1 <= image_size <= _LARGEST:
         raise CbdmError(f"--image-size {image_size}: a side has 1 to {_LARGEST} pixels")
@@ -66,10 +109,12 @@ def import_checkpoint(
     state_dict, step = read_state_dict(path, weights)
     network = load_published(state_dict, spatial=(image_size, image_size)).float()
     classes = network.num_classes or 0  # published networks have classes
+    # A checkpoint does not say how many images each class had; one each makes every law from counts uniform.
+    told = (1,) * classes if counts is None else _counts(counts, classes)
     for part in parts:
         law = _law(part).partition("@")[0]  # the levels of a batch law stand behind it
         if takes_law(part.name) and PRIORS[law.partition(":")[0]].made_from == "counts":
-            make_law(law, (1,) * classes)  # a law that does not exist is refused
+            make_law(law, told)  # a law that does not exist is refused
     options: dict[str, Any] = dict(network.options)
     schedule = Schedule(name="linear", options={"steps": options["time_steps"], "beta_1": beta_1, "beta_T": beta_T})
     shape = network.shape
@@ -82,11 +127,10 @@ def import_checkpoint(
         method=parts,
         training=Training(steps=max(step, 1)),
         sampling=Sampling(sampler="dpm++2m", steps=25, omega="0"),
-        # The checkpoint does not say how many images each class had; one each makes every law from counts uniform.
         facts=Facts(
             shape=shape,
             class_names=tuple(str(y) for y in range(classes)),
-            counts=(1,) * classes,
+            counts=told,
             data_hash="",
             split_hash="",
             laws={part.name: _law(part) for part in parts if takes_law(part.name)},
@@ -100,3 +144,5 @@ def import_checkpoint(
         save_checkpoint(folder / "checkpoints", state)
         write_text(folder / "config.toml", config.to_toml())  # the last, for it makes the folder a run
     render.note(f"imported {sum(p.numel() for p in network.parameters()):,} parameters, {classes} classes: {folder}")
+    if counts is None and classes > 1:  # of one class there is nothing to know
+        render.note(_UNKNOWN)

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from cbdm import load_run
+from cbdm_cli.conditions_asked import Asked, conditions_to_draw
+from cbdm_cli.run_data import known_counts
 from tests.cli.evil import Evil
 from tests.golden_weights import load_golden
 
@@ -34,6 +36,15 @@ def test_import_makes_a_run_that_samples(run, tmp_path):
         (["--method", "cbdm:power:x"], "no list of numbers"),
         (["--method", "cbdm:fixed:0.5,0.5"], "one number per class, 5"),
         (["--image-size", 1_000_000], "--image-size 1000000"),
+        (["--counts", "5,4,3,2"], "--counts has 4 numbers, and the checkpoint has 5 classes"),
+        (["--counts", "5,000,4,3,2,1"], "'000' is no number of images"),
+        (["--counts", "5,4,3,2,1,1"], "--counts has 6 numbers"),
+        (["--counts", "5,4,0,2,1"], "'0' is no number of images; write 5 whole numbers from 1"),
+        (["--counts", "5,4,3,2,-1"], "'-1' is no number"),
+        (["--counts", "5,4,3.5,2,1"], "'3.5' is no number"),
+        (["--counts", "5,4,3,2,9999999999999"], "'9999999999999' is no number"),
+        (["--counts", "5,4,many,2,1"], "'many' is no number"),
+        (["--counts", ""], "'' is no number"),
     ],
 )
 def test_an_import_of_what_cannot_be_is_refused(refused, tmp_path, asked, words):
@@ -41,6 +52,39 @@ def test_an_import_of_what_cannot_be_is_refused(refused, tmp_path, asked, words)
     size = [] if "--image-size" in asked else ["--image-size", 8]
     assert words in refused("import", "ckpt.pt", *asked, *size, "--out", "theirs")
     assert not (tmp_path / "theirs").exists()
+
+
+def test_counts_that_are_told_reach_laws_card_and_pictures(run, tmp_path):
+    published_checkpoint(tmp_path / "ckpt.pt")
+    asked = ["import", "ckpt.pt", "--image-size", 8, "--method", "cbdm:power:0.5", "--counts", "1600, 900,400,100,100"]
+    code, out, err = run(*asked, "--out", "theirs")
+    assert code == 0 and "unknown" not in out, err
+    loaded = load_run(tmp_path / "theirs")
+    assert loaded.config["facts"]["counts"] == [1600, 900, 400, 100, 100] == known_counts(loaded)
+    torch.testing.assert_close(loaded.laws["training"].probs.double(), loaded.counts.double() / 3100)
+    root = loaded.counts.double().sqrt()
+    torch.testing.assert_close(loaded.laws["cbdm"].probs.double(), root / root.sum())
+    assert run("export", "theirs", "card", "--to", "safetensors")[0] == 0
+    card = (tmp_path / "card" / "README.md").read_text()
+    assert "| 0 | 1,600 |" in card and "3,100 examples" in card and "unknown" not in card
+    assert conditions_to_draw(Asked(), loaded, 0)[3] == [1600, 900, 400, 100, 100]
+    drawn = ["sample", "theirs", "--n", 5, "--steps", 2, "--omega", 1, "--format", "npz"]
+    for law in ("uniform", "training"):
+        assert run(*drawn, "--guidance-prior", law, "--out", f"{law}.npz")[0] == 0
+    uniform, training = (np.load(f"{law}.npz")["images"] for law in ("uniform", "training"))
+    assert (uniform != training).any()  # the null branch is known to have learned another law than uniform
+
+
+def test_an_import_without_counts_says_that_they_are_unknown_and_claims_none(run, tmp_path):
+    published_checkpoint(tmp_path / "ckpt.pt")
+    code, out, err = run("import", "ckpt.pt", "--image-size", 8, "--out", "theirs")
+    (line,) = [line for line in out.splitlines() if "unknown" in line]
+    assert code == 0 and "every class as equally frequent" in line and "--counts" in line, err
+    loaded = load_run(tmp_path / "theirs")
+    assert known_counts(loaded) == [None] * 5 == conditions_to_draw(Asked(), loaded, 0)[3]
+    assert run("export", "theirs", "card", "--to", "safetensors")[0] == 0
+    card = (tmp_path / "card" / "README.md").read_text()
+    assert "| 0 | unknown |" in card and "an unknown number of examples" in card and "| 1 |\n" not in card
 
 
 def test_an_import_says_what_it_was_trained_with_and_how_the_published_program_weighs_it(run, refused, tmp_path):
@@ -53,6 +97,18 @@ def test_an_import_says_what_it_was_trained_with_and_how_the_published_program_w
     assert type(loaded.laws["cbdm"]).__name__ == "Training"
     assert "cbdmm" in refused(*asked, "cbdmm", "--out", "o") and not (tmp_path / "o").exists()
     assert run(*asked, "resample:uniform@0.2", "--out", "split")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "weight"), [("cbdm:training", "published"), ("ccua", "published"), ("t2h", None), ("coral", None)]
+)
+def test_only_penalties_with_a_time_weight_get_the_published_one(run, tmp_path, method, weight):
+    """The targets of t2h have none, and coral's is its own, exp((1 − t)/τ)."""
+    published_checkpoint(tmp_path / "ckpt.pt")
+    code, _, err = run("import", "ckpt.pt", "--image-size", 8, "--method", method, "--out", "theirs")
+    assert code == 0, err
+    (part,) = load_run(tmp_path / "theirs").config["method"]
+    assert part["part"] == method.partition(":")[0] and part.get("time_weight") == weight
 
 
 def test_a_pickle_that_would_execute_is_not_loaded(refused, tmp_path):
