@@ -81,6 +81,58 @@ def test_draws_are_compiled_with_the_network(compiled, monkeypatch):
     assert seen == [compiled] * 2
 
 
+def seen_in_training(look, **settings):
+    """What `look` finds at the first convolution, given the network and what came out, at each pass of training."""
+    found = []
+
+    def make(dropout):
+        network = unet(dropout)
+        first = next(module for module in network.modules() if isinstance(module, torch.nn.Conv2d))
+        first.register_forward_hook(lambda module, inputs, out: found.append(look(network, out)))
+        return network
+
+    weights(steps=2, make=make, **settings)
+    assert len(found) >= 2
+    return set(found)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_channels_last_is_how_the_weights_lie_in_training(asked):
+    def lies_so(network, _out):
+        kernels = [p for p in network.parameters() if p.dim() == 4]
+        return all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+
+    assert seen_in_training(lies_so, channels_last=asked) == {asked}
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_training_computes_in_the_precision_that_is_asked_for(precision, dtype):
+    def computed(_network, out):
+        return torch.is_autocast_enabled("cpu"), out.dtype
+
+    assert seen_in_training(computed, precision=precision) == {(precision == "bf16", dtype)}
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_training_calls_the_compiled_network(asked, monkeypatch):
+    """Every pass of training goes through what torch.compile gave, and none without the option."""
+    inside = [False]
+
+    def compiled(function, **_options):
+        def call(*args, **kwargs):
+            inside[0] = True
+            try:
+                return function(*args, **kwargs)
+            finally:
+                inside[0] = False
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(training, "Draws", lambda *a, fused: Draws(*a))  # whose compiled kernels are kept for good
+    assert seen_in_training(lambda _network, _out: inside[0], compile=asked) == {asked}
+
+
 def held(network):
     """Bytes that the backward pass keeps."""
     total, seen = 0, set()

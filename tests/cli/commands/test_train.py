@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from cbdm import load_run
 from cbdm_cli.config import validated
+from cbdm_core import training
 from cbdm_core.run import read_config
 from tests.cli.tiny import TINY, UNJUDGED, cbdm, fingerprint, one_line
 
@@ -330,3 +331,25 @@ def test_an_augmented_run_resumes_bit_identically_and_samples(run, tmp_path):
 )
 def test_an_augmentation_that_does_not_fit_is_refused(refused, arguments, words):
     assert words in refused("train", *arguments, "--set", "data.augment=0.1")
+
+
+@pytest.mark.parametrize(
+    ("tf32", "determinism", "switches"),
+    [
+        ("true", "off", (True, True, False, True, False)),
+        ("false", "cudnn", (False, False, True, False, False)),
+        ("false", "full", (False, False, True, False, True)),
+    ],
+)
+def test_the_switches_of_numbers_stand_inside_a_step(run, monkeypatch, tf32, determinism, switches):
+    cudnn, matmul, found, step = torch.backends.cudnn, torch.backends.cuda.matmul, [], training._backward
+
+    def looked_at(*arguments):
+        strict = torch.are_deterministic_algorithms_enabled()
+        found.append((cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic, cudnn.benchmark, strict))
+        return step(*arguments)
+
+    monkeypatch.setattr(training, "_backward", looked_at)
+    asked = ["--set", f"training.tf32={tf32}", "--set", f"training.determinism={determinism}"]
+    code, _, err = run("train", "--steps", 2, *UNJUDGED, *asked)
+    assert code == 0 and found == [switches] * 2, err
