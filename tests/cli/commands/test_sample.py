@@ -23,9 +23,10 @@ from cbdm import (
     load_run,
     train,
 )
+from cbdm_cli import render
 from cbdm_cli.__main__ import main
 from cbdm_cli.config import validated
-from cbdm_cli.drawing import solver
+from cbdm_cli.drawing import drawn_in_batches, solver
 from cbdm_cli.resolve import with_sampling
 from cbdm_core.data.dataset import to_uint8
 from cbdm_core.generation import generate_stepwise
@@ -316,3 +317,16 @@ def test_the_bar_moves_at_every_solver_step(trained):
     nothing = torch.zeros(5, dtype=torch.long)
     moves = list(generate_stepwise(network, sampler, nothing, loaded.shape, steps=3, seed=0, batch_size=3))
     assert [m is None for m in moves] == [True, True, True, False] * 2 and [len(moves[3]), len(moves[7])] == [3, 2]
+
+
+@pytest.mark.parametrize(("first", "moves"), [(0, 6), (1, 6), (2, 3), (4, 3)])
+def test_the_bar_ends_where_its_total_is(trained, monkeypatch, first, moves):
+    """Five samples by three at a time and three steps; the last batch is smaller."""
+    bars, progress = [], render.progress
+    monkeypatch.setattr(render, "progress", lambda shown: bars.append(progress(shown)) or bars[-1])
+    loaded = load_run(trained)
+    config = with_sampling(validated(read_config(trained)), {"steps": 3, "batch_size": 3})
+    asked = config, loaded.network, loaded.schedule, torch.zeros(5, dtype=torch.long), loaded.shape, torch.device("cpu")
+    assert sum(len(x) for x in drawn_in_batches(*asked, first=first)) == 5 - first
+    ((task,),) = (bar.tasks for bar in bars)
+    assert task.completed == task.total == moves
