@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from cbdm_cli.completion import split_words
 from cbdm_cli.refusal import DEBUG, refuse
 from cbdm_cli.warned import warnings_in_one_line
 from cbdm_core.errors import CbdmError, CbdmWarning
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     arguments = sys.argv[1:] if argv is None else list(argv)
     try:
-        with warnings_in_one_line():
+        with warnings_in_one_line(), split_words():
             code = asked_for(arguments)(args=arguments, standalone_mode=False)
     except (CbdmError, CbdmWarning) as error:  # a warning is raised where Python's own filters say error
         refuse(str(error))

@@ -8,31 +8,8 @@ from typing import Annotated
 
 import typer
 
+from cbdm_cli import completion
 from cbdm_cli.refusal import DEBUG
-
-
-def _presets() -> list[str]:
-    from cbdm_cli.preset_files import preset_names
-
-    return preset_names()
-
-
-def _laws() -> list[str]:
-    return _declared("cbdm.priors")
-
-
-def _parts() -> list[str]:
-    from cbdm_cli.method import BATCH_PARTS
-
-    return ["ddpm", *BATCH_PARTS, *_declared("cbdm.adjustments")]
-
-
-def _declared(group: str) -> list[str]:
-    """The names of an entry-point group, those of other distributions too; a registry would import torch."""
-    from importlib.metadata import entry_points
-
-    return sorted(entry_points(group=group).names)
-
 
 app = typer.Typer(
     name="cbdm",
@@ -50,14 +27,14 @@ Omega = Annotated[
 GuidancePrior = Annotated[
     str | None,
     typer.Option(
-        autocompletion=_laws,
+        autocompletion=completion.laws,
         help="Guide away from the null of this label law instead of the training law's: uniform, …",
     ),
 ]
 Method = Annotated[
     str | None,
     typer.Option(
-        autocompletion=_parts,
+        autocompletion=completion.methods,
         help="ddpm, or parts joined by +, each with its law: cbdm:null, shrink:null, reweight:uniform, t2h, h2t, "
         "transfer, coral, ccua, diffrop:uniform, capacity, resample:uniform, pure, transplant. "
         "Options: --set method.PART.NAME=VALUE.",
@@ -66,14 +43,39 @@ Method = Annotated[
 Prior = Annotated[
     str | None,
     typer.Option(
-        autocompletion=_laws,
+        autocompletion=completion.laws,
         help="The law of the one part that takes one: training, uniform, power:0.5, balanced:0.999, null, …",
+    ),
+]
+Methods = Annotated[
+    str | None,
+    typer.Option(
+        autocompletion=completion.methods_listed,
+        help="Methods parted by commas, the baseline first. Default: ddpm,cbdm.",
+    ),
+]
+Laws = Annotated[
+    str | None,
+    typer.Option(
+        autocompletion=completion.laws_listed,
+        help="Laws parted by commas, for each method that leaves its law open.",
+    ),
+]
+MoreMethods = Annotated[
+    str | None,
+    typer.Option(autocompletion=completion.methods_listed, help="With a folder: more methods, parted by commas."),
+]
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        autocompletion=completion.labels,
+        help="cyclic (the default), a law such as uniform, or classes: 3,3,7 or cat,dog.",
     ),
 ]
 PriorDrawn = Annotated[
     str | None,
     typer.Option(
-        autocompletion=_laws, help="The law of --unconditional: uniform (the default), training, power:0.5, …"
+        autocompletion=completion.laws, help="The law of --unconditional: uniform (the default), training, power:0.5, …"
     ),
 ]
 OwnData = Annotated[
@@ -113,7 +115,7 @@ def common(
 
 @app.command()
 def train(
-    preset: Annotated[str | None, typer.Argument(autocompletion=_presets, help="Default: digits-lt.")] = None,
+    preset: Annotated[str | None, typer.Argument(autocompletion=completion.presets, help="Default: digits-lt.")] = None,
     method: Method = None,
     prior: Prior = None,
     tau: Annotated[float | None, typer.Option(help="Strength τ of CBDM.")] = None,
@@ -152,9 +154,7 @@ def train(
 @app.command()
 def sample(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    labels: Annotated[
-        str | None, typer.Option(help="cyclic (the default), a law such as uniform, or classes: 3,3,7 or cat,dog.")
-    ] = None,
+    labels: Labels = None,
     condition: Annotated[
         list[str] | None, typer.Option(help="For a run that is told vectors: its numbers, 0.5,-1; repeat it.")
     ] = None,
@@ -233,7 +233,9 @@ def evaluate(
     prd_runs: Annotated[int | None, typer.Option(help="Runs of PRD's clustering, for F8 and F1/8; 10 do.")] = None,
     data: Annotated[
         str | None,
-        typer.Option(autocompletion=_presets, help="Of samples: the preset, or the run with whose split, to judge by."),
+        typer.Option(
+            autocompletion=completion.presets, help="Of samples: the preset, or the run with whose split, to judge by."
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of samples: the split's seed. Default: the preset's.")] = None,
     set_: Annotated[
@@ -253,16 +255,15 @@ def evaluate(
 @app.command()
 def compare(
     target: Annotated[
-        str, typer.Argument(autocompletion=_presets, help="A preset; or the folder of a comparison, to go on with it.")
+        str,
+        typer.Argument(
+            autocompletion=completion.presets, help="A preset; or the folder of a comparison, to go on with it."
+        ),
     ] = "digits-lt",
-    methods: Annotated[
-        str | None, typer.Option(help="Methods parted by commas, the baseline first. Default: ddpm,cbdm.")
-    ] = None,
-    priors: Annotated[
-        str | None, typer.Option(help="Laws parted by commas, for each method that leaves its law open.")
-    ] = None,
+    methods: Methods = None,
+    priors: Laws = None,
     tau: Annotated[str | None, typer.Option(help="Strengths τ parted by commas, for each method with cbdm.")] = None,
-    add: Annotated[str | None, typer.Option(help="With a folder: more methods, parted by commas.")] = None,
+    add: MoreMethods = None,
     seeds: Annotated[
         int | None, typer.Option(help="Paired seeds 0, 1, …; 3 at least for a verdict. Default: 5.")
     ] = None,
@@ -339,7 +340,9 @@ def diagnose(
 
 @app.command()
 def presets(
-    name: Annotated[str | None, typer.Argument(autocompletion=_presets, help="Print this preset's TOML.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(autocompletion=completion.presets, help="Print this preset's TOML.")
+    ] = None,
 ) -> None:
     """List the presets, or print one."""
     from cbdm_cli.commands.presets import list_presets
@@ -379,8 +382,11 @@ def fetch(
 
 @app.command()
 def priors(
-    preset: Annotated[str, typer.Argument(autocompletion=_presets, help="Whose class counts.")] = "digits-lt",
-    law: Annotated[list[str] | None, typer.Option(help="Only these laws, for example power:0.25; repeat it.")] = None,
+    preset: Annotated[str, typer.Argument(autocompletion=completion.presets, help="Whose class counts.")] = "digits-lt",
+    law: Annotated[
+        list[str] | None,
+        typer.Option(autocompletion=completion.laws, help="Only these laws, for example power:0.25; repeat it."),
+    ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="a.b=v, laid over the preset.")] = None,
 ) -> None:
     """Show what each law makes of a preset's class counts."""
@@ -417,7 +423,11 @@ def import_(
     beta_1: Annotated[float, typer.Option(help="First β of the linear schedule.")] = 1e-4,
     beta_T: Annotated[float, typer.Option("--beta-T", help="Last β of the linear schedule.")] = 0.02,
     method: Annotated[
-        str, typer.Option(help="What it was trained with: cbdm:training, t2h, …; with the published time weight.")
+        str,
+        typer.Option(
+            autocompletion=completion.methods,
+            help="What it was trained with: cbdm:training, t2h, …; with the published time weight.",
+        ),
     ] = "ddpm",
     counts: Annotated[
         str | None, typer.Option(help="Images of each class that it was trained on, such as 5000,2997,…; for laws.")
