@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from cbdm_core.errors import CbdmError, check_positive
+from cbdm_core.errors import CbdmError, CbdmWarning, check_positive
 from cbdm_core.memory import check_memory
 from cbdm_core.reading import clean_text, regular_file
 
@@ -41,7 +42,7 @@ class Framing:
         size: pixels of a side, ≥ 1: the shorter side is resized to it (bicubic, antialiased by Pillow; smaller images
             are enlarged) and the middle square is cut out. None leaves images as they are, all of one size.
         channels: 1 makes every image grey (ITU-R 601 luma), 3 makes it RGB; None has one channel if every image is
-            grey, and three otherwise.
+            grey, and three otherwise, which is warned of where some are grey.
 
     Raises:
         CbdmError: a size below 1, or channels other than 1 and 3.
@@ -84,6 +85,7 @@ class Framing:
         if not found:
             raise CbdmError("the data hold no image: name files that have some")
         channels = max(pixels.shape[0] for pixels in found)
+        _warn_of_grey(sum(pixels.shape[0] < channels for pixels in found), len(found))
         return torch.from_numpy(np.stack([np.broadcast_to(p, (channels, *p.shape[1:])) for p in found]))
 
     def _check_memory(self, found: list[np.ndarray], count: int | None) -> None:
@@ -121,6 +123,17 @@ class Framing:
             image = ImageOps.fit(image, (self.size, self.size), Image.Resampling.BICUBIC)
         pixels = np.asarray(image)
         return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
+
+
+def _warn_of_grey(grey: int, count: int) -> None:
+    """Tell of grey images among images in colour; where channels are asked for there are none."""
+    if grey:
+        warnings.warn(
+            f"{grey:,} of {count:,} images {'is' if grey == 1 else 'are'} grey and taken as RGB: channels=1 makes all "
+            "grey, channels=3 takes all as RGB (--set data.options.channels=3)",
+            CbdmWarning,
+            stacklevel=3,
+        )
 
 
 def _upright(name: str, image: Image.Image) -> Image.Image:

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cbdm_core.data.sources import DATASETS, digits
+from tests.cli.tiny import cbdm
 
 
 def test_every_source_is_listed(run):
@@ -25,6 +27,16 @@ def test_a_path_and_its_options(run, tmp_path):
     assert code == 0 and "npz: 15 floats of 1×2" in out, err
     lines = [line.split() for line in out.splitlines()]
     assert ["up", "12"] in lines and ["down", "3"] in lines and "2 of them with fewer than 20; imbalance 0.25" in out
+
+
+def test_grey_images_among_colours_are_told_in_a_line(tmp_path):
+    (tmp_path / "d" / "cat").mkdir(parents=True)
+    for i, mode in enumerate(("L", "RGB", "L")):
+        Image.new(mode, (4, 4)).save(tmp_path / "d" / "cat" / f"{i}.png")
+    done = cbdm("data", "d", cwd=tmp_path, check=0)
+    assert "3 8-bit images of 3×4×4" in done.stdout and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("cbdm: 2 of 3 images are grey and taken as RGB: channels=1 makes all grey")
+    assert cbdm("data", "d", "--set", "data.options.channels=3", cwd=tmp_path, check=0).stderr == ""
 
 
 def test_a_folder_called_as_a_command_is_read(run, tmp_path):

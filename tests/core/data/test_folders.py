@@ -56,7 +56,8 @@ def test_jpeg_comes_back_nearly(tmp_path):
 
 def test_one_colour_file_makes_all_of_three_channels(tmp_path):
     one, two = save(tmp_path / "a" / "1.png", gray()), save(tmp_path / "b" / "2.png", colour())
-    data = folder(path=tmp_path)
+    with pytest.warns(CbdmWarning, match="^1 of 2 images is grey and taken as RGB"):
+        data = folder(path=tmp_path)
     assert np.array_equal(data.x[0], np.stack([one] * 3)) and np.array_equal(data.x[1], two.transpose(2, 0, 1))
 
 

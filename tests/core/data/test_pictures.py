@@ -2,6 +2,7 @@
 
 import io
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from cbdm_core.data.folders import folder
 from cbdm_core.data.parquet import parquet
 from cbdm_core.data.pictures import Framing
 from cbdm_core.data.webdataset import webdataset
-from cbdm_core.errors import CbdmError
+from cbdm_core.errors import CbdmError, CbdmWarning
 from tests.core.data.cifar_files import tar
 
 
@@ -70,6 +71,28 @@ def test_what_is_asked_for_is_every_image_twice(tmp_path, monkeypatch, read, opt
     monkeypatch.setattr(memory, "available_bytes", lambda _: 900)
     with pytest.raises(CbdmError, match=said):
         read(tmp_path, [encoded(channels)] * 3, **options)
+
+
+@pytest.mark.parametrize("read", [in_folders, in_parquet, in_tar])
+def test_grey_images_among_colours_are_counted_once(tmp_path, read):
+    with pytest.warns(CbdmWarning) as told:
+        data = read(tmp_path, [encoded(channels) for channels in (1, 3, 1, 1, 3)])
+    assert data.shape == (3, 16, 16)
+    assert [str(w.message) for w in told] == [
+        "3 of 5 images are grey and taken as RGB: channels=1 makes all grey, channels=3 takes all as RGB "
+        "(--set data.options.channels=3)"
+    ]
+    assert Path(told[0].filename).parent.name == "data" and Path(told[0].filename).name != "pictures.py"
+
+
+@pytest.mark.parametrize(
+    ("channels", "asked", "made"),
+    [((1, 1), None, 1), ((3, 3), None, 3), ((1, 3), 1, 1), ((1, 3), 3, 3), ((1, 1), 3, 3)],
+)
+def test_channels_asked_for_or_alike_are_not_warned_of(recwarn, channels, asked, made):
+    images = [(f"{i}", encoded(n)) for i, n in enumerate(channels)]
+    assert Framing(None, asked).stack(images).shape == (2, made, 16, 16)
+    assert not recwarn.list
 
 
 def test_what_fits_is_read(monkeypatch):
