@@ -20,6 +20,7 @@ from cbdm_core.checkpoint import save_checkpoint
 from cbdm_core.distributed import World
 from cbdm_core.errors import CbdmError
 from cbdm_core.networks.published import load_published
+from cbdm_core.networks.unet import UNet
 from cbdm_core.objective import Objective
 from cbdm_core.priors import PRIORS, make_law
 from cbdm_core.process import Process
@@ -77,6 +78,38 @@ def _counts(text: str, classes: int) -> tuple[int, ...]:
     return tuple(map(int, pieces))
 
 
+def _configuration(
+    name: str,
+    network: UNet,
+    parts: tuple[Part, ...],
+    counts: tuple[int, ...],
+    beta_1: float,
+    beta_T: float,
+    step: int,
+) -> Config:
+    """What a run of the checkpoint's network would have been made from; it draws with DPM++(2M)."""
+    options: dict[str, Any] = dict(network.options)
+    betas = {"steps": options["time_steps"], "beta_1": beta_1, "beta_T": beta_T}
+    return Config(
+        preset="imported",
+        question=f"imported from {name}",
+        data=Data(source=IMPORTED, profile="none"),
+        schedule=Schedule(name="linear", options=betas),
+        network=Network(name="unet", options=options),
+        method=parts,
+        training=Training(steps=max(step, 1)),
+        sampling=Sampling(sampler="dpm++2m", steps=25, omega="0"),
+        facts=Facts(
+            shape=network.shape,
+            class_names=tuple(str(y) for y in range(len(counts))),
+            counts=counts,
+            data_hash="",
+            split_hash="",
+            laws={part.name: _law(part) for part in parts if takes_law(part.name)},
+        ),
+    )
+
+
 def import_checkpoint(
     path: Path,
     out: Path,
@@ -115,28 +148,9 @@ def import_checkpoint(
         law = _law(part).partition("@")[0]  # the levels of a batch law stand behind it
         if takes_law(part.name) and PRIORS[law.partition(":")[0]].made_from == "counts":
             make_law(law, told)  # a law that does not exist is refused
-    options: dict[str, Any] = dict(network.options)
-    schedule = Schedule(name="linear", options={"steps": options["time_steps"], "beta_1": beta_1, "beta_T": beta_T})
-    shape = network.shape
-    config = Config(
-        preset="imported",
-        question=f"imported from {path.name}",
-        data=Data(source=IMPORTED, profile="none"),
-        schedule=schedule,
-        network=Network(name="unet", options=options),
-        method=parts,
-        training=Training(steps=max(step, 1)),
-        sampling=Sampling(sampler="dpm++2m", steps=25, omega="0"),
-        facts=Facts(
-            shape=shape,
-            class_names=tuple(str(y) for y in range(classes)),
-            counts=told,
-            data_hash="",
-            split_hash="",
-            laws={part.name: _law(part) for part in parts if takes_law(part.name)},
-        ),
-    )
-    objective = Objective(Process(build_schedule(schedule.model_dump())), network, DenoisingLoss())
+    config = _configuration(path.name, network, parts, told, beta_1, beta_T, step)
+    schedule = build_schedule(config.schedule.model_dump())
+    objective = Objective(Process(schedule), network, DenoisingLoss())
     state = TrainState.start(objective, TrainSettings(), World(0, 1, torch.device("cpu")))
     state.step = step
     with claimed_folder(out, "imported", "cbdm import") as folder:
