@@ -88,6 +88,8 @@ PULLED = Cell(
 FROZEN: tuple[str, ...] = ("ddpm", "resample:uniform", "resample:uniform@0.2", TRANSPLANT)
 # What is trained longest: without the split, and with a budget of showings.
 LONG = {"ddpm": 4, "resample:uniform": 4, TRANSPLANT: 4, "resample:uniform@auto": 3}
+# What is trained at 28×28, where a step costs four times as much.
+LARGE = {"ddpm": 3, "resample:uniform": 3, TRANSPLANT: 3}
 
 
 def _elsewhere(*settings: str, lengths: tuple[int, ...] = (1000,), seeds: int = 3) -> Cell:
@@ -95,8 +97,14 @@ def _elsewhere(*settings: str, lengths: tuple[int, ...] = (1000,), seeds: int = 
     return Cell("digits-lt", (*DIGITS.settings, *settings), methods, lengths, DIGITS.omegas, {"ddpm": IMPLIED})
 
 
-def _fashion(methods: Mapping[str, int], lengths: tuple[int, ...], begun: str | None = None) -> Cell:
-    settings = ("evaluation.per_class=50", "sampling.steps=20", "training.batch_size=32")
+def _fashion(
+    methods: Mapping[str, int],
+    lengths: tuple[int, ...],
+    *further: str,
+    per_class: int = 50,
+    begun: str | None = None,
+) -> Cell:
+    settings = (f"evaluation.per_class={per_class}", "sampling.steps=20", "training.batch_size=32", *further)
     return Cell("fashion-lt", settings, methods, lengths, ("0", "0.5", "1", "2"), {"ddpm": IMPLIED}, begun=begun)
 
 
@@ -160,6 +168,7 @@ CELLS = {
     "pulled": PULLED,
     "fashion": _fashion(dict.fromkeys(FROZEN, 3), lengths=(1000, 2000)),
     "fashion-long": _fashion(LONG, lengths=(4000, 8000), begun="fashion"),
+    "fashion-28": _fashion(LARGE, (1000, 2000), "data.options.size=28", per_class=30),
     "no-dropout": _elsewhere("network.options.dropout=0.0", lengths=(1000, 3000), seeds=5),
     "held-out": _elsewhere("evaluation.reference=held-out", lengths=(500, 1000, 3000)),
     "ablation": ABLATION,

@@ -15,6 +15,7 @@ CELLS = (
     "digits",
     "fashion",
     "fashion-long",
+    "fashion-28",
     "pulled",
     "sparing",
     "steep",
