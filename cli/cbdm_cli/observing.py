@@ -64,9 +64,7 @@ class Observer:
 
     def _grid(self, step: int) -> None:
         """A few samples of each class by the averaged network, from the same noise at every step."""
-        network = self.state.averaged().eval()
-        if not self.state.world.leads:
-            return
+        network, world = self.state.averaged().eval(), self.state.world
         config, data = self.experiment.config, self.experiment.data
         counts = data.counts()
         shown = counts.argsort(descending=True, stable=True)
@@ -75,8 +73,10 @@ class Observer:
         labels = shown.sort().values.repeat(_A_CLASS)
         full = self.experiment.full
         conditions = labels if full.condition is None else conditions_for(labels, full.condition, full.y)
-        shape, device = tuple(data.shape), self.state.world.device
-        x = drawn_with_bar(config, network, self.experiment.schedule, conditions, shape, device, "grid")
+        shape, schedule = tuple(data.shape), self.experiment.schedule
+        x = drawn_with_bar(config, network, schedule, conditions, shape, world.device, "grid", world=world)
+        if not world.leads:
+            return
         path = self.folder / GRIDS / f"step-{step:08d}.png"
         with plain_write_errors(path):
             path.parent.mkdir(exist_ok=True)

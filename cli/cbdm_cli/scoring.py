@@ -7,6 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from cbdm_cli.assemble import Experiment
 from cbdm_cli.config import validated
 from cbdm_cli.drawing import balanced_samples, drawn_with_bar
@@ -74,10 +76,10 @@ class Scoring:
     def score(self, step: int) -> dict[str, float]:
         """Draw, judge and write down; keep the state if it is the best so far.
 
-        Every process must call this, since each may have a part of the state; the leader has the scores.
+        Every process must call this, since each may have a part of the state, and draws its share; the leader judges.
         """
-        network = self.state.averaged().eval()
-        scores = self._judged(network) if self.records else {}
+        x, labels = self._drawn(self.state.averaged().eval())
+        scores = scores_of(self._evaluator(self.config, x, labels).to_dict()) if self.records else {}
         better = self._loss(scores) < self._best
         if largest_over_ranks(int(better), self.state.world):
             save_checkpoint(self.folder / BEST, self.state, keep=1)
@@ -91,12 +93,13 @@ class Scoring:
         if self.records:
             self.records.close()
 
-    def _judged(self, network: ScoreNetwork) -> dict[str, float]:
-        experiment, full, device = self.experiment, self.experiment.full, self.state.world.device
+    def _drawn(self, network: ScoreNetwork) -> tuple[Tensor, Tensor]:
+        """(samples, their labels)."""
+        full, schedule, world = self.experiment.full, self.experiment.schedule, self.state.world
         labels, conditions = balanced_samples(self.config, full)
         shape = tuple(full.shape)
-        x = drawn_with_bar(self.config, network, experiment.schedule, conditions, shape, device, "scores")
-        return scores_of(self._evaluator(self.config, x, labels).to_dict())
+        x = drawn_with_bar(self.config, network, schedule, conditions, shape, world.device, "scores", world=world)
+        return x, labels
 
     def _loss(self, scores: dict[str, float]) -> float:
         """The score that decides, turned so that less is better; infinite where it is not to be had."""

@@ -8,8 +8,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from cbdm_cli import observing, scoring
+from cbdm_cli.assemble import assemble
+from cbdm_cli.config import validated
+from cbdm_cli.overlay import load_config
+from cbdm_core.distributed import World
 from tests.cli.tiny import TINY, fingerprint
 
 STILL = [*TINY, "--set", "training.learning_rate=1e-12", "--set", "training.ema_decay=0.0"]
@@ -114,3 +120,25 @@ def test_mistakes_are_refused_before_a_folder_is_made(refused, tmp_path, monkeyp
     assert "there is 1: start it under torchrun" in refused("train", *TINY, "--out", "r", *spread)
     assert "compile = True" in refused("train", *TINY, "--out", "r", *spread, "--set", "training.compile=true")
     assert not (tmp_path / "r").exists()
+
+
+def test_every_process_draws_and_the_leader_alone_writes(monkeypatch, tmp_path):
+    """As on the second of two processes: both pictures and scores ask all processes for their share of the samples."""
+    options = [*TINY[1::2], "training.sample_every=1", "training.score_every=1"]
+    experiment = assemble(validated(load_config("digits-lt", None, options)))
+    second, drawn = World(1, 2, torch.device("cpu")), []
+    state = experiment.start(World(0, 1, torch.device("cpu")))
+    state.world = second
+
+    def draw(config, network, schedule, conditions, shape, device, name, *, world):
+        drawn.append((name, world))
+        return torch.zeros(len(conditions), *shape)
+
+    monkeypatch.setattr(observing, "drawn_with_bar", draw)
+    monkeypatch.setattr(scoring, "drawn_with_bar", draw)
+    monkeypatch.setattr(scoring, "largest_over_ranks", lambda value, world: value)
+    observer = observing.Observer(experiment, state, tmp_path, None)
+    observer.see(SimpleNamespace(step=1))
+    observer.close()
+    assert drawn == [("grid", second), ("scores", second)]
+    assert list(tmp_path.iterdir()) == []
