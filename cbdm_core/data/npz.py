@@ -107,8 +107,9 @@ def npz(
 def _told(arrays: dict[str, np.ndarray]) -> Labelling:
     """Labels and their names, and conditions where there are some, of which the regions do for labels."""
     told = from_conditions(arrays[_TOLD]) if _TOLD in arrays else None
-    if told is not None and len(told.labels) != len(arrays["images"]):
-        raise CbdmError(f"{len(told.labels)} conditions for {len(arrays['images'])} examples: save a row for each")
+    examples = arrays["images"].shape
+    if told is not None and examples[:1] != told.labels.shape:
+        raise CbdmError(f"{len(told.labels)} conditions for examples of shape {examples}: save a row for each")
     if "labels" not in arrays:
         assert told is not None
         return told

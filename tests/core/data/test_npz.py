@@ -207,7 +207,7 @@ def test_conditions_of_another_name(load):
 @pytest.mark.parametrize(
     ("options", "conditions", "said"),
     [
-        ({}, VECTORS[:4], "4 conditions for 5 examples: save a row for each"),
+        ({}, VECTORS[:4], r"4 conditions for examples of shape \(5, 2, 2\): save a row for each"),
         ({}, np.where(VECTORS > 8, np.nan, VECTORS), "1 of 5 conditions hold NaN .*, the first in row 4: remove"),
         ({}, 1e60 * VECTORS, r"5 of 5 conditions hold NaN or numbers that float32 does not"),
         ({}, np.array(list("abcde")), r"conditions are <U1 of shape \(5,\): save numbers"),
@@ -222,6 +222,11 @@ def test_conditions_that_cannot_be_told(load, options, conditions, said, labelle
         said = "has no array 'labels'"
     with pytest.raises(CbdmError, match=said):
         load(options, images=pixels(5, 2, 2), conditions=conditions, **({"labels": Y} if labelled else {}))
+
+
+def test_conditions_of_a_single_number_are_refused(load):
+    with pytest.raises(CbdmError, match=r"5 conditions for examples of shape \(\)"):
+        load(images=np.uint8(3), conditions=VECTORS)
 
 
 def test_a_missing_array_is_named_with_those_that_are_there(load):
