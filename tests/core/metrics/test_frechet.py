@@ -22,6 +22,8 @@ from cbdm_core.metrics.frechet import (
     seeded,
 )
 
+SEEDS = st.integers(0, 10**6)
+
 
 def features(seed, n, d):
     """Correlated features whose coordinates differ in scale."""
@@ -165,16 +167,10 @@ def test_float32_features_are_summed_in_float64(n, d):
     assert frechet_distance(real, real.flip(0)) < 1e-7
 
 
-@given(
-    seed=st.integers(0, 10**6),
-    d=st.integers(1, 8),
-    n=st.integers(2, 30),
-    exponent=st.integers(-480, 480),
-    data=st.data(),
-)
-def test_another_unit_scales_the_distance_by_its_square(seed, d, n, exponent, data):
+@given(seed=SEEDS, d=st.integers(1, 8), n=st.integers(2, 30), m=st.integers(2, 30), exponent=st.integers(-480, 480))
+def test_another_unit_scales_the_distance_by_its_square(seed, d, n, m, exponent):
     """By the covariances and by the rows, to 1e-7 of the traces, one being singular; squares up to 1e300 are held."""
-    real, fake = features(seed, n, d), features(seed + 1, data.draw(st.integers(2, 30)), d)
+    real, fake = features(seed, n, d), features(seed + 1, m, d)
     traces = float(Moments.of(real).cov.trace() + Moments.of(fake).cov.trace())
     unit = 2.0**exponent
     scaled = frechet_distance(unit * real, unit * fake) / unit / unit
