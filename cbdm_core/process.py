@@ -154,6 +154,17 @@ class DenoisingStep:
         # Masks are drawn for a batch as a whole, so a part of it cannot have them again.
         return replace(self, features=features, dropout_state=None, **taken)
 
+    def repeated(self, times: int) -> DenoisingStep:
+        """These rows so many times, one batch after another; without the masks, which belong to one batch."""
+        rows = torch.arange(len(self), device=self.t.device).repeat(times)
+        again = {
+            # A gradient of rows by `repeat` is a sum in one order, which that of an index is not on every machine.
+            name: value.repeat(times, *(1 for _ in value.shape[1:]))
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor) and name != "dropout_state"
+        }
+        return replace(self, **again, c=self.c[rows], draws=self.draws[rows], dropout_state=None)
+
 
 @dataclass(frozen=True, eq=False)
 class Process:

@@ -53,6 +53,12 @@ def activations(monkeypatch):
 
 
 @pytest.fixture
+def together(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return program("together")
+
+
+@pytest.fixture
 def optimisers(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     return program("optimisers")
@@ -111,6 +117,13 @@ def test_the_page_holds_the_table_of_the_steps(steps):
     assert steps.page(json.loads(steps.RESULTS.read_text())) in PAGE.read_text(encoding="utf-8")
 
 
+def test_routes_of_labels_are_timed_against_one_law(steps):
+    """It says so itself where both routes of ours do not give the same labels."""
+    rows = [(row["what"], row["route"]) for row in steps.labels(7, pairs=1, times=1)]
+    one, four = ("a label of 64 × 7 classes", "four labels of 64 × 7 classes")
+    assert rows == [(one, "a law for each row"), (one, "torch.multinomial"), (four, "a law for each row")]
+
+
 def test_the_page_holds_the_table_of_training_steps(training):
     """`python benchmarks/training.py` prints it for the page."""
     assert training.page(json.loads(training.RESULTS.read_text())) in PAGE.read_text(encoding="utf-8")
@@ -150,6 +163,18 @@ def test_routes_of_ancestral_sampling_draw_from_the_same_distribution(steps):
 def test_the_page_holds_the_table_of_the_activations(activations):
     """`python benchmarks/activations.py` prints it for the page."""
     assert activations.page(json.loads(activations.RESULTS.read_text())) in PAGE.read_text(encoding="utf-8")
+
+
+def test_the_page_holds_the_table_of_labels_in_a_pass(together):
+    """`python benchmarks/together.py` prints it for the page."""
+    assert together.page(json.loads(together.RESULTS.read_text())) in PAGE.read_text(encoding="utf-8")
+
+
+def test_labels_in_a_pass_are_measured_against_a_pass_for_each(together, monkeypatch):
+    network = {"width": 8, "multipliers": [1, 2], "attention": [1], "blocks": 1, "dropout": 0.1, "groups": 4}
+    monkeypatch.setattr(together, "SIZES", {(16, 1, 8, 8): network})
+    rows = together.compared((16, 1, 8, 8), "all", 0.25, pairs=1)
+    assert [row["together"] for row in rows] == [1, 2, 10] and rows[0]["ratio"] == 1
 
 
 def test_a_pass_done_again_is_held_one_at_a_time(activations, monkeypatch):

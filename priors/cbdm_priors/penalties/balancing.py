@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -14,60 +12,12 @@ from cbdm_core.dropout import has_dropout
 from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.priors import ConditionPrior
 from cbdm_core.process import DenoisingStep
+from cbdm_priors.penalties.others import checked_draws, checked_together, drawn_conditions, joined
 from cbdm_priors.penalties.penalty import Penalty, TimeWeight
 
-__all__ = ["DROPOUTS", "ClassBalancing", "checked_draws", "drawn_conditions"]
+__all__ = ["DROPOUTS", "ClassBalancing"]
 
 DROPOUTS = ("independent", "shared")
-
-
-def checked_draws(draws: int | str, law: ConditionPrior) -> int | str:
-    """The number of other conditions for each row: 1, 2, … or "all".
-
-    Raises:
-        CbdmError: another value, or "all" of a law without a list of conditions.
-    """
-    if draws == "all":
-        if not law.finite:
-            raise CbdmError(
-                f'draws = "all" needs a law with a list of conditions, and {type(law).__name__} has none: draws = 1'
-            )
-        return "all"
-    if isinstance(draws, str | bool) or int(draws) != draws or draws < 1:
-        raise CbdmError(f'draws must be 1, 2, 3, … or "all", got {draws!r}')
-    return int(draws)
-
-
-def drawn_conditions(
-    law: ConditionPrior, step: DenoisingStep, draws: int | str, scope: str
-) -> Iterator[tuple[Condition, Tensor | float]]:
-    """Other conditions c' and their weights: Σ weight·f(c') is Σ_c' π(c'|c) f(c') in expectation, or exactly for "all".
-
-    With m ≥ 2 of a finite law they are drawn systematically: no condition comes twice where m·π ≤ 1.
-
-    Args:
-        law: π.
-        step: whose rows are drawn for.
-        draws: 1, m or "all".
-        scope: of the random numbers.
-    """
-    numbers = step.draws.within(scope)
-    if draws == "all":
-        values, weights = law.atoms(step.c)
-        for s in range(len(values)):
-            column = weights[..., s]
-            if anywhere(column > 0):
-                shown = values[s].expand(len(step), *values.shape[1:])
-                yield step.c.with_value(shown.to(step.c.value.dtype)), column.expand(len(step))
-    elif draws == 1:
-        yield law.sample(step.c, draws=numbers), 1.0
-    elif law.finite:
-        values, weights = law.atoms(step.c)
-        for column in numbers.systematic("law", weights, int(draws)).unbind(1):
-            yield step.c.with_value(values[column].to(step.c.value.dtype)), 1 / int(draws)
-    else:
-        for number in range(int(draws)):
-            yield law.sample(step.c, draws=numbers.within(str(number))), 1 / int(draws)
 
 
 def _checked_recompute(recompute: bool, gamma: float) -> bool:
@@ -94,6 +44,8 @@ class ClassBalancing(Penalty):
         time_weight: w(t), (B,) → (B,), or its name; t by default.
         draws: how many c' for each row: 1 as published, m (systematic: none twice where m·π ≤ 1; a mean over them),
             or "all" for the exact mean under a law that draws from a list.
+        together: how many of these share a pass of as many times the rows: sooner where a batch is too small to keep
+            the machine at work. Masks of dropout are other ones, of the same law.
         dropout: "independent" masks as published, or "shared": the masks of ε̂(c) again, another objective whose
             gradient varies less. It needs the whole batch, so no fraction.
         recompute: keep nothing of the further passes that have a graph, and do each again in the backward pass, under
@@ -104,7 +56,7 @@ class ClassBalancing(Penalty):
 
     Raises:
         CbdmError: a negative or non-finite τ or γ, an unknown `dropout`, draws that the law cannot give, a fraction
-            with shared dropout, or `recompute` with γ = 0, whose passes keep nothing.
+            or `together` > 1 with shared dropout, or `recompute` with γ = 0, whose passes keep nothing.
 
     Needs: `draws` more forward passes (for "all" as many as π has conditions), with their gradient unless γ = 0.
     Source: Qin et al., Class-Balancing Diffusion Models, CVPR 2023 (arXiv 2305.00562), the training objective; Chen et
@@ -124,6 +76,7 @@ class ClassBalancing(Penalty):
         gamma: float = 0.25,
         time_weight: TimeWeight | str = "linear",
         draws: int | str = 1,
+        together: int = 1,
         dropout: str = "independent",
         recompute: bool = False,
         fraction: float = 1.0,
@@ -139,9 +92,12 @@ class ClassBalancing(Penalty):
             raise CbdmError(
                 f"shared dropout needs the whole batch, got fraction = {fraction}: use every = k, or independent masks"
             )
+        if dropout == "shared" and together > 1:
+            raise CbdmError(f"shared dropout asks for one batch at a time, got together = {together}: leave it out")
         self.target, self.gamma, self.dropout = target, float(gamma), dropout
         self.recompute = _checked_recompute(recompute, gamma)
         self.draws = checked_draws(draws, target)
+        self.together = checked_together(together, self.draws)
         self.needs_dropout_state = dropout == "shared" and tau > 0
 
     @property
@@ -156,19 +112,24 @@ class ClassBalancing(Penalty):
         whole = self.dropout == "shared"  # masks belong to the batch
         exact = whole or not has_dropout(step.network)
         total = torch.zeros_like(mean_squared(step.eps_hat, step.eps_hat))
-        for other, weight in drawn_conditions(self.target, step, self.draws, self.term):
-            counts = step.c.present & step.c.differs_from(other) if exact else step.c.present
-            rows = counts.nonzero()[:, 0]
-            if not anywhere(counts):
-                continue
-            if isinstance(weight, Tensor):
-                weight = weight.to(total.dtype)
-            if whole or len(rows) == len(step):
-                total = total + weight * self._distance(step, other, same_dropout=whole)
-                continue
-            distance = self._distance(step[rows], other[rows], same_dropout=False)
-            total = total.index_add(0, rows, (weight[rows] if isinstance(weight, Tensor) else weight) * distance)
+        drawn = drawn_conditions(self.target, step, self.draws, self.term)
+        for m, other, weight in joined(drawn, self.together):
+            asked = step if m == 1 else step.repeated(m)
+            counts = asked.c.present & asked.c.differs_from(other) if exact else asked.c.present
+            if anywhere(counts):
+                rows = counts.nonzero()[:, 0]
+                some = None if whole or len(rows) == len(asked) else rows
+                total = total + self._distances(asked, other, weight, some).view(m, len(step)).sum(0)
         return total
+
+    def _distances(self, step: DenoisingStep, other: Condition, weight: Tensor | float, rows: Tensor | None) -> Tensor:
+        """(B,) distances by their weights; 0 for rows that are not among these, where any are given."""
+        if rows is None:
+            distance = self._distance(step, other, same_dropout=self.dropout == "shared")
+            return distance * (weight.to(distance) if isinstance(weight, Tensor) else weight)
+        distance = self._distance(step[rows], other[rows], same_dropout=False)
+        weighted = distance * (weight[rows].to(distance) if isinstance(weight, Tensor) else weight)
+        return weighted.new_zeros(len(step)).index_add(0, rows, weighted)
 
     def _distance(self, step: DenoisingStep, other: Condition, *, same_dropout: bool) -> Tensor:
         """(B,) ‖ε̂(c) − sg ε̂(c')‖² + γ ‖sg ε̂(c) − ε̂(c')‖²."""
