@@ -10,13 +10,14 @@ from pathlib import Path, PurePosixPath
 import torch
 
 from cbdm_core.data.dataset import Dataset
+from cbdm_core.data.encoded import Encoded
 from cbdm_core.data.labelling import Labelling
 from cbdm_core.data.pictures import ENDINGS, Framing
 from cbdm_core.data.table import read_table, row_in_file
 from cbdm_core.errors import CbdmError, CbdmWarning
 from cbdm_core.reading import clean_text
 
-__all__ = ["folder"]
+__all__ = ["folder", "folder_images"]
 
 
 def folder(
@@ -47,13 +48,29 @@ def folder(
         CbdmError: no folder, a class without images, a file that is missing or no image, images of different sizes
             without `size`, or pixels that bytes cannot hold (transparent, deeper than 8 bits, several frames).
     """
+    return folder_images(path=path, labels=labels, size=size, channels=channels, allow_empty=allow_empty).dataset()
+
+
+def folder_images(
+    *,
+    path: str | Path,
+    labels: str | Path | None = None,
+    size: int | None = None,
+    channels: int | None = None,
+    allow_empty: bool = False,
+) -> Encoded:
+    """What `folder` reads, of the same options, not yet decoded.
+
+    Raises:
+        CbdmError: as `folder`, without looking into the images.
+    """
     if not isinstance(allow_empty, bool):
         raise CbdmError(f"allow_empty is {allow_empty!r}, it must be true or false")
     if labels is not None and allow_empty:
         raise CbdmError("allow_empty is for class folders, and labels names the classes here: leave one of them out")
     framing, place = Framing(size, channels), Path(path)
     files, told = _by_folder(place, allow_empty) if labels is None else _by_table(place, Path(labels))
-    return Dataset(framing.stack(((str(file), file) for file in files), len(files)), *told)
+    return Encoded(lambda: ((str(file), file) for file in files), lambda: told, framing, len(files))
 
 
 def _by_table(place: Path, table: Path) -> tuple[list[Path], Labelling]:

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 
 from cbdm_core.data.dataset import Dataset
+from cbdm_core.data.labelling import Labelling, from_conditions
 from cbdm_core.data.mapped_rows import Layout, MappedRows
 from cbdm_core.data.npz import DAMAGE, implied_layout, labels_of, names_of_labels
 from cbdm_core.data.units import Units
 from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.reading import CONFIG_BYTES, clean_text, regular_file
 
-__all__ = ["npy"]
+__all__ = ["NAMES", "npy"]
 
 NAMES = "class_names.txt"
 
@@ -25,9 +26,11 @@ def npy(*, path: str | Path, layout: Layout | None = None, standardise: bool | N
     """A data set from the npy files of a folder, which stay on the disk; what is not asked for is never read.
 
     `images.npy` and `labels.npy`, or shards: `images-000.npy`, `images-001.npy`, … beside `labels-000.npy`, …, in the
-    order of their names. `class_names.txt` may hold a name a line. uint8 are images, (N, H, W), (N, H, W, C) or
-    (N, C, H, W), as the source npz reads them; floats are values, (N, D) or (N, C, *spatial), and a network sees them
-    standardised.
+    order of their names. `class_names.txt` may hold a name a line. Where there are `conditions.npy`, or shards of them,
+    the network is told these and not the label, as the source npz says, and labels may be left out.
+
+    uint8 are images, (N, H, W), (N, H, W, C) or (N, C, H, W), as the source npz reads them; floats are values, (N, D)
+    or (N, C, *spatial), and a network sees them standardised.
 
     Args:
         path: of the folder.
@@ -41,25 +44,52 @@ def npy(*, path: str | Path, layout: Layout | None = None, standardise: bool | N
     if layout not in (None, "first", "last", "none"):
         raise unknown_name("layout", str(layout), ("first", "last", "none"))
     folder = Path(path)
-    arrays, labels = (list(_opened(folder, stem)) for stem in ("images", "labels"))
-    if [len(a) for a in arrays] != [len(y) for y in labels]:
-        raise CbdmError(
-            f"{folder} has images files of {[len(a) for a in arrays][:5]} rows and labels files of "
-            f"{[len(y) for y in labels][:5]}: give each images file its labels file"
-        )
-    y = np.concatenate([labels_of(np.asarray(part)) for part in labels])
+    arrays = list(_opened(folder, "images"))
+    told = _told(folder, [len(a) for a in arrays])
     images = arrays[0].dtype == np.uint8
     if images and standardise is not None:
         raise CbdmError("standardise is for values, and these are images: leave it out")
     x = MappedRows(arrays, _channels(arrays, layout) if images else layout or "first")
-    names = _names(folder, y)
-    data = Dataset(x, torch.from_numpy(y), names)
+    data = Dataset(x, *told)
     return data if images or standardise is False else replace(data, units=Units.standardising(x))
+
+
+def _told(folder: Path, rows: list[int]) -> Labelling:
+    """Labels and their names, and conditions where there are some, of which the regions do for labels."""
+    of_condition = _beside(folder, "conditions", rows) if _files(folder, "conditions") else None
+    told = None if of_condition is None else from_conditions(_joined(folder, of_condition))
+    if told is not None and not _files(folder, "labels"):
+        return told
+    y = np.concatenate([labels_of(part) for part in _beside(folder, "labels", rows)])
+    return Labelling(torch.from_numpy(y), _names(folder, y), None if told is None else told.condition)
+
+
+def _beside(folder: Path, stem: str, rows: list[int]) -> list[np.ndarray]:
+    """In memory what is said of each images file."""
+    parts = [np.asarray(part) for part in _opened(folder, stem)]
+    if rows != [len(part) for part in parts]:
+        raise CbdmError(
+            f"{folder} has images files of {rows[:5]} rows and {stem} files of {[len(part) for part in parts][:5]}: "
+            f"give each images file its {stem} file"
+        )
+    return parts
+
+
+def _joined(folder: Path, conditions: list[np.ndarray]) -> np.ndarray:
+    kinds = {part.shape[1:] for part in conditions}
+    if len(kinds) > 1:
+        raise CbdmError(f"{folder} has conditions files of the shapes {sorted(kinds)} a row: save all of one shape")
+    return np.concatenate(conditions)
+
+
+def _files(folder: Path, stem: str) -> list[Path]:
+    one = folder / f"{stem}.npy"
+    return [one] if one.exists() else sorted(folder.glob(f"{stem}-*.npy"))
 
 
 def _opened(folder: Path, stem: str) -> Iterator[np.ndarray]:
     """The arrays `stem.npy` or `stem-*.npy`, mapped."""
-    files = [folder / f"{stem}.npy"] if (folder / f"{stem}.npy").exists() else sorted(folder.glob(f"{stem}-*.npy"))
+    files = _files(folder, stem)
     if not files:
         raise CbdmError(f"{folder} has no {stem}.npy and no {stem}-*.npy: write both images and labels with numpy.save")
     for file in files:

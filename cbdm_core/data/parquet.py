@@ -11,13 +11,14 @@ from typing import Any
 import torch
 
 from cbdm_core.data.dataset import Dataset
+from cbdm_core.data.encoded import Encoded
 from cbdm_core.data.labelling import Labelling, from_classes
 from cbdm_core.data.pictures import Framing
 from cbdm_core.data.places import files_of
 from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.reading import clean_text
 
-__all__ = ["parquet"]
+__all__ = ["parquet", "parquet_images"]
 
 _INT64 = (1 << 63) - 1
 _ROWS = 256  # images are decoded in such portions, so that their encoded bytes are never all in memory
@@ -48,6 +49,22 @@ def parquet(
         CbdmError: pyarrow is not installed; no file, a damaged one or files of different columns; no such column, an
             image that is only a path, a row without label, or images of different sizes without `size`.
     """
+    return parquet_images(root=root, image=image, label=label, size=size, channels=channels).dataset()
+
+
+def parquet_images(
+    *,
+    root: str | Path | Sequence[str | Path],
+    image: str | None = None,
+    label: str | None = None,
+    size: int | None = None,
+    channels: int | None = None,
+) -> Encoded:
+    """What `parquet` reads, of the same options, not yet decoded.
+
+    Raises:
+        CbdmError: as `parquet`, without looking into the rows.
+    """
     files = files_of(root, ".parquet")
     features = _features(files[0])
     columns = [
@@ -63,8 +80,9 @@ def parquet(
                 labels.append(_label(name, columns[1], value))
                 yield name, _encoded(name, encoded)
 
-    x = Framing(size, channels).stack(images(), sum(map(_length, files)))
-    return Dataset(x, *_labelling(features[columns[1]], labels))
+    return Encoded(
+        images, lambda: _labelling(features[columns[1]], labels), Framing(size, channels), sum(map(_length, files))
+    )
 
 
 def _opened(file: Path) -> Any:

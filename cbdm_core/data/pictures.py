@@ -6,7 +6,7 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +57,30 @@ class Framing:
         if self.channels not in (None, *_MODES):
             raise CbdmError(f"channels is {self.channels!r}: 1 makes images grey, 3 makes them RGB")
 
+    def each(self, images: Iterable[tuple[str, Path | bytes]]) -> Iterator[tuple[str, np.ndarray]]:
+        """(name, (1 or 3, H, W) uint8) of images in their order, all of one size.
+
+        Args:
+            images: as of `stack`.
+
+        Raises:
+            CbdmError: as `stack`, but for memory.
+        """
+        first = None
+        for name, source in images:
+            name = clean_text(name)
+            pixels = self._pixels(name, source)
+            size = f"{pixels.shape[2]}×{pixels.shape[1]}"
+            first = first or (name, size)
+            if size != first[1]:
+                raise CbdmError(
+                    f"{first[0]} is {first[1]} and {name} is {size}: crop or resize the images to one size, or give "
+                    "size=N (--set data.options.size=N), which does so while reading"
+                )
+            yield name, pixels
+        if first is None:
+            raise CbdmError("the data hold no image: name files that have some")
+
     def stack(self, images: Iterable[tuple[str, Path | bytes]], count: int | None = None) -> Tensor:
         """(N, C, H, W) uint8 of images in their order.
 
@@ -68,22 +92,16 @@ class Framing:
             CbdmError: no image, images of different sizes without `size`, more than the memory holds, or pixels that
                 bytes cannot hold (transparent, deeper than 8 bits, several frames).
         """
-        first, found = None, []
-        for name, source in images:
-            if count is None or len(found) < 2:  # the first tells the size and the channels, where they are not given
-                self._check_memory(found, count)
-            name = clean_text(name)
-            pixels = self._pixels(name, source)
-            size = f"{pixels.shape[2]}×{pixels.shape[1]}"
-            first = first or (name, size)
-            if size != first[1]:
-                raise CbdmError(
-                    f"{first[0]} is {first[1]} and {name} is {size}: crop or resize the images to one size, or give "
-                    "size=N (--set data.options.size=N), which does so while reading"
-                )
+        found: list[np.ndarray] = []
+
+        def within_memory() -> Iterator[tuple[str, Path | bytes]]:
+            for image in images:
+                if count is None or len(found) < 2:  # the first tells size and channels, where they are not given
+                    self._check_memory(found, count)
+                yield image
+
+        for _, pixels in self.each(within_memory()):
             found.append(pixels)
-        if not found:
-            raise CbdmError("the data hold no image: name files that have some")
         channels = max(pixels.shape[0] for pixels in found)
         _warn_of_grey(sum(pixels.shape[0] < channels for pixels in found), len(found))
         return torch.from_numpy(np.stack([np.broadcast_to(p, (channels, *p.shape[1:])) for p in found]))
@@ -99,7 +117,8 @@ class Framing:
         check_memory(
             f"reading {images}{given}",
             needed,
-            f"give {'a' if self.size is None else 'a smaller'} size=N (--set data.options.size=N), or fewer images",
+            f"give {'a' if self.size is None else 'a smaller'} size=N (--set data.options.size=N), or fewer images, or "
+            "write them to the disk first: cbdm data PATH --to FOLDER",
         )
 
     def _pixels(self, name: str, source: Path | bytes) -> np.ndarray:

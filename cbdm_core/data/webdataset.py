@@ -10,13 +10,14 @@ from typing import Any
 
 from cbdm_core.data.archives import members
 from cbdm_core.data.dataset import Dataset
+from cbdm_core.data.encoded import Encoded
 from cbdm_core.data.labelling import from_classes
 from cbdm_core.data.pictures import Framing
 from cbdm_core.data.places import files_of
 from cbdm_core.errors import CbdmError
 from cbdm_core.reading import clean_text
 
-__all__ = ["webdataset"]
+__all__ = ["webdataset", "webdataset_images"]
 
 _IMAGES = ("png", "jpg", "jpeg", "webp")
 _LABELS = ("cls", "json")
@@ -46,6 +47,17 @@ def webdataset(
         CbdmError: no tar, a damaged one, names that lead out of it, an example without image or label, or images of
             different sizes without `size`.
     """
+    return webdataset_images(root=root, label=label, size=size, channels=channels).dataset()
+
+
+def webdataset_images(
+    *,
+    root: str | Path | Sequence[str | Path],
+    label: str = "label",
+    size: int | None = None,
+    channels: int | None = None,
+) -> Encoded:
+    """What `webdataset` reads, of the same options, not yet decoded."""
     labels: list[str] = []
 
     def images() -> Iterator[tuple[str, bytes]]:
@@ -54,8 +66,7 @@ def webdataset(
                 labels.append(_label(f"{key} of {tar}", parts, label))
                 yield _image(f"{key} of {tar}", parts)
 
-    x = Framing(size, channels).stack(images())
-    return Dataset(x, *from_classes(labels))
+    return Encoded(images, lambda: from_classes(labels), Framing(size, channels))
 
 
 def _examples(tar: Path) -> Iterator[tuple[str, dict[str, bytes]]]:

@@ -356,13 +356,18 @@ def data(
     target: Annotated[
         str | None, typer.Argument(help="A source, or a path to your own; all sources if left out.")
     ] = None,
+    to: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Write it there as npy files, which training leaves on disk.")
+    ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="data.a=v, such as data.options.size=32.")] = None,
 ) -> None:
-    """List the sources of data, or show what one of them, or a path, holds."""
-    from cbdm_cli.commands.data import check_words, list_sources, show_data
+    """List the sources of data, show what one of them, or a path, holds, or write that as files to be mapped."""
+    from cbdm_cli.commands.data import check_words, convert_data, list_sources, show_data
 
     check_words([target or "", *context.args])
-    if target is None:
+    if to is not None:
+        convert_data(target, set_ or [], to)
+    elif target is None:
         list_sources()
     else:
         show_data(target, set_ or [])

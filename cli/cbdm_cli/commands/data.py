@@ -1,22 +1,31 @@
-"""`cbdm data`: which sources there are, and what one of them, or a path, holds."""
+"""`cbdm data`: which sources there are, what one of them, or a path, holds, and that written to be mapped."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
 
 from cbdm_cli import render
 from cbdm_cli.config import Data, validated
 from cbdm_cli.fetchable import FETCHED
+from cbdm_cli.locking import contents, held
 from cbdm_cli.overlay import overlaid
 from cbdm_cli.own_data import named_path, source_of
 from cbdm_cli.trust import quoted
 from cbdm_core.data.dataset import Dataset
+from cbdm_core.data.encoded import ENCODED, Encoded
+from cbdm_core.data.labelling import Labelling
 from cbdm_core.data.sources import DATASETS
+from cbdm_core.data.writing_rows import write_npy
 from cbdm_core.errors import CbdmError
+from cbdm_core.reading import clean_text
+from cbdm_core.writing import WRITING, plain_write_errors
 
-__all__ = ["check_words", "list_sources", "show_data"]
+__all__ = ["check_words", "convert_data", "list_sources", "show_data"]
 
 _FEW = 20  # images, below which a class counts as few-shot
 _LISTED = 100  # classes, above which only the commonest and the rarest are shown
@@ -84,6 +93,55 @@ def show_data(target: str, settings: Sequence[str]) -> None:
         f"imbalance {min(there) / max(there):.3g}{told}"
     )
     render.note(f"content: {full.content_hash()}")
+
+
+def convert_data(target: str | None, settings: Sequence[str], to: str) -> None:
+    """Write a source or path as npy files that training maps, encoded images one at a time.
+
+    Args:
+        target: the name of a source, or a path.
+        settings: `data.a=v`, such as `data.options.size=32`.
+        to: a folder that is empty or not there.
+
+    Raises:
+        CbdmError: neither, another setting, a folder that holds something, what the source refuses, or a failed write.
+    """
+    if target is None:
+        raise CbdmError("--to writes one source or path, and none is named: cbdm data PATH --to FOLDER")
+    if not to.strip():
+        raise CbdmError("the folder of --to is empty: name one")
+    folder, asked = Path(to).expanduser(), _asked(target, settings)
+    with plain_write_errors(folder, "--to"):
+        folder.mkdir(parents=True, exist_ok=True)
+    with held(folder, "cbdm data", "--to"), plain_write_errors(folder, "--to"):
+        if there := sorted(contents(folder)):
+            raise CbdmError(f"{folder} holds {clean_text(there[0].name)} already: name an empty folder by --to")
+        with TemporaryDirectory(prefix=WRITING, dir=folder) as part:
+            count, as_they_are = _written(Path(part), asked)
+            for file in sorted(Path(part).iterdir()):  # labels come last: without them nothing is read
+                file.replace(folder / file.name)
+    option = " --set data.options.standardise=false" * as_they_are
+    render.note(f"{folder}: {count:,} examples, which stay there: cbdm train --data {quoted(str(folder))}{option}")
+
+
+def _written(folder: Path, asked: Data) -> tuple[int, bool]:
+    """How many examples, and whether they are floats that a network sees as they are."""
+    if asked.source in ENCODED:
+        encoded: Encoded = ENCODED.build(asked.source, asked.options)
+        return write_npy(folder, _counted(encoded.rows(), encoded.count), encoded.told), False
+    data: Dataset = DATASETS.build(asked.source, asked.options)
+    rows = (data.x[[i]][0].numpy() for i in range(len(data)))
+    told = Labelling(data.y, data.class_names, data.condition)
+    return write_npy(folder, _counted(rows, len(data)), lambda: told), not data.is_images and data.units is None
+
+
+def _counted(rows: Iterable[np.ndarray], count: int | None) -> Iterator[np.ndarray]:
+    """The rows, and a bar of how many there have been."""
+    with render.progress() as bar:
+        task = bar.add_task("writing", total=count, facts="")
+        for row in rows:
+            yield row
+            bar.advance(task)
 
 
 def _asked(target: str, settings: Sequence[str]) -> Data:

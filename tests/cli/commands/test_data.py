@@ -1,11 +1,15 @@
 """`cbdm data`: every source has its line, and what is shown are the counts of what is read."""
 
+import resource
+import signal
+from functools import partial
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from cbdm_core.data.sources import DATASETS, digits
-from tests.cli.tiny import cbdm
+from tests.cli.tiny import UNJUDGED, cbdm, one_line
 
 
 def test_every_source_is_listed(run):
@@ -39,6 +43,61 @@ def test_grey_images_among_colours_are_told_in_a_line(tmp_path):
     assert cbdm("data", "d", "--set", "data.options.channels=3", cwd=tmp_path, check=0).stderr == ""
 
 
+def photos(place, count=5):
+    (place / "cat").mkdir(parents=True)
+    (place / "owl").mkdir()
+    for i in range(count):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(place / ("owl" if i % 2 else "cat") / f"{i}.png")
+    return place
+
+
+def hash_of(out):
+    return out.split("content: ")[1].split()[0]
+
+
+def test_a_path_is_written_and_trained_on(run, tmp_path):
+    shown = run("data", str(photos(tmp_path / "photos")))[1]
+    code, out, err = run("data", "photos", "--to", "my data")
+    assert code == 0 and out == "my data: 5 examples, which stay there: cbdm train --data 'my data'\n", err
+    assert sorted(file.name for file in (tmp_path / "my data").iterdir()) == [
+        "class_names.txt", "images-00000.npy", "labels-00000.npy",
+    ]  # fmt: skip
+    assert hash_of(run("data", "my data")[1]) == hash_of(shown)
+    code, _, err = run("train", "--data", "my data", "--steps", "2", *UNJUDGED, "--out", "r")
+    assert code == 0, err
+
+
+def test_a_source_of_floats_is_written_as_it_is_shown(run):
+    """A mixture is shown to a network in its own units, which is said again of the files."""
+    code, out, err = run("data", "mixture", "--set", "data.options.per_class=20", "--to", "m")
+    assert code == 0 and out.endswith("cbdm train --data m --set data.options.standardise=false\n"), err
+    shown = run("data", "mixture", "--set", "data.options.per_class=20")[1]
+    assert hash_of(run("data", "m", "--set", "data.options.standardise=false")[1]) == hash_of(shown)
+    code, out, _ = run("data", "digits-attributes", "--to", "a")
+    assert code == 0 and hash_of(run("data", "a")[1]) == hash_of(run("data", "digits-attributes")[1])
+
+
+def test_a_writing_that_fails_leaves_nothing(run, refused, tmp_path):
+    photos(tmp_path / "photos")
+    (tmp_path / "photos" / "owl" / "3.png").write_bytes(b"no image")
+    assert "3.png is no image, or is damaged" in refused("data", "photos", "--to", "d")
+    assert list((tmp_path / "d").iterdir()) == []
+    Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "owl" / "3.png")
+    assert run("data", "photos", "--to", "d")[0] == 0
+    assert "d holds class_names.txt already: name an empty folder by --to" in refused("data", "photos", "--to", "d")
+
+
+def test_a_full_disk_is_a_line(tmp_path):
+    """A limit on the size of a file stands for it."""
+    photos(tmp_path / "photos", 40)
+    tight = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (4000, 4000))
+    done = cbdm(
+        "data", "photos", "--to", "d", cwd=tmp_path, before=lambda: (signal.signal(25, signal.SIG_IGN), tight())
+    )
+    assert "cannot write" in one_line(done) and "choose another --to" in one_line(done)
+    assert list((tmp_path / "d").iterdir()) == []
+
+
 def test_a_folder_called_as_a_command_is_read(run, tmp_path):
     (tmp_path / "list").mkdir()
     np.savez(tmp_path / "list" / "v.npz", images=np.eye(6, dtype=np.float32), labels=np.arange(6) % 2)
@@ -64,6 +123,9 @@ def test_a_folder_called_as_a_command_is_read(run, tmp_path):
         (["fetch"], "cbdm fetch SOURCE downloads it"),
         (["fetch", "digits"], "cbdm fetch SOURCE downloads one of cifar10, cifar100, fashion, mnist"),
         (["download", "./my photos"], "cbdm fetch SOURCE downloads one of cifar10,"),
+        (["--to", "d"], "--to writes one source or path, and none is named: cbdm data PATH --to FOLDER"),
+        (["digits", "--to", " "], "the folder of --to is empty: name one"),
+        (["digits", "--to", "notes"], "cannot write notes: File exists"),
         (["digits", "fashion"], "cbdm data shows one source or path, and got digits fashion: name one at a time"),
     ],
 )

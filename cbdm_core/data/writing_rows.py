@@ -1,0 +1,71 @@
+"""Data written as the files that the source `npy` maps, a part at a time, so that memory never holds them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from cbdm_core.data.labelling import Labelling
+from cbdm_core.data.mapped import NAMES
+from cbdm_core.errors import CbdmError
+from cbdm_core.reading import clean_text
+
+__all__ = ["write_npy"]
+
+_PART = 256 << 20  # bytes of a file, and of what is held
+
+
+def write_npy(folder: Path, rows: Iterable[np.ndarray], told: Callable[[], Labelling]) -> int:
+    """Write `images-00000.npy`, …, and `labels-00000.npy`, …, `conditions-00000.npy`, … and `class_names.txt` beside.
+
+    Args:
+        folder: there already, and empty.
+        rows: each example, (C, H, W) uint8 or floats of one shape.
+        told: what is said of them; asked for once all rows have come.
+
+    Returns:
+        How many examples there are.
+
+    Raises:
+        CbdmError: a class name that is no line of text.
+        OSError: a failed write.
+    """
+    lengths = []
+    for number, part in enumerate(_parts(rows)):
+        np.save(_file(folder, "images", number), part)
+        lengths.append(len(part))
+    labels, names, condition = told()
+    _check_names(names)
+    (folder / NAMES).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    ends = np.cumsum(lengths)[:-1]
+    for stem, values in (("conditions", condition), ("labels", labels)):
+        for number, part in enumerate([] if values is None else np.split(values.numpy(), ends)):
+            np.save(_file(folder, stem, number), part)
+    return sum(lengths)
+
+
+def _parts(rows: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Rows in arrays of at most so many bytes; each is written over by the next."""
+    part, filled = None, 0
+    for row in rows:
+        if part is None:
+            part = np.empty((max(1, _PART // max(1, row.nbytes)), *row.shape), row.dtype)
+        part[filled] = row
+        filled += 1
+        if filled == len(part):
+            yield part
+            filled = 0
+    if part is not None and filled:
+        yield part[:filled]
+
+
+def _file(folder: Path, stem: str, number: int) -> Path:
+    return folder / f"{stem}-{number:05d}.npy"
+
+
+def _check_names(names: tuple[str, ...]) -> None:
+    for name in names:
+        if name.splitlines() != [name]:
+            raise CbdmError(f"the class name {clean_text(name)!r} is no line of text: rename the class")
