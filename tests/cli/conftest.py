@@ -1,7 +1,8 @@
-"""The command line in this process, in an empty folder, with one cache of classifiers for the whole suite."""
+"""The command line in an empty folder, with one cache of classifiers for the whole suite; files in CIFAR's format."""
 
 import shutil
 
+import numpy as np
 import pytest
 
 from cbdm_cli import render
@@ -77,3 +78,20 @@ def asked(run, monkeypatch):
         return plans[-1]
 
     return call
+
+
+def _records(labels, per_class, seed):
+    """Records of random pixels with `labels(y)` before them, in a drawn order."""
+    random = np.random.default_rng(seed)
+    rows = [[*label, *random.integers(0, 256, 3072)] for label in labels for _ in range(per_class)]
+    return np.array(rows, np.uint8)[random.permutation(len(rows))]
+
+
+@pytest.fixture(scope="session")
+def cifar_roots(tmp_path_factory):
+    """Folders of random images in CIFAR's binary format, by name of the presets' data."""
+    ten, hundred = tmp_path_factory.mktemp("cifar10"), tmp_path_factory.mktemp("cifar100")
+    for number in range(1, 6):
+        (ten / f"data_batch_{number}.bin").write_bytes(_records([[y] for y in range(10)], 8, number).tobytes())
+    (hundred / "train.bin").write_bytes(_records([[y // 5, y] for y in range(100)], 24, 7).tobytes())
+    return {"cifar10lt": ten, "cifar100lt": hundred}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from cbdm_cli.assemble import assemble
 from cbdm_cli.overlay import load_config
@@ -25,23 +26,6 @@ NARROW = [f"network.options.{option}" for option in ("width=8", "groups=4", "blo
 HAIR = {"Black_Hair": 12, "Blond_Hair": 8, "Brown_Hair": 6, "Gray_Hair": 3, "Bald": 1}  # class → images
 SYNSETS = {f"n{y:08d}": 1 + (y < 250) + (y < 50) for y in range(1000)}
 PHOTOGRAPHS = {"celeba5": (HAIR, (218, 178)), "imagenetlt64": (SYNSETS, (66, 75))}
-
-
-def records(labels, per_class, seed):
-    """Records of random pixels with `labels(y)` before them, in a drawn order."""
-    random = np.random.default_rng(seed)
-    rows = [[*label, *random.integers(0, 256, 3072)] for label in labels for _ in range(per_class)]
-    return np.array(rows, np.uint8)[random.permutation(len(rows))]
-
-
-@pytest.fixture(scope="module")
-def roots(tmp_path_factory):
-    """The folders of both sets, by name of the preset's data."""
-    ten, hundred = tmp_path_factory.mktemp("cifar10"), tmp_path_factory.mktemp("cifar100")
-    for number in range(1, 6):
-        (ten / f"data_batch_{number}.bin").write_bytes(records([[y] for y in range(10)], 8, number).tobytes())
-    (hundred / "train.bin").write_bytes(records([[y // 5, y] for y in range(100)], 24, 7).tobytes())
-    return {"cifar10lt": ten, "cifar100lt": hundred}
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +54,8 @@ def trained_three_steps(name, settings):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_trains(roots, name):
-    root = roots[name.split("-")[0]]
+def test_a_preset_trains(cifar_roots, name):
+    root = cifar_roots[name.split("-")[0]]
     trained_three_steps(name, [*TINY, f"data.options.root='{root}'", "data.options.verify=false"])
 
 
@@ -88,3 +72,25 @@ def test_a_preset_of_photographs_trains(photographs, name, listed):
     counts = dict(zip(names, classes.values(), strict=True))
     assert tail.shape == (3, 64, 64)
     assert dict(zip(tail.class_names, tail.counts().tolist(), strict=True)) == counts
+
+
+def given(*settings):
+    """Settings as words of a command."""
+    return [word for text in settings for word in ("--set", text)]
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name.endswith("-finetune")])
+def test_a_preset_fine_tunes_a_run(run, cifar_roots, tmp_path, name):
+    """It begins at the run's averaged weights, bit for bit, from which three steps of warm-up hardly move."""
+    data = name.split("-")[0]
+    asked = [*given(*TINY, f"data.options.root='{cifar_roots[data]}'", "data.options.verify=false"), "--no-evaluate"]
+    quick = given("training.learning_rate=1e-2", "training.warmup=0", "training.ema_decay=0.5")
+    assert run("train", f"{data}-ddpm", *asked, *quick, "--steps", 2, "--out", "ddpm")[0] == 0
+    code, out, err = run("train", name, "--from", "ddpm", *asked, "--steps", 3, "--out", "fine")
+    assert code == 0 and "the averaged weights of ddpm, trained for 2 steps" in " ".join(out.split()), err
+    before = load_file(tmp_path / "ddpm" / "checkpoints" / "step-00000002" / "ema.safetensors")
+    begun, ended = (
+        load_file(tmp_path / "fine" / "checkpoints" / f"step-0000000{step}" / "model.safetensors") for step in (0, 3)
+    )
+    assert all(torch.equal(begun[f"network.{key}"], value) for key, value in before.items())
+    assert 0 < max(float((ended[f"network.{key}"] - value).abs().max()) for key, value in before.items()) < 1e-5
