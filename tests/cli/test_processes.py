@@ -2,24 +2,26 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cli.tiny import TINY, cbdm, shared_classifiers
+from tests.cli.tiny import TINY, cbdm, fingerprint, shared_classifiers
 
 # Dropout's masks are each rank's own, so without it the losses are the same but for the order of summation.
 OPTIONS = [*TINY, "--set", "network.options.dropout=0.0", "--set", "training.sample_every=2"]
 OPTIONS += ["--set", "sampling.batch_size=30", "--method", "coral+cbdm:uniform"]
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cbdm_cli"]
 
 
 def two_processes(*arguments, cwd, env):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cbdm_cli"]
     done = subprocess.run(
-        [*launch, *map(str, arguments)],
+        [*LAUNCH, *map(str, arguments)],
         cwd=cwd,
         env={**os.environ, "OMP_NUM_THREADS": "1", **env},
         capture_output=True,
@@ -28,6 +30,23 @@ def two_processes(*arguments, cwd, env):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
+
+
+def stopped_once(begun, *arguments, cwd, env):
+    """Send SIGTERM to torchrun as soon as `begun` is there; gives what was printed on standard error."""
+    job = subprocess.Popen(
+        [*LAUNCH, *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not begun.exists():
+        time.sleep(0.005)
+    job.send_signal(signal.SIGTERM)
+    return job.communicate(timeout=120)[1]
 
 
 def losses(run):
@@ -95,3 +114,20 @@ def test_two_processes_train_resume_and_draw_as_one(tmp_path, tmp_path_factory):
     file.unlink()
     two_processes("evaluate", "one", "--omega", 0.5, cwd=tmp_path, env=env)
     assert json.loads(file.read_text()) == alone
+
+
+@pytest.mark.slow
+def test_the_papers_preset_that_two_processes_stop_and_resume_ends_bit_for_bit_the_same(cifar_roots, tmp_path):
+    """With its dropout, at a tiny width, on files in CIFAR's format."""
+    texts = [f"data.options.root='{cifar_roots['cifar10lt']}'", "data.options.verify=false", "data.imbalance=0.25"]
+    texts += [f"network.options.{text}" for text in ("width=8", "groups=4", "multipliers=[1, 2]", "blocks=1")]
+    texts += ["training.batch_size=8", "training.checkpoint_every=3", "training.log_every=1", "training.warmup=2"]
+    asked = ["train", "cifar10lt-cbdm", *(word for text in texts for word in ("--set", text))]
+    asked += ["--steps", 40, "--no-evaluate"]
+    two_processes(*asked, "--out", "whole", cwd=tmp_path, env={})
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    begun = cut / "checkpoints" / "step-00000003"
+    assert "stopped by SIGTERM, saved at step" in stopped_once(begun, *asked, "--out", "cut", cwd=tmp_path, env={})
+    assert not (cut / "checkpoints" / "step-00000040").exists()
+    two_processes("train", "--resume", "cut", "--no-evaluate", cwd=tmp_path, env={})
+    assert fingerprint(cut) == fingerprint(whole) and losses(cut) == losses(whole) and len(losses(cut)) == 40
