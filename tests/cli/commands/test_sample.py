@@ -1,6 +1,8 @@
 """Another law while sampling: `--unconditional --prior`, `--guidance-prior`, and that a trained model follows it."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +43,12 @@ from tests.cli.tiny import TINY, shared_classifiers
 # A high rate, so that the labels show after a few steps.
 OPTIONS = [*TINY, "--set", "evaluation.per_class=2", "--set", "training.learning_rate=1e-2", "--set",
            "training.ema_decay=0.5"]  # fmt: skip
+# A process measured by a small parent: of a large one it would inherit the peak.
+PEAK = """
+import resource, subprocess, sys
+subprocess.run([sys.executable, "-m", "cbdm_cli", *sys.argv[1:]], check=True, stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
+"""
 ONLY_9 = "fixed:0,0,0,0,0,0,0,0,0,1"
 
 
@@ -68,6 +76,12 @@ def drawn(folder, told, *, prior=None, **options):
     network, sampler = solver(config, loaded.network, loaded.schedule, prior)
     x = generate(network, sampler, told, loaded.shape, steps=config.sampling.steps, seed=config.seed)
     return torch.cat(list(x))
+
+
+def peak(*arguments):
+    """The most bytes that the command had in memory at a time, in a process of its own."""
+    asked = [sys.executable, "-c", PEAK, *map(str, arguments)]
+    return int(subprocess.run(asked, check=True, capture_output=True, text=True).stdout)
 
 
 def test_unconditional_samples_are_those_of_tracked_weights(run, trained):
@@ -292,6 +306,19 @@ def test_a_stream_that_was_stopped_goes_on_and_ends_as_it_would_have(run, traine
     every = np.load("all.npz")
     assert np.abs(every["images"].astype(int) - np.concatenate([p["images"] for p in parts])).max() <= 1
     assert np.array_equal(every["labels"], np.concatenate([p["labels"] for p in parts]))
+
+
+@pytest.mark.slow
+def test_shards_of_eight_times_the_samples_take_no_more_memory(run, tmp_path):
+    """The peaks of processes that draw 5 and 40 shards of 10 vectors of 256 KiB, of which all are 105 MB."""
+    x = np.random.default_rng(0).normal(size=(8, 65_536)).astype(np.float32)
+    np.savez(tmp_path / "wide.npz", images=x, labels=np.arange(8) % 2)
+    trained = ["train", "--data", "wide.npz", "--steps", 1, "--batch-size", 2, "--no-evaluate", "--out", "r"]
+    assert run(*trained, "--set", "network.options={width=8, depth=1}")[0] == 0
+    options = ["--format", "shards", "--shard-size", 10, "--steps", 1, "--omega", 0]
+    few, many = (peak("sample", "r", "--n", n, *options, "--out", str(n)) for n in (50, 400))
+    assert len(list(Path("400").glob("*.npz"))) == 40
+    assert many - few < 40e6
 
 
 def test_another_request_does_not_go_on_with_a_stream(run, refused, trained):
