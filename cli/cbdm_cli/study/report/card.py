@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from cbdm_cli.study.plan import readings_of
 from cbdm_cli.study.report.collect import Story
-from cbdm_cli.study.report.wording import estimate_text
+from cbdm_cli.study.report.wording import estimate_text, number
 from cbdm_cli.study.summary import Row, against
 from cbdm_core.metrics.scores import compared_scores, digits_of, label_of
 
@@ -104,4 +104,4 @@ def _next(story: Story, rows: Sequence[Row], unfinished: bool) -> str:
 
 
 def _signed(value: float, score: str) -> str:
-    return f"{value:+.{digits_of(score)}f}"
+    return number(value, digits_of(score), sign=True)

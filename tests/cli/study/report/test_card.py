@@ -47,6 +47,15 @@ def test_a_method_that_wins_by_copying_is_told_to_stop_earlier(folder):
     assert "Against ddpm, ω_eff(t), τ=0.1: cbdm τ=0.1 is better by -6.50 ± 0.00" in verdict
 
 
+def test_differences_have_the_minus_of_all_numbers_of_the_page(folder):
+    def better(found):
+        found["overall"]["fid"] -= 8
+
+    changed(folder, better)
+    lines = dict(card(collect([folder])))
+    assert "(−6.00 against ddpm)" in lines["Best FID"] and "FID −6.00 ± 0.00, better" in lines["What decides"]
+
+
 def test_what_is_missing_comes_first(folder):
     next(folder.glob("runs/*/seed-2/readings/*.json")).unlink()
     lines = dict(card(collect([folder])))
