@@ -64,6 +64,7 @@ class Standing:
         losses: means over the last records: of the loss, its terms, and the denoising loss of each class group.
         scores: (step, the scores there) of the last judging, None before the first.
         silent: seconds since the last record.
+        at_work: whether a process holds the folder.
         finished: whether the last step is done, and judged or left by everybody.
         evaluated: whether the evaluation is there.
         grid: the newest grid of samples, None if there is none.
@@ -75,6 +76,7 @@ class Standing:
     losses: dict[str, float]
     scores: tuple[int, dict[str, float]] | None
     silent: float
+    at_work: bool
     finished: bool
     evaluated: bool
     grid: Path | None
@@ -85,8 +87,12 @@ class Standing:
         head = f"step {self.step:,} of {self.steps:,} ({share:.0%})"
         if self.finished:
             head += " · finished and evaluated" if self.evaluated else " · finished, not evaluated"
+        elif not self.at_work:
+            head += " · stopped: no process is at work in the folder; cbdm train --resume goes on with it"
+        elif self.step >= self.steps:
+            head += " · trained, its end is under way"
         elif self.rate:
-            left = duration((self.steps - self.step) / self.rate)
+            left = duration(max((self.steps - self.step) / self.rate, 1))
             head += f" · {self.rate:.3g} steps a second · about {left} left"
             if self.silent > max(30.0, 100 / self.rate):
                 head += f" · no record for {duration(self.silent)}"
@@ -124,9 +130,11 @@ def standing(path: Path, tail: Tail, seen: deque[tuple[float, int]], now: float)
     grids = sorted((path / "grids").glob("step-*.png"))
     steps = _steps(config, step)
     evaluated = (path / "evaluation.json").exists()
-    finished = step >= steps and (evaluated or not _held(path))
+    at_work = _held(path)
+    finished = step >= steps and (evaluated or not at_work)
     scores, grid = _last_scores(path / SCORES_FILE), grids[-1] if grids else None
-    return Standing(step, steps, _rate(path, seen, saved), losses, scores, now - written, finished, evaluated, grid)
+    rate, silent = _rate(path, seen, saved), now - written
+    return Standing(step, steps, rate, losses, scores, silent, at_work, finished, evaluated, grid)
 
 
 def _last_scores(file: Path) -> tuple[int, dict[str, float]] | None:

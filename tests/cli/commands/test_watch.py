@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import socket
+import sys
 from collections import deque
 
 import pytest
@@ -12,6 +14,7 @@ from cbdm_cli.commands.watch import Tail, standing
 from cbdm_cli.durations import duration
 from cbdm_cli.locking import LOCK
 from cbdm_cli.render import half_blocks
+from tests.cli.terminal import Terminal
 
 
 def record(step, loss=1.0, **groups):
@@ -24,6 +27,7 @@ def folder(tmp_path):
     text = "[network]\n[schedule]\n[facts]\n[training]\nsteps = 1000\n"
     (tmp_path / "config.toml").write_text(text)
     os.utime(tmp_path / "config.toml", (1000, 1000))
+    (tmp_path / LOCK).write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
     return tmp_path
 
 
@@ -101,6 +105,44 @@ def test_silence_and_the_end_are_told(folder):
         assert standing(folder, tail, deque(), 1061).finished == finished  # a dead process holds nothing
     (folder / LOCK).write_text("damaged")
     assert not standing(folder, tail, deque(), 1061).finished
+
+
+def test_a_run_that_was_stopped_or_is_at_its_end_is_promised_no_time_left(folder):
+    tail, seen = Tail(folder / "metrics.jsonl"), deque()
+    write(folder, record(100), 1050)
+    (folder / LOCK).unlink()
+    head = standing(folder, tail, seen, 1051.0).lines()[0]
+    assert head.startswith("step 100 of 1,000 (10%) · stopped") and "--resume" in head and "left" not in head
+    (folder / LOCK).write_text(json.dumps({"host": "node7", "pid": 1}))
+    assert "about 7.5 min left" in standing(folder, tail, seen, 1051.0).lines()[0]
+    write(folder, record(1000), 1060)
+    head = standing(folder, tail, seen, 1061.0).lines()[0]
+    assert head == "step 1,000 of 1,000 (100%) · trained, its end is under way"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminal")
+@pytest.mark.parametrize("interrupted", [False, True], ids=["ends with the run", "Ctrl-C"])
+def test_a_terminal_is_redrawn_until_the_run_or_the_reader_ends_it(folder, interrupted):
+    """In a pseudo-terminal of 50 columns: what stays, the code it ends with, and the cursor that comes back."""
+    write(folder, record(100, tail=0.25), 1050)
+    terminal = Terminal(["watch", str(folder), "--every", "0.05"], columns=50)
+    try:
+        terminal.wait_for("step 100 of 1,000")
+        write(folder, record(900, tail=0.25), 1060)
+        terminal.wait_for("step 900 of 1,000")
+        if interrupted:
+            terminal.type(b"\x03")
+        else:
+            (folder / "evaluation.json").write_text("{}")
+            write(folder, record(1000, tail=0.25), 1070)
+        assert terminal.end() == (130 if interrupted else 0)
+    finally:
+        terminal.close()
+    assert terminal.seen.rindex("\x1b[?25h") > terminal.seen.rindex("\x1b[?25l") and "Traceback" not in terminal.seen
+    lines = re.split(r"(?:\r|\n|\x1b\[[\d;?]*[A-Za-z])+", terminal.seen)
+    assert max(map(len, lines)) <= 50
+    stays = re.sub(r"\s+", " ", terminal.seen[terminal.seen.rindex("\x1b[2K") + 4 :])
+    assert ("(100%) · finished and evaluated loss" in stays) != interrupted
 
 
 def test_a_clock_that_goes_backwards_gives_no_rate_rather_than_a_wrong_one(folder):
