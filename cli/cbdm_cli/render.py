@@ -259,7 +259,7 @@ def comparison_table(summary: Summary, title: str) -> None:
             against = _estimate(row.differences.get(first), digits_of(first), sign=True)
         mean = _estimate(row.scores.get(first), digits_of(first))
         rest = [_number(means.get(score), digits_of(score)) for score in others]
-        lines.append([row.name, row.omega_text(), mean, against, *rest])
+        lines.append([row.name, row.omega_text() + " (edge)" * row.at_edge, mean, against, *rest])
     _print_columns(title, columns, lines, left=1)
     note(
         "± half width of the 95 % interval over seeds (Student's t); differences are paired by seed; ω is picked for "
@@ -351,7 +351,8 @@ class LiveJobs:
 
     def __init__(self, title: str) -> None:
         self.title, self.tty = title, sys.stderr.isatty()
-        self._live = Live(console=Console(stderr=True), refresh_per_second=2, transient=True)
+        console = Console(stderr=True, highlight=False, markup=False)
+        self._live = Live(console=console, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> LiveJobs:
         if self.tty:
@@ -366,15 +367,15 @@ class LiveJobs:
         """Redraw: (method, seed, state) of the jobs to show, and a line below."""
         if not self.tty:
             return
-        table = _table(self.title, ["method", "seed", "state"], left=3)
+        table = _table("", ["method", "seed", "state"], left=3)
         for row in rows:
             table.add_row(*row)
-        table.caption, table.caption_justify = facts, "left"
-        self._live.update(table)
+        # A table breaks its own title and caption at the width of its columns.
+        self._live.update(Group(Text(self.title, "bold"), table, Text(facts, "dim italic")))
 
     def line(self, text: str) -> None:
         """One line that stays."""
         if self.tty:
-            self._live.console.print(text, markup=False)
+            self._live.console.print(text)
         else:
             print(text, file=sys.stderr, flush=True)

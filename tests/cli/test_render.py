@@ -1,6 +1,7 @@
 """What the lines beside a table say."""
 
 import re
+import sys
 
 import pytest
 
@@ -63,6 +64,24 @@ def test_a_comparison_tells_copies_of_the_tail(wide, capsys):
     comparison_table(Summary((plain, row), "verdict", "features"), "title")
     found = cells(capsys.readouterr().out)
     assert found["mine"][-3] == "0.378" and "+1.00 ± 0.25" in found["mine"] and found["ddpm"][-3] == "–"
+
+
+def test_the_end_of_the_grid_is_told_beside_the_best(wide, capsys):
+    plain = Row("ddpm", "ddpm", "", "1", True, (0,), {"fid": Estimate(1.0, 0.5)}, None, (), {})
+    row = Row("mine", "mine", "", "0.5", False, (0,), plain.scores, {"fid": Estimate(1.0, 0.25)}, (), {})
+    comparison_table(Summary((plain, row), "verdict", "features"), "title")
+    found = cells(capsys.readouterr().out)
+    assert found["ddpm"][1] == "1 (edge)" and found["mine"][1] == "0.5"
+
+
+def test_title_and_facts_of_live_jobs_are_whole_lines_and_names_are_text(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    title, facts = "digits-lt: 2 methods × 3 paired seeds, each at its best ω", "1 of 6 jobs done, about 2.1 min left"
+    with render.LiveJobs(title) as live:
+        live.show([("a[b]", "0", "waiting")], facts)
+    lines = [line.strip() for line in re.sub(r"\x1b\[[\d;?]*\w", "", capsys.readouterr().err).splitlines()]
+    assert title in lines and facts in lines and "a[b]     0      waiting" in lines
 
 
 def test_a_narrow_terminal_gets_several_tables_and_no_number_is_broken(monkeypatch, capsys):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cbdm_cli import render
 from cbdm_cli.config import Config, validated
+from cbdm_cli.durations import duration
 from cbdm_cli.locking import held, holder
 from cbdm_cli.overlay import load_config, setting
 from cbdm_cli.preset_files import preset_names
@@ -272,7 +273,9 @@ def _time_left(todo: Sequence[_Job], begun: float, before: Mapping[int, float]) 
     done, wanted = sum(job.progress() for job in ours), len(ours)
     finished = sum(job.child.state == "done" for job in todo)
     gained, seconds = done - sum(before[id(job)] for job in ours), time.monotonic() - begun
-    left = "time left not known yet"
+    text = f"{finished} of {len(todo)} jobs done"
+    if all(job.child.state == "done" for job in ours):
+        return text
     if gained > 0.02:
-        left = f"about {seconds * (wanted - done) / gained / 60:.0f} min left"
-    return f"{finished} of {len(todo)} jobs done, {left}"
+        return f"{text}, about {duration(max(seconds * (wanted - done) / gained, 1))} left"
+    return f"{text}, time left not known yet"

@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
+from cbdm_cli.commands import compare
 from cbdm_cli.locking import LOCK, held
 from cbdm_cli.run_folder import COMPARISON_FILE
 from cbdm_cli.study import pool
@@ -272,3 +274,27 @@ def test_a_folder_called_as_a_preset_is_none_but_with_its_place(asked, run, plan
     for place in ("./digits-lt", "digits-lt/"):
         code, _, err = run("compare", place)
         assert code == 2 and "4 of 4 jobs failed" in err and err.endswith("go on with: cbdm compare ./digits-lt\n"), err
+
+
+@pytest.mark.parametrize(
+    ("done", "seconds", "told"),
+    [
+        (1.0, 60, "1 of 2 jobs done, about 60 s left"),
+        (1.99, 60, "1 of 2 jobs done, about 1 s left"),
+        (1.0, 9000, "1 of 2 jobs done, about 2.5 h left"),
+        (0.01, 60, "0 of 2 jobs done, time left not known yet"),
+        (2.0, 60, "2 of 2 jobs done"),
+    ],
+)
+def test_the_time_left_is_told_in_words_and_not_once_all_is_done(monkeypatch, done, seconds, told):
+    monkeypatch.setattr(compare.time, "monotonic", lambda: seconds)
+    shares = [min(done, 1.0), max(done - 1, 0.0)]
+    jobs = [
+        SimpleNamespace(
+            child=SimpleNamespace(state="done" if share == 1 else "running"),
+            elsewhere=lambda: False,
+            progress=lambda share=share: share,
+        )
+        for share in shares
+    ]
+    assert compare._time_left(jobs, 0, {id(job): 0.0 for job in jobs}) == told
