@@ -14,7 +14,7 @@ from typing import Any
 from cbdm_cli import render
 from cbdm_cli.durations import duration
 from cbdm_cli.locking import holder
-from cbdm_cli.run_folder import is_record, parsed_line, read_records
+from cbdm_cli.run_folder import COMPARISON_FILE, is_record, parsed_line, read_records
 from cbdm_cli.scoring import SCORES_FILE, is_scored
 from cbdm_core.errors import CbdmError
 from cbdm_core.metrics.scores import digits_of, label_of
@@ -190,6 +190,8 @@ def watch_run(path: Path, every: float, once: bool) -> None:
     """
     if not every > 0:
         raise CbdmError(f"--every {every}: the seconds between two looks must be above 0")
+    if (path / COMPARISON_FILE).exists():
+        raise CbdmError(f"{path} is a comparison, not a run: name one of its runs, {path}/runs/METHOD/seed-N")
     tail, seen = Tail(path / "metrics.jsonl"), deque[tuple[float, int]](maxlen=60)
     live = render.LiveView(str(path))
     now = standing(path, tail, seen, time())

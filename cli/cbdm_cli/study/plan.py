@@ -232,7 +232,7 @@ def load_plan(folder: Path) -> Plan:
         where = ".".join(str(part) for part in first["loc"]) or "the whole"
         raise CbdmError(f"{file} is no plan of a comparison: {where}: {first['msg']}") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise CbdmError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
+        raise CbdmError(f"{file} cannot be read: {str(error).splitlines()[0]}; restore it") from error
 
 
 def save_plan(folder: Path, plan: Plan) -> None:

@@ -130,9 +130,9 @@ def test_two_at_once_in_one_folder(refused, planned):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (b"", "cannot be read"),
-        (b'{"preset": ', "cannot be read"),
-        (b"\xff\xfe", "cannot be read"),
+        (b"", "; restore it"),
+        (b'{"preset": ', "; restore it"),
+        (b"\xff\xfe", "; restore it"),
         (b"[]", "is no plan of a comparison"),
         (b'{"preset": "digits-lt", "variants": [{"name": "ddpm"}]}', "variants.0.parts: Field required"),
         (b'{"preset": "digits-lt", "variants": [], "seeds": 0}', "seeds: Input should be greater than or equal to 1"),

@@ -170,6 +170,8 @@ def test_the_command_shows_a_run_and_its_last_grid(folder, run, refused):
     code, out, _ = run("watch", folder, "--once")
     assert code == 0 and "tail       0.2500" in out and "step-00000100.png" in out
     assert "no run folder" in refused("watch", folder / "grids")
+    (folder / "grids" / "compare.json").touch()
+    assert "grids is a comparison, not a run: name one of its runs, " in refused("watch", folder / "grids")
     assert "--every 0" in refused("watch", folder, "--every", 0)
 
 

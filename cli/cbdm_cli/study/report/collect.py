@@ -133,6 +133,11 @@ def collect(paths: Sequence[Path]) -> Story:
     for path in paths:
         if not path.is_dir():
             raise CbdmError(f"{path} is no folder: name one that cbdm compare or cbdm train made")
+        if not any((path / name).exists() for name in (COMPARISON_FILE, "config.toml")):
+            raise CbdmError(
+                f"{path} is no comparison and no run folder: it has neither {COMPARISON_FILE} nor config.toml; name a "
+                "folder that cbdm compare or cbdm train made"
+            )
     comparisons = [path for path in paths if (path / COMPARISON_FILE).exists()]
     if comparisons and len(paths) > 1:
         raise CbdmError(f"{comparisons[0]} is a comparison: report it alone, or name run folders only")

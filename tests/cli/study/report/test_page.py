@@ -384,7 +384,7 @@ def test_runs_named_alike_are_told_apart_by_what_differs(tmp_path):
 def test_mistakes_are_one_line(refused, comparison, tmp_path):
     assert "no folder" in refused("report", tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
-    assert "no run folder" in refused("report", tmp_path / "empty")
+    assert "neither compare.json nor config.toml" in refused("report", tmp_path / "empty")
     run = write_run(tmp_path / "run")
     assert "report it alone" in refused("report", comparison, run)
     assert "name each run once" in refused("report", run, run)
