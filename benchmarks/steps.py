@@ -72,6 +72,29 @@ def normals(B: int, *shape: int, pairs: int, times: int = 5) -> list[Row]:
     return _rows(name, {key: _repeated(route, times) for key, route in routes.items()}, pairs, times)
 
 
+def labels(K: int, pairs: int, times: int = 5) -> list[Row]:
+    """A label of each of 64 rows by one law over K classes, and four: beside a copy of the law for each row."""
+    draws, law = Draws(0, 0, torch.arange(64)), 1 / torch.arange(1, K + 1).double()
+    name, rows = f"64 × {K:,} classes", law.expand(64, K).contiguous()
+    single: dict[str, Callable[[], Tensor]] = {
+        "ours": lambda: draws.categorical("y", law),
+        "a law for each row": lambda: draws.categorical("y", rows),
+        "torch.multinomial": lambda: torch.multinomial(law, 64, replacement=True),
+    }
+    several: dict[str, Callable[[], Tensor]] = {
+        "ours": lambda: draws.systematic("y", law, 4),
+        "a law for each row": lambda: draws.systematic("y", rows, 4),
+    }
+    made = {f"a label of {name}": single, f"four labels of {name}": several}
+    for routes in made.values():
+        assert torch.equal(routes["ours"](), routes["a law for each row"]())
+    return [
+        row
+        for what, routes in made.items()
+        for row in _rows(what, {key: _repeated(route, times) for key, route in routes.items()}, pairs, times)
+    ]
+
+
 class _Says(ScoreNetwork):
     def forward(self, x_t: Tensor, t: Tensor, c: Condition) -> Tensor:
         return x_t
@@ -199,6 +222,7 @@ def _rows(name: str, routes: dict[str, Callable[[], Any]], pairs: int, times: in
 
 def measured(pairs: int) -> Row:
     rows = [row for shape in SHAPES for row in normals(*shape, pairs=pairs)]
+    rows += labels(10_000, pairs)
     rows += [row for size in (32, 64) for row in batches(size, pairs)]
     return {"machine": machine(), "pairs": pairs, "rows": rows + ddim(0.0, pairs) + ddim(1.0, pairs) + ancestral(pairs)}
 

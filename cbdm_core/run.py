@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +20,11 @@ from cbdm_core.networks import NETWORKS
 from cbdm_core.networks.base import ScoreNetwork
 from cbdm_core.networks.predicts import Predicts
 from cbdm_core.priors import ConditionPrior, make_law
-from cbdm_core.reading import CONFIG_BYTES, clean_text, regular_file
+from cbdm_core.reading import clean_text
+from cbdm_core.run_config import read_config
 from cbdm_core.schedules import SCHEDULES, NoiseSchedule
 
-__all__ = ["LAW_DATA", "Run", "build_network", "build_schedule", "load_run", "part_names", "read_config"]
+__all__ = ["LAW_DATA", "Run", "build_network", "build_schedule", "load_run", "part_names"]
 
 _USUAL = 1024  # no option below makes a network that is too large
 LAW_DATA = "law_data.safetensors"  # what laws are made from beside the counts: conditions, their labels, similarity
@@ -73,29 +73,6 @@ class Run:
     def own_units(self, x: torch.Tensor) -> torch.Tensor:
         """(B, …) float32 of what the network draws: floats in the data's units, images in [−1, 1] as they are."""
         return x if self.units is None else self.units.from_model(x)
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The `config.toml` of a run folder.
-
-    Raises:
-        CbdmError: no such folder, no such file in it, or a damaged one.
-    """
-    file = path / "config.toml"
-    try:
-        if not file.exists():
-            raise FileNotFoundError(file)
-        config = tomllib.loads(regular_file(file, CONFIG_BYTES).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CbdmError(f"{path} is no run folder: it has no config.toml; name a folder that cbdm train made") from None
-    except RecursionError:
-        raise CbdmError(f"{file} is nested too deeply to be a configuration: restore it") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise CbdmError(f"{file} cannot be read: {error}") from error
-    missing = [key for key in ("network", "schedule", "facts") if key not in config]
-    if missing:
-        raise CbdmError(f"{file} is no run's configuration: it lacks {', '.join(missing)}")
-    return config
 
 
 def build_schedule(config: dict[str, Any]) -> NoiseSchedule:

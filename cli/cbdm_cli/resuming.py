@@ -26,7 +26,8 @@ from cbdm_cli.trust import features_option, refuse_code
 from cbdm_core.checkpoint import checkpoints, load_checkpoint, read_tensors
 from cbdm_core.distributed import World, join, leave
 from cbdm_core.errors import CbdmError
-from cbdm_core.run import LAW_DATA, read_config
+from cbdm_core.run import LAW_DATA
+from cbdm_core.run_config import read_config
 from cbdm_core.training import TrainState
 from cbdm_core.writing import clean
 

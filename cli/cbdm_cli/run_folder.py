@@ -27,11 +27,13 @@ if TYPE_CHECKING:  # plans and pages are read without torch
 
 __all__ = [
     "COMPARISON_FILE",
+    "SCORES_FILE",
     "Metrics",
     "Records",
     "claimed_folder",
     "environment",
     "is_record",
+    "is_scored",
     "launch_id",
     "launch_of",
     "new_folder",
@@ -44,6 +46,7 @@ __all__ = [
 ]
 
 COMPARISON_FILE = "compare.json"  # what a comparison asks for
+SCORES_FILE = "scores.jsonl"  # what was scored while training
 _BEGUN = ("environment.json", "law_data.safetensors")  # what is written before a configuration
 
 
@@ -245,6 +248,16 @@ def is_record(value: Any) -> bool:
         all(isinstance(table, dict) and all(map(_finite, table.values())) for table in tables)
         and isinstance(laws, dict)
         and all(isinstance(law, list) and all(map(_finite, law)) for law in laws.values())
+    )
+
+
+def is_scored(value: Any) -> bool:
+    """Whether a line of `scores.jsonl` is one."""
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("step"), int)
+        and isinstance(value.get("scores"), dict)
+        and all(map(_finite, value["scores"].values()))
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -14,7 +13,7 @@ from cbdm_cli.config import validated
 from cbdm_cli.drawing import balanced_samples, drawn_with_bar
 from cbdm_cli.evaluator import Evaluator
 from cbdm_cli.overlay import merged
-from cbdm_cli.run_folder import Records
+from cbdm_cli.run_folder import SCORES_FILE, Records, is_scored
 from cbdm_cli.study.results import scores_of
 from cbdm_core.checkpoint import latest_checkpoint, save_checkpoint
 from cbdm_core.distributed import largest_over_ranks
@@ -23,19 +22,9 @@ from cbdm_core.metrics.scores import compared_scores
 from cbdm_core.networks.base import ScoreNetwork
 from cbdm_core.training import TrainState
 
-__all__ = ["BEST", "SCORES_FILE", "Scoring", "best_checkpoint", "is_scored"]
+__all__ = ["BEST", "Scoring", "best_checkpoint"]
 
-BEST, SCORES_FILE = "best", "scores.jsonl"
-
-
-def is_scored(value: Any) -> bool:
-    """Whether a line of `scores.jsonl` is one."""
-    return (
-        isinstance(value, dict)
-        and isinstance(value.get("step"), int)
-        and isinstance(value.get("scores"), dict)
-        and all(isinstance(score, int | float) and math.isfinite(score) for score in value["scores"].values())
-    )
+BEST = "best"
 
 
 def best_checkpoint(path: Path) -> Path:

@@ -59,6 +59,12 @@ def test_a_command_is_made_alone(named):
     assert [p.opts for p in group.params] == [p.opts for p in whole.params]
 
 
+def test_watching_needs_no_torch():
+    """So that it draws within half a second, on a machine that trains."""
+    code = "import sys, cbdm_cli.commands.watch as _; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
 def test_a_training_begins_without_the_parts_of_scipy():
     """Each takes a tenth of a second or more to import, and is imported where it is used."""
     code = "import sys, cbdm_cli.commands.train as _; print([name for name in sys.modules if name.startswith('scipy')])"

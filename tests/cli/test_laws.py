@@ -16,7 +16,7 @@ from cbdm_cli.run_data import load_data
 from cbdm_core.conditions import MultiLabel, Vectors
 from cbdm_core.data.dataset import to_uint8
 from cbdm_core.generation import conditions_for, generate
-from cbdm_core.run import read_config
+from cbdm_core.run_config import read_config
 from tests.cli.tiny import TINY, fingerprint, shared_classifiers
 
 PRESETS = {"digits-pose": Vectors(2), "digits-attributes": MultiLabel(4)}

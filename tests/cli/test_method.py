@@ -26,7 +26,7 @@ from cbdm_core.checkpoint import latest_checkpoint, load_checkpoint
 from cbdm_core.distributed import World
 from cbdm_core.networks import NETWORKS
 from cbdm_core.networks.experts import experts_off, has_experts
-from cbdm_core.run import read_config
+from cbdm_core.run_config import read_config
 from tests.cli.tiny import TINY, fingerprint
 
 QUICK = [*TINY, "--set", "evaluation.per_class=2"]

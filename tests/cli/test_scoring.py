@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from cbdm_cli.scoring import best_checkpoint, is_scored
+from cbdm_cli.run_folder import is_scored
+from cbdm_cli.scoring import best_checkpoint
 from cbdm_core.metrics.scores import compared_scores
 from tests.cli.tiny import TINY, fingerprint
 

@@ -22,7 +22,8 @@ from cbdm_core.conditions import Classes, Vectors
 from cbdm_core.errors import CbdmError
 from cbdm_core.networks.mlp import MLP
 from cbdm_core.priors import make_law
-from cbdm_core.run import LAW_DATA, build_network, build_schedule, part_names, read_config
+from cbdm_core.run import LAW_DATA, build_network, build_schedule, part_names
+from cbdm_core.run_config import read_config
 
 COUNTS = [6, 3, 1]
 UNET = {"name": "unet", "options": {"time_steps": 500, "width": 8, "groups": 4, "attention": [], "multipliers": [1]}}

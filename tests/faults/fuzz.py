@@ -50,7 +50,8 @@ from cbdm_core.networks.mlp import MLP
 from cbdm_core.networks.published import load_published, published_names, published_unet
 from cbdm_core.objective import Objective
 from cbdm_core.process import Process
-from cbdm_core.run import load_run, read_config
+from cbdm_core.run import load_run
+from cbdm_core.run_config import read_config
 from cbdm_core.schedules import VP
 from cbdm_core.training import TrainSettings, TrainState
 from tests.faults.mutations import Opaque, array, as_json, damaged, hostile, mutated, tensor

@@ -24,7 +24,7 @@ from cbdm_core.data.dataset import Dataset
 from cbdm_core.distributed import World, join, leave, pick_device
 from cbdm_core.errors import CbdmError
 from cbdm_core.metrics.report import Report
-from cbdm_core.run import read_config
+from cbdm_core.run_config import read_config
 
 __all__ = ["OfSamples", "evaluate", "evaluate_runs", "evaluate_samples"]
 

@@ -45,7 +45,8 @@ from cbdm_core.draws import Draws
 from cbdm_core.errors import CbdmError
 from cbdm_core.memory import gigabytes
 from cbdm_core.numerics import numerics
-from cbdm_core.run import LAW_DATA, read_config
+from cbdm_core.run import LAW_DATA
+from cbdm_core.run_config import read_config
 from cbdm_core.training import TrainState
 
 __all__ = ["begin_or_resume", "start"]

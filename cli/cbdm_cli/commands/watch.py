@@ -14,12 +14,11 @@ from typing import Any
 from cbdm_cli import render
 from cbdm_cli.durations import duration
 from cbdm_cli.locking import holder
-from cbdm_cli.run_folder import COMPARISON_FILE, is_record, parsed_line, read_records
-from cbdm_cli.scoring import SCORES_FILE, is_scored
+from cbdm_cli.run_folder import COMPARISON_FILE, SCORES_FILE, is_record, is_scored, parsed_line, read_records
 from cbdm_core.errors import CbdmError
 from cbdm_core.metrics.scores import digits_of, label_of
 from cbdm_core.reading import clean_text
-from cbdm_core.run import read_config
+from cbdm_core.run_config import read_config
 
 __all__ = ["Standing", "Tail", "standing", "watch_run"]
 

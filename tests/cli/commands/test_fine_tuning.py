@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from cbdm_core.networks.encoders import sinusoid
 from cbdm_core.networks.published import _TABLE, published_names, published_unet
-from cbdm_core.run import read_config
+from cbdm_core.run_config import read_config
 from tests.cli.tiny import TINY, UNJUDGED, fingerprint
 
 

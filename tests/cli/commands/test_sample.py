@@ -35,7 +35,7 @@ from cbdm_core.generation import generate_stepwise
 from cbdm_core.loss_weights import VWeight
 from cbdm_core.networks.mlp import MLP
 from cbdm_core.networks.predicts import Predicts
-from cbdm_core.run import read_config
+from cbdm_core.run_config import read_config
 from cbdm_core.samplers import DDIM
 from cbdm_core.schedules import Cosine
 from tests.cli.tiny import TINY, shared_classifiers

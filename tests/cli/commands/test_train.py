@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from cbdm import load_run
 from cbdm_cli.config import validated
 from cbdm_core import training
-from cbdm_core.run import read_config
+from cbdm_core.run_config import read_config
 from tests.cli.tiny import TINY, UNJUDGED, cbdm, fingerprint, one_line
 
 

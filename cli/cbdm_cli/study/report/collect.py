@@ -18,7 +18,7 @@ from cbdm_cli.study.results import Result, estimate, read_results
 from cbdm_cli.study.summary import Row, by_score, summary_of
 from cbdm_core.errors import CbdmError
 from cbdm_core.metrics.report import Report
-from cbdm_core.run import read_config
+from cbdm_core.run_config import read_config
 
 __all__ = ["Method", "MethodScores", "SeedRun", "Story", "collect", "differing"]
 
