@@ -92,12 +92,12 @@ class ClassBalancing(Penalty):
             raise CbdmError(
                 f"shared dropout needs the whole batch, got fraction = {fraction}: use every = k, or independent masks"
             )
-        if dropout == "shared" and together > 1:
-            raise CbdmError(f"shared dropout asks for one batch at a time, got together = {together}: leave it out")
         self.target, self.gamma, self.dropout = target, float(gamma), dropout
         self.recompute = _checked_recompute(recompute, gamma)
         self.draws = checked_draws(draws, target)
         self.together = checked_together(together, self.draws)
+        if dropout == "shared" and self.together > 1:
+            raise CbdmError(f"shared dropout asks for one batch at a time, got together = {together}: leave it out")
         self.needs_dropout_state = dropout == "shared" and tau > 0
 
     @property

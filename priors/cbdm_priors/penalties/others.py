@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from numbers import Real
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -30,7 +32,7 @@ def checked_draws(draws: int | str, law: ConditionPrior) -> int | str:
                 f'draws = "all" needs a law with a list of conditions, and {type(law).__name__} has none: draws = 1'
             )
         return "all"
-    if isinstance(draws, str | bool) or int(draws) != draws or draws < 1:
+    if not _is_whole(draws) or draws < 1:
         raise CbdmError(f'draws must be 1, 2, 3, … or "all", got {draws!r}')
     return int(draws)
 
@@ -74,9 +76,14 @@ def checked_together(together: int, draws: int | str) -> int:
         CbdmError: another value.
     """
     most, allowed = (math.inf, "1, 2, …") if isinstance(draws, str) else (draws, f"1 to draws = {draws}")
-    if isinstance(together, bool | str) or not 1 <= together <= most or int(together) != together:
+    if not _is_whole(together) or not 1 <= together <= most:
         raise CbdmError(f"together must be a whole number, {allowed}, got {together!r}")
     return int(together)
+
+
+def _is_whole(number: object) -> TypeGuard[float]:
+    """Whether it is a whole number, of whatever type."""
+    return isinstance(number, Real) and not isinstance(number, bool) and float(number).is_integer()
 
 
 def joined(

@@ -113,6 +113,10 @@ def test_augmentations_go_with_their_rows():
         ({"draws": 4, "together": "all"}, "got 'all'"),
         ({"draws": 4, "together": True}, "got True"),
         ({"draws": 4, "together": float("nan")}, "got nan"),
+        ({"draws": "all", "together": float("inf")}, "1, 2, …, got inf"),
+        ({"draws": 4, "together": [2]}, r"got \[2\]"),
+        ({"draws": 4, "together": "all", "dropout": "shared"}, "got 'all'"),
+        ({"draws": float("inf")}, 'draws must be 1, 2, 3, … or "all", got inf'),
         ({"draws": 4, "together": 2, "dropout": "shared"}, "one batch at a time, got together = 2: leave it out"),
     ],
 )
