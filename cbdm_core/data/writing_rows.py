@@ -9,7 +9,6 @@ import numpy as np
 
 from cbdm_core.data.labelling import Labelling
 from cbdm_core.data.mapped import NAMES
-from cbdm_core.errors import CbdmError
 from cbdm_core.reading import clean_text
 
 __all__ = ["write_npy"]
@@ -29,7 +28,6 @@ def write_npy(folder: Path, rows: Iterable[np.ndarray], told: Callable[[], Label
         How many examples there are.
 
     Raises:
-        CbdmError: a class name that is no line of text.
         OSError: a failed write.
     """
     lengths = []
@@ -37,8 +35,8 @@ def write_npy(folder: Path, rows: Iterable[np.ndarray], told: Callable[[], Label
         np.save(_file(folder, "images", number), part)
         lengths.append(len(part))
     labels, names, condition = told()
-    _check_names(names)
-    (folder / NAMES).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    # As a data set has them: each is a line then, and can be encoded.
+    (folder / NAMES).write_text("".join(f"{clean_text(name)}\n" for name in names), encoding="utf-8")
     ends = np.cumsum(lengths)[:-1]
     for stem, values in (("conditions", condition), ("labels", labels)):
         for number, part in enumerate([] if values is None else np.split(values.numpy(), ends)):
@@ -63,9 +61,3 @@ def _parts(rows: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 
 def _file(folder: Path, stem: str, number: int) -> Path:
     return folder / f"{stem}-{number:05d}.npy"
-
-
-def _check_names(names: tuple[str, ...]) -> None:
-    for name in names:
-        if name.splitlines() != [name]:
-            raise CbdmError(f"the class name {clean_text(name)!r} is no line of text: rename the class")

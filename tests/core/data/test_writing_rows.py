@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from cbdm_core.data import writing_rows
+from cbdm_core.data.dataset import Dataset
 from cbdm_core.data.encoded import ENCODED
 from cbdm_core.data.labelling import Labelling
 from cbdm_core.data.mapped import npy
@@ -149,11 +150,13 @@ def test_grey_among_colours_is_refused_unless_channels_say(tmp_path, channels):
             list(encoded.rows())
 
 
-@pytest.mark.parametrize("name", ["a\nb", "", "a\u2028b"])
-def test_a_class_name_that_is_no_line_is_refused(tmp_path, name):
-    told = Labelling(torch.zeros(1, dtype=torch.long), (name,))
-    with pytest.raises(CbdmError, match="is no line of text: rename the class"):
-        write_npy(tmp_path, [PIXELS[0]], lambda: told)
+@pytest.mark.parametrize("name", ["a\nb", "", "a\u2028b", "caf\udce9"])
+def test_a_class_name_that_is_no_line_is_written_as_a_data_set_has_it(tmp_path, name):
+    """The last is what a file's name becomes that is not in UTF-8."""
+    told = Labelling(torch.tensor([1, 0]), (name, "owl"))
+    write_npy(tmp_path, PIXELS[:2].transpose(0, 3, 1, 2), lambda: told)
+    there, here = Dataset(torch.from_numpy(PIXELS[:2].transpose(0, 3, 1, 2)), *told), npy(path=tmp_path)
+    assert here.class_names == there.class_names and here.content_hash() == there.content_hash()
 
 
 @pytest.mark.slow
