@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,7 +20,10 @@ from cbdm_cli.trust import quoted
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.data.encoded import ENCODED, Encoded
 from cbdm_core.data.labelling import Labelling
+from cbdm_core.data.mapped import npy
+from cbdm_core.data.npz import implied_layout
 from cbdm_core.data.sources import DATASETS
+from cbdm_core.data.units import Units
 from cbdm_core.data.writing_rows import write_npy
 from cbdm_core.errors import CbdmError
 from cbdm_core.reading import clean_text
@@ -100,39 +104,76 @@ def convert_data(target: str | None, settings: Sequence[str], to: str) -> None:
 
     Args:
         target: the name of a source, or a path.
-        settings: `data.a=v`, such as `data.options.size=32`.
+        settings: `data.options.a=v`, such as `data.options.size=32`.
         to: a folder that is empty or not there.
 
     Raises:
-        CbdmError: neither, another setting, a folder that holds something, what the source refuses, or a failed write.
+        CbdmError: neither, another setting, a folder that holds something or lies among class folders, what the source
+            refuses, or a failed write.
     """
     if target is None:
         raise CbdmError("--to writes one source or path, and none is named: cbdm data PATH --to FOLDER")
     if not to.strip():
         raise CbdmError("the folder of --to is empty: name one")
-    folder, asked = Path(to).expanduser(), _asked(target, settings)
+    folder, asked = _expanded(to), _asked(target, settings)
+    _check_outside(folder, asked)
     with plain_write_errors(folder, "--to"):
         folder.mkdir(parents=True, exist_ok=True)
     with held(folder, "cbdm data", "--to"), plain_write_errors(folder, "--to"):
         if there := sorted(contents(folder)):
             raise CbdmError(f"{folder} holds {clean_text(there[0].name)} already: name an empty folder by --to")
         with TemporaryDirectory(prefix=WRITING, dir=folder) as part:
-            count, as_they_are = _written(Path(part), asked)
-            for file in sorted(Path(part).iterdir()):  # labels come last: without them nothing is read
-                file.replace(folder / file.name)
-    option = " --set data.options.standardise=false" * as_they_are
-    render.note(f"{folder}: {count:,} examples, which stay there: cbdm train --data {quoted(str(folder))}{option}")
+            count, options = _written(Path(part), asked)
+            for file in sorted(Path(part).iterdir(), key=lambda file: (file.name.startswith("images"), file.name)):
+                file.replace(folder / file.name)  # images come last: without them nothing is read
+    said = "".join(f" --set data.options.{option}" for option in options)
+    render.note(f"{folder}: {count:,} examples, which stay there: cbdm train --data {quoted(str(folder))}{said}")
 
 
-def _written(folder: Path, asked: Data) -> tuple[int, bool]:
-    """How many examples, and whether they are floats that a network sees as they are."""
+def _expanded(to: str) -> Path:
+    try:
+        return Path(to).expanduser()
+    except RuntimeError:
+        raise CbdmError(
+            f"--to {clean_text(to)} is in the home of nobody here: write ./~… for a name like that"
+        ) from None
+
+
+def _check_outside(folder: Path, asked: Data) -> None:
+    """Refuse to write among class folders, of which it would become one."""
+    place = asked.options.get("path")
+    if asked.source != "folder" or "labels" in asked.options or not isinstance(place, str):
+        return
+    if Path(place).resolve() in folder.resolve().parents:
+        raise CbdmError(f"{folder} lies in {place}, where every folder is a class: name one outside of it by --to")
+
+
+def _written(folder: Path, asked: Data) -> tuple[int, list[str]]:
+    """How many examples, and the options by which they are read as they were.
+
+    Raises:
+        CbdmError: what the source refuses, or a data set.
+    """
     if asked.source in ENCODED:
         encoded: Encoded = ENCODED.build(asked.source, asked.options)
-        return write_npy(folder, _counted(encoded.rows(), encoded.count), encoded.told), False
+        count = write_npy(folder, _counted(encoded.rows(), encoded.count), encoded.told)
+        read = npy(path=folder, layout="first")
+        return count, _layout(tuple(read.x.shape))
     data: Dataset = DATASETS.build(asked.source, asked.options)
     rows = (data.x[[i]][0].numpy() for i in range(len(data)))
     told = Labelling(data.y, data.class_names, data.condition)
-    return write_npy(folder, _counted(rows, len(data)), lambda: told), not data.is_images and data.units is None
+    count = write_npy(folder, _counted(rows, len(data)), lambda: told)
+    if data.is_images:
+        return count, _layout(tuple(data.x.shape))
+    return count, ["standardise=false"] * (data.units is None or data.units == Units.identity(data.shape[0]))
+
+
+def _layout(shape: tuple[int, ...]) -> list[str]:
+    """The option that says where written images have their channels, if their shape does not."""
+    with suppress(CbdmError):
+        if implied_layout(shape) == "first":
+            return []
+    return ["layout=first"]
 
 
 def _counted(rows: Iterable[np.ndarray], count: int | None) -> Iterator[np.ndarray]:
@@ -153,4 +194,10 @@ def _asked(target: str, settings: Sequence[str]) -> Data:
     laid = overlaid({"data": table}, None, settings)
     if stray := sorted(laid.keys() - {"data"}):
         raise CbdmError(f"--set {stray[0]}: cbdm data reads data alone, such as --set data.options.size=32")
-    return validated(laid).data
+    data = validated(laid).data
+    if tail := sorted(laid["data"].keys() - {"source", "options"}):
+        raise CbdmError(
+            f"--set data.{tail[0]}: cbdm data reads the whole of a source, of which a training then takes its tail: "
+            "give it to cbdm train"
+        )
+    return data

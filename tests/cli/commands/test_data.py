@@ -3,12 +3,17 @@
 import resource
 import signal
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from cbdm_cli.commands.data import convert_data
+from cbdm_core.data import writing_rows
+from cbdm_core.data.mapped import npy
 from cbdm_core.data.sources import DATASETS, digits
+from cbdm_core.errors import CbdmError
 from tests.cli.tiny import UNJUDGED, cbdm, one_line
 
 
@@ -77,6 +82,76 @@ def test_a_source_of_floats_is_written_as_it_is_shown(run):
     assert code == 0 and hash_of(run("data", "a")[1]) == hash_of(run("data", "digits-attributes")[1])
 
 
+@pytest.mark.parametrize(
+    ("arrays", "settings", "option"),
+    [
+        ({"images": np.arange(192, dtype=np.uint8).reshape(4, 16, 3)}, ["layout=first"], "layout=first"),
+        ({"images": np.arange(96, dtype=np.uint8).reshape(4, 3, 8, 1)}, ["layout=first"], "layout=first"),
+        ({"images": np.ones((4, 8, 8, 4), np.uint8)}, ["layout=last"], "layout=first"),
+        ({"images": np.ones((4, 8, 8, 3), np.uint8)}, [], ""),
+        ({"images": np.linspace(0, 9, 40, dtype="f").reshape(4, 2, 5)}, ["kind=values"], ""),
+        (
+            {"images": np.linspace(0, 9, 40, dtype="f").reshape(4, 2, 5)},
+            ["kind=values", "standardise=false"],
+            "standardise=false",
+        ),
+    ],
+)
+def test_options_that_read_a_set_as_it_was_are_named(run, tmp_path, arrays, settings, option):
+    np.savez(tmp_path / "a.npz", labels=np.arange(4) % 2, **arrays)
+    given = [word for text in settings for word in ("--set", f"data.options.{text}")]
+    shown = run("data", "a.npz", *given)[1]
+    code, out, err = run("data", "a.npz", *given, "--to", "d")
+    named = ["--set", f"data.options.{option}"] if option else []
+    assert code == 0 and out.endswith(" ".join(["cbdm train --data d", *named]) + "\n"), err
+    assert hash_of(run("data", "d", *named)[1]) == hash_of(shown)
+
+
+def test_narrow_photographs_are_read_as_they_were(run, tmp_path):
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    Image.new("RGB", (3, 8), (1, 2, 3)).save(tmp_path / "photos" / "cat" / "0.png")
+    named = run("data", "photos", "--to", "d")[1].split("--data d ")[1].split()
+    assert hash_of(run("data", "d", *named)[1]) == hash_of(run("data", "photos")[1])
+
+
+@pytest.mark.parametrize("inside", ["photos/npy", "photos/cat/npy", "photos/../photos/npy"])
+def test_no_folder_is_made_among_class_folders(refused, tmp_path, inside):
+    photos(tmp_path / "photos")
+    assert "lies in photos, where every folder is a class: name one outside" in refused(
+        "data", "photos", "--to", inside
+    )
+    assert sorted(tmp_path.glob("photos/**/*.*")) == sorted(tmp_path.glob("photos/*/*.png"))
+    assert [place.name for place in sorted((tmp_path / "photos").iterdir())] == ["cat", "owl"]
+
+
+def test_two_classes_of_one_name_are_not_written(refused, tmp_path):
+    """A name with a line break and the same with its escape are shown alike."""
+    for name in ("a\nb", "a\\nb"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "photos" / name / "0.png")
+    assert "two classes are called" in refused("data", "photos", "--to", "d")
+    assert list((tmp_path / "d").iterdir()) == []
+
+
+@pytest.mark.parametrize("moved", range(7))
+def test_what_was_moved_in_part_is_not_read(tmp_path, monkeypatch, moved):
+    """A process killed then leaves conditions, which could be read without their labels."""
+    kept, left = Path.replace, iter(range(moved))
+
+    def replace(file, target):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return kept(file, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(writing_rows, "_PART", 64_000)
+    with pytest.raises(KeyboardInterrupt):
+        convert_data("digits-attributes", [], str(tmp_path / "d"))
+    assert len(list((tmp_path / "d").iterdir())) == moved
+    with pytest.raises(CbdmError):
+        npy(path=tmp_path / "d")
+
+
 def test_a_writing_that_fails_leaves_nothing(run, refused, tmp_path):
     photos(tmp_path / "photos")
     (tmp_path / "photos" / "owl" / "3.png").write_bytes(b"no image")
@@ -114,6 +189,9 @@ def test_a_folder_called_as_a_command_is_read(run, tmp_path):
         (["notes.txt"], "cbdm: notes.txt ends in '.txt': files that end in"),
         (["digits", "--set", "seed=1"], "--set seed: cbdm data reads data alone"),
         (["digits", "--set", "data.options.size=3"], "size"),
+        (["digits", "--set", "data.imbalance=0.1"], "--set data.imbalance: cbdm data reads the whole of a source"),
+        (["digits", "--to", "d", "--set", "data.profile=none"], "--set data.profile: cbdm data reads the whole"),
+        (["digits", "--to", "~nobody-there/d"], "--to ~nobody-there/d is in the home of nobody here"),
         (["cifar10"], "cifar10"),
         (["list"], "cbdm data list is no command: cbdm data alone lists the sources"),
         (["info", "digits"], "cbdm data info digits is no command: cbdm data digits shows what it holds"),
