@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -42,8 +43,10 @@ __all__ = [
     "sweep_table",
 ]
 
+# Names are text: neither [b] nor :cat: in them is anything else.
+_plain_console = partial(Console, highlight=False, markup=False, emoji=False)
 # A pipe has no width of its own, and 80 columns would cut the tables short.
-_console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
+_console = _plain_console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
 
 
 Cell = tuple[str, float | None, bool]
@@ -74,7 +77,7 @@ def progress(shown: bool = True) -> Progress:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=_plain_console(stderr=True),
         disable=not (shown and sys.stderr.isatty()),
     )
 
@@ -351,7 +354,7 @@ class LiveJobs:
 
     def __init__(self, title: str) -> None:
         self.title, self.tty = title, sys.stderr.isatty()
-        console = Console(stderr=True, highlight=False, markup=False)
+        console = _plain_console(stderr=True)
         self._live = Live(console=console, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> LiveJobs:

@@ -80,8 +80,10 @@ def test_title_and_facts_of_live_jobs_are_whole_lines_and_names_are_text(monkeyp
     title, facts = "digits-lt: 2 methods × 3 paired seeds, each at its best ω", "1 of 6 jobs done, about 2.1 min left"
     with render.LiveJobs(title) as live:
         live.show([("a[b]", "0", "waiting")], facts)
+        live.line(":cat:[b]: done")
     lines = [line.strip() for line in re.sub(r"\x1b\[[\d;?]*\w", "", capsys.readouterr().err).splitlines()]
     assert title in lines and facts in lines and "a[b]     0      waiting" in lines
+    assert ":cat:[b]: done" in lines
 
 
 def test_a_narrow_terminal_gets_several_tables_and_no_number_is_broken(monkeypatch, capsys):

@@ -56,6 +56,13 @@ def photos(place, count=5):
     return place
 
 
+def test_names_are_shown_as_they_are(run, tmp_path):
+    photos(tmp_path / "a:100:b")
+    (tmp_path / "a:100:b" / "owl").rename(tmp_path / "a:100:b" / ":cat:[b]")
+    out = run("data", "a:100:b")[1] + run("data", "a:100:b", "--to", "c:100:d")[1]
+    assert ":cat:[b]" in out and "c:100:d: 5 examples" in out and "--data c:100:d" in out
+
+
 def hash_of(out):
     return out.split("content: ")[1].split()[0]
 
