@@ -14,12 +14,14 @@ from cbdm_core.networks.unet import UNet
 from cbdm_core.objective import Objective
 from cbdm_core.process import Process
 from cbdm_core.schedules import Linear
+from cbdm_priors.laws.affinity import Affinity
 from tests.priors.steps import TableNetwork, make_step
 
 K = 5
+OWN = Affinity(torch.eye(K) + torch.arange(1.0, K + 1) / 10)  # each row has weights of its own
 
 
-def stepped(dropout=0.0, drop=0.3, **options):
+def stepped(dropout=0.0, drop=0.3, law=Uniform([9] * K), **options):
     """The terms and the gradient of one step of a U-Net in float64, and how many rows each of its passes had."""
     torch.manual_seed(0)
     net = UNet((1, 8, 8), K, width=8, multipliers=[1, 2], attention=[1], blocks=1, dropout=dropout, groups=4).double()
@@ -28,7 +30,7 @@ def stepped(dropout=0.0, drop=0.3, **options):
             p.add_(0.1 * torch.randn_like(p))
     asked: list[int] = []
     net.register_forward_pre_hook(lambda _, given: asked.append(len(given[0])))
-    balancing = ClassBalancing(DenoisingLoss(), Uniform([9] * K), time_weight="constant", **options)
+    balancing = ClassBalancing(DenoisingLoss(), law, time_weight="constant", **options)
     x_0 = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     c = Condition.of(torch.arange(8) % K)
     terms = Objective(Process(Linear(steps=20)), net, balancing, drop=drop)(x_0, c, Draws(0, 0, torch.arange(8)))
@@ -46,6 +48,7 @@ def stepped(dropout=0.0, drop=0.3, **options):
         {"draws": 4, "together": 4, "gamma": 0.0},
         {"draws": 3, "together": 3, "fraction": 0.5},
         {"draws": 4, "together": 2, "recompute": True},
+        {"draws": "all", "together": 3, "law": OWN},
     ],
     ids=lambda options: "-".join(map(str, options.values())),
 )
