@@ -1,7 +1,11 @@
 """`cbdm data`: every source has its line, and what is shown are the counts of what is read."""
 
+import json
+import os
 import resource
 import signal
+import socket
+import subprocess
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +14,7 @@ import pytest
 from PIL import Image
 
 from cbdm_cli.commands.data import convert_data
+from cbdm_cli.locking import LOCK
 from cbdm_core.data import writing_rows
 from cbdm_core.data.mapped import npy
 from cbdm_core.data.sources import DATASETS, digits
@@ -167,6 +172,20 @@ def test_a_writing_that_fails_leaves_nothing(run, refused, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "owl" / "3.png")
     assert run("data", "photos", "--to", "d")[0] == 0
     assert "d holds class_names.txt already: name an empty folder by --to" in refused("data", "photos", "--to", "d")
+
+
+def test_a_folder_that_another_process_writes_is_left_to_it(run, refused, tmp_path):
+    """And what one left that was killed is cleared away."""
+    photos(tmp_path / "photos")
+    left = tmp_path / "d" / ".writing-x"
+    left.mkdir(parents=True)
+    lock = left.with_name(LOCK)
+    lock.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
+    assert "cbdm data already runs in d, as process" in refused("data", "photos", "--to", "d") and left.exists()
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    lock.write_text(json.dumps({"host": socket.gethostname(), "pid": ended.pid}))
+    assert run("data", "photos", "--to", "d")[0] == 0 and not left.exists() and not lock.exists()
 
 
 def test_a_full_disk_is_a_line(tmp_path):
