@@ -29,6 +29,7 @@ MODULES = {
         "tests/test_contracts.py::TestSamplers",
     ),
     "cbdm_core/data/levels.py": ("tests/core/data/test_levels.py", "tests/truth/test_noise_levels.py"),
+    "cbdm_core/data/writing_rows.py": ("tests/core/data/test_writing_rows.py",),
     "cbdm_core/data/transplant.py": ("tests/core/data/test_transplant.py", "tests/truth/test_noise_levels.py"),
     "cbdm_core/metrics/frechet.py": ("tests/core/metrics/test_frechet.py", "tests/truth/test_true_metrics.py"),
     "cbdm_core/metrics/kernel.py": ("tests/core/metrics/test_kernel.py", "tests/truth/test_true_metrics.py"),
@@ -40,7 +41,12 @@ MODULES = {
     "priors/cbdm_priors/laws/vectors.py": ("tests/priors/laws/test_vectors.py", "tests/truth/test_true_laws.py"),
     "priors/cbdm_priors/penalties/balancing.py": (
         "tests/priors/penalties/test_balancing.py",
+        "tests/priors/penalties/test_together.py",
         "tests/truth/test_true_regulariser.py",
+    ),
+    "priors/cbdm_priors/penalties/others.py": (
+        "tests/priors/penalties/test_together.py",
+        "tests/priors/penalties/test_balancing.py",
     ),
     "priors/cbdm_priors/penalties/shrinkage.py": ("tests/priors/penalties/test_shrinkage.py",),
     "priors/cbdm_priors/penalties/contrast.py": ("tests/priors/penalties/test_contrast.py",),

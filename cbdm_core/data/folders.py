@@ -129,7 +129,10 @@ def _by_folder(path: Path, allow_empty: bool) -> tuple[list[Path], Labelling]:
 
 
 def _listed(place: Path) -> list[Path]:
-    return sorted((p for p in place.iterdir() if not p.name.startswith(".")), key=lambda p: p.name)
+    try:
+        return sorted((p for p in place.iterdir() if not p.name.startswith(".")), key=lambda p: p.name)
+    except OSError as error:
+        raise CbdmError(f"{place} cannot be read ({error.strerror}): give yourself the right to") from error
 
 
 def _class_folders(path: Path) -> list[Path]:

@@ -116,6 +116,7 @@ def standing(path: Path, tail: Tail, seen: deque[tuple[float, int]], now: float)
     Raises:
         CbdmError: the folder is no run.
     """
+    at_work = _held(path)  # first: what a run wrote before it let go is then read
     config, records = read_config(path), tail.read()
     saved = _saved(path)
     step = max(records[-1]["step"] if records else 0, saved[-1][0] if saved else 0)
@@ -129,7 +130,6 @@ def standing(path: Path, tail: Tail, seen: deque[tuple[float, int]], now: float)
     grids = sorted((path / "grids").glob("step-*.png"))
     steps = _steps(config, step)
     evaluated = (path / "evaluation.json").exists()
-    at_work = _held(path)
     finished = step >= steps and (evaluated or not at_work)
     scores, grid = _last_scores(path / SCORES_FILE), grids[-1] if grids else None
     rate, silent = _rate(path, seen, saved), now - written

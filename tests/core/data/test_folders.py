@@ -1,8 +1,10 @@
 """Class folders: names are classes, pixels come back as they were saved, and what is no image is named."""
 
 import contextlib
+import errno
 import io
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -259,3 +261,14 @@ def test_places_that_are_no_folder(tmp_path):
     (tmp_path / "a").mkdir()
     with pytest.raises(CbdmError, match=r"no class folder of .* has an image"):
         folder(path=tmp_path, allow_empty=True)
+
+
+def test_a_folder_that_may_not_be_read_is_a_line(tmp_path, monkeypatch):
+    (tmp_path / "cat").mkdir()
+
+    def refused(_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    with pytest.raises(CbdmError, match=r"cannot be read \(Permission denied\): give yourself the right to"):
+        folder(path=tmp_path)
