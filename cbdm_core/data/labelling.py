@@ -12,7 +12,7 @@ from torch import Tensor
 from cbdm_core.data.regions import REGIONS, by_combination, by_density
 from cbdm_core.errors import CbdmError
 
-__all__ = ["Labelling", "from_attributes", "from_classes", "from_conditions", "from_vectors"]
+__all__ = ["Labelling", "conditions_of", "from_attributes", "from_classes", "from_vectors", "in_regions"]
 
 _MOST_UNNAMED = 65_536  # labels that are really identity numbers would make as many classes as their largest
 _NEIGHBOURS = 10
@@ -59,8 +59,7 @@ def from_attributes(attributes: np.ndarray) -> Labelling:
     Args:
         attributes: (N, A) of 0 and 1.
     """
-    condition = torch.from_numpy(np.ascontiguousarray(attributes).astype(np.int64))
-    return Labelling(by_combination(condition), REGIONS, condition)
+    return in_regions(_attributes(attributes))
 
 
 def from_vectors(vectors: np.ndarray) -> Labelling:
@@ -69,17 +68,30 @@ def from_vectors(vectors: np.ndarray) -> Labelling:
     Args:
         vectors: (N, D) finite numbers.
     """
-    condition = torch.from_numpy(np.ascontiguousarray(vectors).astype(np.float32))
+    return in_regions(_vectors(vectors))
+
+
+def in_regions(condition: Tensor) -> Labelling:
+    """Conditions without labels, which are regions of common and rare ones then.
+
+    Args:
+        condition: (N, A) int64 of 0 and 1, or (N, D) float32.
+    """
+    if not condition.is_floating_point():
+        return Labelling(by_combination(condition), REGIONS, condition)
     neighbours = min(_NEIGHBOURS, len(condition) - 1)
     y = by_density(condition, neighbours) if neighbours else torch.zeros(len(condition), dtype=torch.long)
     return Labelling(y, REGIONS, condition)
 
 
-def from_conditions(values: np.ndarray) -> Labelling:
+def conditions_of(values: np.ndarray) -> Tensor:
     """Whole numbers or truth values that are all 0 or 1 are attributes, other numbers vectors.
 
     Args:
         values: (N, D), or (N,) for D = 1.
+
+    Returns:
+        (N, D) int64 attributes or float32 vectors.
 
     Raises:
         CbdmError: what are no numbers, none in a row, or more than float32 holds.
@@ -90,7 +102,7 @@ def from_conditions(values: np.ndarray) -> Labelling:
         )
     rows = values.reshape(len(values), -1)
     if rows.dtype.kind != "f" and np.isin(rows, (0, 1)).all():
-        return from_attributes(rows)
+        return _attributes(rows)
     with np.errstate(over="ignore"):
         unfinite = np.flatnonzero(~np.isfinite(rows.astype(np.float32)).all(1))
     if len(unfinite):
@@ -98,4 +110,12 @@ def from_conditions(values: np.ndarray) -> Labelling:
             f"{len(unfinite)} of {len(rows)} conditions hold NaN or numbers that float32 does not, the first in row "
             f"{unfinite[0]}: remove or mend those examples"
         )
-    return from_vectors(rows)
+    return _vectors(rows)
+
+
+def _attributes(rows: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(rows).astype(np.int64))
+
+
+def _vectors(rows: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(rows).astype(np.float32))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from cbdm_core.data.dataset import Dataset
-from cbdm_core.data.labelling import Labelling, from_conditions
+from cbdm_core.data.labelling import Labelling, conditions_of, in_regions
 from cbdm_core.data.mapped_rows import Layout, MappedRows
 from cbdm_core.data.npz import DAMAGE, implied_layout, labels_of, names_of_labels
 from cbdm_core.data.units import Units
@@ -56,12 +56,12 @@ def npy(*, path: str | Path, layout: Layout | None = None, standardise: bool | N
 
 def _told(folder: Path, rows: list[int]) -> Labelling:
     """Labels and their names, and conditions where there are some, of which the regions do for labels."""
-    of_condition = _beside(folder, "conditions", rows) if _files(folder, "conditions") else None
-    told = None if of_condition is None else from_conditions(_joined(folder, of_condition))
-    if told is not None and not _files(folder, "labels"):
-        return told
+    parts = _beside(folder, "conditions", rows) if _files(folder, "conditions") else None
+    condition = None if parts is None else conditions_of(_joined(folder, parts))
+    if condition is not None and not _files(folder, "labels"):
+        return in_regions(condition)
     y = np.concatenate([labels_of(part) for part in _beside(folder, "labels", rows)])
-    return Labelling(torch.from_numpy(y), _names(folder, y), None if told is None else told.condition)
+    return Labelling(torch.from_numpy(y), _names(folder, y), condition)
 
 
 def _beside(folder: Path, stem: str, rows: list[int]) -> list[np.ndarray]:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from cbdm_core.data.dataset import Dataset
-from cbdm_core.data.labelling import Labelling, from_conditions
+from cbdm_core.data.labelling import Labelling, conditions_of, in_regions
 from cbdm_core.data.mapped_rows import Layout
 from cbdm_core.data.units import Units
 from cbdm_core.errors import CbdmError, CbdmWarning, closest, unknown_name
@@ -106,16 +106,16 @@ def npz(
 
 def _told(arrays: dict[str, np.ndarray]) -> Labelling:
     """Labels and their names, and conditions where there are some, of which the regions do for labels."""
-    told = from_conditions(arrays[_TOLD]) if _TOLD in arrays else None
+    condition = conditions_of(arrays[_TOLD]) if _TOLD in arrays else None
     examples = arrays["images"].shape
-    if told is not None and examples[:1] != told.labels.shape:
-        raise CbdmError(f"{len(told.labels)} conditions for examples of shape {examples}: save a row for each")
+    if condition is not None and examples[:1] != condition.shape[:1]:
+        raise CbdmError(f"{len(condition)} conditions for examples of shape {examples}: save a row for each")
     if "labels" not in arrays:
-        assert told is not None
-        return told
+        assert condition is not None
+        return in_regions(condition)
     y = labels_of(arrays["labels"])
     names = _names(arrays["class_names"]) if "class_names" in arrays else names_of_labels(y)
-    return Labelling(torch.from_numpy(y), names, None if told is None else told.condition)
+    return Labelling(torch.from_numpy(y), names, condition)
 
 
 def _are_values(

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cbdm_core.data import writing_rows
+from cbdm_core.data import labelling, writing_rows
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.data.encoded import ENCODED
 from cbdm_core.data.labelling import Labelling
@@ -119,6 +119,18 @@ def test_conditions_need_no_labels(tmp_path):
     np.savez(tmp_path / "all.npz", images=PIXELS, conditions=np.load(tmp_path / "conditions.npy"))
     there, here = npy(path=tmp_path), DATASETS.build("npz", {"path": tmp_path / "all.npz"})
     assert there.content_hash() == here.content_hash() and torch.equal(there.condition, here.condition)
+
+
+def test_regions_are_not_looked_for_where_there_are_labels(tmp_path, monkeypatch):
+    """They take a search among all vectors."""
+    arrays = {"images": PIXELS, "labels": np.arange(11) % 2, "conditions": RNG.normal(size=(11, 2))}
+    for name, array in arrays.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    np.savez(tmp_path / "all.npz", **arrays)
+    monkeypatch.setattr(labelling, "by_density", None)  # calling it fails
+    there, here = npy(path=tmp_path), DATASETS.build("npz", {"path": tmp_path / "all.npz"})
+    assert there.content_hash() == here.content_hash() and torch.equal(there.condition, here.condition)
+    assert there.y.tolist() == arrays["labels"].tolist()
 
 
 @pytest.mark.parametrize(
