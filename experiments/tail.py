@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from tail_tables import (
     joined,
     judged_table,
     matched_table,
+    one_seed,
     sooner_table,
 )
 
@@ -46,19 +48,31 @@ KEPT = {
 def gathered(cell: str, work: Path) -> dict[str, Any]:
     """The kept scores of every method, length and ω, by seed, to five digits.
 
-    A method without any job in the folder has what the result file has of it, or is left out.
+    Seeds without a job in the folder have what the result file has of them; a method without any is left out.
     """
     file = result_file(cell)
     before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"counts": [], "methods": {}}
     results: dict[str, Any] = {"counts": before["counts"], "methods": {}}
     for name in CELLS[cell].methods:
         files = [job_of(cell, name, seed).file(work) for seed in CELLS[cell].seeds(name)]
-        if not any(job.exists() for job in files):
-            results["methods"] |= {name: before["methods"][name]} if name in before["methods"] else {}
-            continue
-        records = [json.loads(job.read_text(encoding="utf-8")) for job in files]
-        results["methods"][name], results["counts"] = curves_of(records), records[0]["counts"]
+        records = [json.loads(job.read_text(encoding="utf-8")) if job.exists() else None for job in files]
+        if curves := _by_seed(before["methods"].get(name, {}), records):
+            results["methods"][name] = curves
+        results["counts"] = next((record["counts"] for record in records if record), results["counts"])
     return results
+
+
+def _by_seed(known: Curves, records: Sequence[Mapping[str, Any] | None]) -> Curves:
+    """A method's curves: of each seed those of its record, or else those that are known; to the first without any."""
+    every = (one_seed(known, seed) if record is None else curves_of([record]) for seed, record in enumerate(records))
+    parts = list(takewhile(bool, every))
+    return {
+        length: {
+            omega: {score: [part[length][omega][score][0] for part in parts] for score in scores}
+            for omega, scores in by_omega.items()
+        }
+        for length, by_omega in (parts[0].items() if parts else ())
+    }
 
 
 def curves_of(records: Sequence[Mapping[str, Any]]) -> Curves:
@@ -82,15 +96,17 @@ def page(cell: str, result: Mapping[str, Any]) -> str:
         made.append(cost_table(result, _step_costs()))
     else:
         made = [best_table(result), *_against(result, CELLS[cell].reference), *_at_recall(result)]
-    return "\n\n".join([*made, *_beside_another(cell, result)])
+    return "\n\n".join([*made, *_further(cell, result)])
 
 
-def _beside_another(cell: str, result: Mapping[str, Any]) -> list[str]:
-    """The tables of a cell's result with that of another cell."""
+def _further(cell: str, result: Mapping[str, Any]) -> list[str]:
+    """The tables of a cell's result with that of another cell, and those of costs."""
     if cell == "held-out":
         return [judged_table(result, kept_result(result_file("digits")))]
     if cell == "pulled":
         return [above_table(result, kept_result(result_file("digits")))]
+    if cell == "fashion":
+        return [cost_table(result, _step_costs())]
     begun = CELLS[cell].begun
     return [cost_table(joined(kept_result(result_file(begun)), result), _step_costs())] if begun else []
 

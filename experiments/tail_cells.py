@@ -6,7 +6,7 @@ The settings of the transplant were fixed before any of these runs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from comparisons import RESULTS
@@ -86,8 +86,10 @@ PULLED = Cell(
 )
 # The methods that the further cells train, with the settings that were fixed on digits.
 FROZEN: tuple[str, ...] = ("ddpm", "resample:uniform", "resample:uniform@0.2", TRANSPLANT)
-# What is trained longest: without the split, and with a budget of showings.
-LONG = {"ddpm": 4, "resample:uniform": 4, TRANSPLANT: 4, "resample:uniform@auto": 3}
+# The other rivals, with the settings that they have on digits.
+RIVALS: tuple[str, ...] = ("resample:power:0.5", "t2h", "reweight:uniform")
+# What is trained longest, also with a budget of showings.
+LONG = {**dict.fromkeys(FROZEN, 4), "resample:uniform@auto": 3}
 # What is trained at 28×28, where a step costs four times as much.
 LARGE = {"ddpm": 3, "resample:uniform": 3, TRANSPLANT: 3}
 
@@ -165,8 +167,11 @@ BUDGET = Cell(
 )
 CELLS = {
     "digits": DIGITS,
+    "digits-long": replace(
+        DIGITS, methods=dict.fromkeys((*FROZEN, "resample:power:0.5"), 3), lengths=(4500,), begun="digits"
+    ),
     "pulled": PULLED,
-    "fashion": _fashion(dict.fromkeys(FROZEN, 3), lengths=(1000, 2000)),
+    "fashion": _fashion(dict.fromkeys((*FROZEN, *RIVALS), 4), lengths=(1000, 2000)),
     "fashion-long": _fashion(LONG, lengths=(4000, 8000), begun="fashion"),
     "fashion-28": _fashion(LARGE, (1000, 2000), "data.options.size=28", per_class=30),
     "no-dropout": _elsewhere("network.options.dropout=0.0", lengths=(1000, 3000), seeds=5),

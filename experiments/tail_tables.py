@@ -95,6 +95,16 @@ def first_seeds(curves: Curves, seeds: int) -> Curves:
     }
 
 
+def one_seed(curves: Curves, seed: int) -> Curves:
+    """A method's curves of one seed, nothing where there are fewer."""
+    if not curves or seed >= _seeds(curves):
+        return {}
+    return {
+        length: {omega: {score: [values[seed]] for score, values in scores.items()} for omega, scores in of.items()}
+        for length, of in curves.items()
+    }
+
+
 def _seeds(curves: Curves) -> int:
     return min(
         len(values) for by_omega in curves.values() for scores in by_omega.values() for values in scores.values()

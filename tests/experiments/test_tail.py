@@ -13,6 +13,7 @@ PAGES = {"digits": "noise-levels.md", "sparing": "experiments.md"}  # the others
 # With a kept result.
 CELLS = (
     "digits",
+    "digits-long",
     "fashion",
     "fashion-long",
     "fashion-28",
@@ -124,6 +125,23 @@ def test_methods_without_jobs_keep_what_the_result_file_has(tail, tmp_path, monk
     assert result["methods"]["t2h"] == before["methods"]["t2h"]
 
 
+def test_a_seed_more_is_put_beside_those_of_before(tail, tmp_path, monkeypatch):
+    """Seeds 0 and 1 are known, 1 is run anew, 2 is new; 3 is not there yet, and 4 waits for it."""
+    cell = importlib.import_module("tail_cells").Cell("digits-lt", (), {"ddpm": 5}, (5,), ("0",))
+    monkeypatch.setitem(tail.CELLS, "made", cell)
+    known = {score: [7.0, 8.0] for score in tail.KEPT}
+    (tmp_path / "result.json").write_text(json.dumps({"counts": [3], "methods": {"ddpm": {"5": {"0": known}}}}))
+    monkeypatch.setattr(tail, "result_file", lambda cell: tmp_path / "result.json")
+    for seed in (1, 2, 4):
+        tail_scores = {"fid": 2.0, "recall": 0.5, "memorised": 0.1, "copied_pixels": 0.2}
+        reading = {"steps": 5, "omega": "0", "overall": {"fid": 1.0 + seed}, "tail": tail_scores}
+        job = tail.job_of("made", "ddpm", seed).file(tmp_path)
+        job.parent.mkdir(exist_ok=True)
+        job.write_text(json.dumps({"counts": [3], "readings": [reading]}))
+    found = tail.gathered("made", tmp_path)["methods"]["ddpm"]["5"]["0"]
+    assert found["fid"] == [7.0, 2.0, 3.0] and found["tail recall"] == [7.0, 0.5, 0.5]
+
+
 def test_what_another_cell_knows_is_cut_to_the_lengths_and_seeds_of_this_one(tail, tmp_path, monkeypatch):
     cells = importlib.import_module("tail_cells")
     cell = cells.Cell("digits-lt", (), {"t2h": 2}, (5,), ("0",), known=("ddpm",))
@@ -141,7 +159,7 @@ def test_what_another_cell_knows_is_cut_to_the_lengths_and_seeds_of_this_one(tai
 
 def test_runs_that_begin_in_another_cell_differ_from_its_runs_in_their_lengths_alone(tail):
     begun = {name: cell for name, cell in tail.CELLS.items() if cell.begun}
-    assert list(begun) == ["fashion-long"]
+    assert list(begun) == ["digits-long", "fashion-long"]
     for cell in begun.values():
         short = tail.CELLS[cell.begun]
         assert (cell.preset, cell.settings, cell.omegas) == (short.preset, short.settings, short.omegas)
