@@ -68,5 +68,8 @@ class Terminal:
         return bool(data)
 
 
-# Ctrl-C goes to the processes of the terminal that a session was given.
-_OWN_TERMINAL = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from cbdm_cli.__main__ import main"
+# Ctrl-C goes to the processes of the terminal that a session was given, and is ignored by what ran in the background.
+_OWN_TERMINAL = (
+    "import fcntl, signal, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "signal.signal(signal.SIGINT, signal.default_int_handler); from cbdm_cli.__main__ import main"
+)
