@@ -1,4 +1,4 @@
-"""Facts as text: tables, progress bars, lines. The only place that imports rich."""
+"""Facts as text: tables, progress bars, lines. With `live` the only place that imports rich."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
@@ -19,8 +18,6 @@ from rich.text import Text
 from cbdm_core.metrics.scores import Score, compared_scores, digits_of, known_scores, label_of, meanings
 
 if TYPE_CHECKING:  # the help page must not pay for torch
-    from pathlib import Path
-
     from rich.progress import Progress
 
     from cbdm_cli.classification import Classified
@@ -29,13 +26,13 @@ if TYPE_CHECKING:  # the help page must not pay for torch
     from cbdm_core.metrics.report import Report, Scores
 
 __all__ = [
-    "LiveJobs",
-    "LiveView",
+    "CONSOLE",
     "comparison_table",
-    "half_blocks",
     "heat_table",
     "law_table",
+    "made_table",
     "note",
+    "plain_console",
     "plain_table",
     "progress",
     "recognition_table",
@@ -44,9 +41,9 @@ __all__ = [
 ]
 
 # Names are text: neither [b] nor :cat: in them is anything else.
-_plain_console = partial(Console, highlight=False, markup=False, emoji=False)
+plain_console = partial(Console, highlight=False, markup=False, emoji=False)
 # A pipe has no width of its own, and 80 columns would cut the tables short.
-_console = _plain_console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
+CONSOLE = plain_console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
 
 
 Cell = tuple[str, float | None, bool]
@@ -54,7 +51,7 @@ Cell = tuple[str, float | None, bool]
 
 def note(text: str) -> None:
     """One line for the reader."""
-    _console.print(text, markup=False, soft_wrap=True)
+    CONSOLE.print(text, markup=False, soft_wrap=True)
 
 
 def progress(shown: bool = True) -> Progress:
@@ -77,7 +74,7 @@ def progress(shown: bool = True) -> Progress:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        console=_plain_console(stderr=True),
+        console=plain_console(stderr=True),
         disable=not (shown and sys.stderr.isatty()),
     )
 
@@ -98,7 +95,8 @@ def _cells(scores: Scores) -> list[str]:
     return [_number(scores.value(score.key), score.digits) for score in _shown()]
 
 
-def _table(title: str, columns: Sequence[str], left: int = 1) -> Table:
+def made_table(title: str, columns: Sequence[str], left: int = 1) -> Table:
+    """A table without rows, its first columns at the left."""
     table = Table(title=title, title_justify="left", title_style="bold", header_style="", box=box.SIMPLE_HEAD)
     for i, column in enumerate(columns):
         # A name is found again, and copied, as it is: numbers give way in a narrow terminal.
@@ -110,25 +108,25 @@ def _print_columns(title: str, columns: Sequence[str], rows: Sequence[Sequence[s
     """One table; in a narrow terminal several below each other, each beginning with the first `left` columns."""
 
     def made(chosen: Sequence[int]) -> Table:
-        table = _table(title, [columns[i] for i in chosen], left)
+        table = made_table(title, [columns[i] for i in chosen], left)
         for row in rows:
             table.add_row(*[row[i] for i in chosen])
         return table
 
     def fits(chosen: Sequence[int]) -> bool:
-        options = _console.options.update(max_width=10_000)
-        return Measurement.get(_console, options, made(chosen)).maximum <= _console.width
+        options = CONSOLE.options.update(max_width=10_000)
+        return Measurement.get(CONSOLE, options, made(chosen)).maximum <= CONSOLE.width
 
     first, rest = list(range(left)), list(range(left, len(columns)))
     while rest:
         count = next((n for n in range(len(rest), 1, -1) if fits([*first, *rest[:n]])), 1)
-        _console.print(made([*first, *rest[:count]]))
+        CONSOLE.print(made([*first, *rest[:count]]))
         rest = rest[count:]
 
 
 def report_table(report: Report, title: str, caption: str) -> None:
     """A report: overall, by thirds of the classes and by training count, and each class with its training count."""
-    table = _table(title, ["", "train n", *_heads()])
+    table = made_table(title, ["", "train n", *_heads()])
     total = sum(c.training_count for c in report.classes)
     table.add_row("overall", str(total), *_cells(report.overall))
     table.add_section()
@@ -141,7 +139,7 @@ def report_table(report: Report, title: str, caption: str) -> None:
     table.add_section()
     for entry in sorted(report.classes, key=lambda c: -c.training_count):
         table.add_row(f"class {entry.name}", str(entry.training_count), *_cells(entry.scores))
-    _console.print(table)
+    CONSOLE.print(table)
     note(_beside(report))
     note(caption)
 
@@ -193,10 +191,10 @@ def law_table(rows: Iterable[tuple[str, Sequence[float | None]]], title: str, si
         title: of the table.
         size: how many different conditions there are.
     """
-    table = _table(title, ["law", "p common", "p rare", "entropy", "KL", "eff. number"])
+    table = made_table(title, ["law", "p common", "p rare", "entropy", "KL", "eff. number"])
     for name, values in rows:
         table.add_row(name, *[_number(v, d) for v, d in zip(values, (4, 4, 3, 3, 2), strict=True)])
-    _console.print(table)
+    CONSOLE.print(table)
     note(
         "p common, p rare: probability of the commonest and rarest class or region · entropy and KL(law ‖ training) in "
         f"nats · eff. number: exp(entropy), of {size} different conditions"
@@ -214,8 +212,8 @@ def heat_table(title: str, columns: Sequence[str], rows: Iterable[tuple[Sequence
     lines = list(rows)
     left = len(lines[0][0])
     widths = [max(len(columns[i]), *(len(texts[i]) + 1 for texts, _ in lines)) for i in range(left)]
-    _console.print(Text(f"\n{title}", style="bold"), soft_wrap=True)
-    fit = max(1, (_console.width - sum(widths)) // 5)  # in a narrow terminal several below each other
+    CONSOLE.print(Text(f"\n{title}", style="bold"), soft_wrap=True)
+    fit = max(1, (CONSOLE.width - sum(widths)) // 5)  # in a narrow terminal several below each other
     for start in range(left, len(columns), fit):
         table = Table(header_style="", box=None, padding=(0, 0))
         for column in (*columns[:left], *columns[start : start + fit]):
@@ -223,7 +221,7 @@ def heat_table(title: str, columns: Sequence[str], rows: Iterable[tuple[Sequence
         for texts, cells in lines:
             shown = cells[start - left : start - left + fit]
             table.add_row(*[f"{text} " for text in texts], *[_shaded(*cell) for cell in shown])
-        _console.print(table)
+        CONSOLE.print(table)
 
 
 def _shaded(text: str, shade: float | None, sure: bool) -> Text:
@@ -236,11 +234,11 @@ def _shaded(text: str, shade: float | None, sure: bool) -> Text:
 
 def plain_table(rows: Iterable[tuple[str, str]], title: str, columns: tuple[str, str]) -> None:
     """Two columns of text, the second wrapped."""
-    table = _table(title, columns)
+    table = made_table(title, columns)
     table.columns[1].justify = "left"
     for row in rows:
         table.add_row(*row)
-    _console.print(table)
+    CONSOLE.print(table)
 
 
 def _estimate(e: Estimate | None, digits: int, sign: bool = False) -> str:
@@ -276,7 +274,7 @@ def comparison_table(summary: Summary, title: str) -> None:
 def recognition_table(result: Classified, title: str) -> None:
     """Accuracy of the three classifiers in per cent, and the paired differences of the filled one, group by group."""
     columns = ["", "train n", "test n", "alone", "oversampled", "filled", "filled − alone", "filled − oversampled"]
-    table = _table(title, columns)
+    table = made_table(title, columns)
     for name, labels in result.groups.items():
         if name in ("head", "many"):
             table.add_section()
@@ -284,7 +282,7 @@ def recognition_table(result: Classified, title: str) -> None:
         means = [_percent(result.mean(arm, name)) for arm in ("alone", "oversampled", "filled")]
         differences = [_percent(result.difference("filled", arm, name), sign=True) for arm in ("alone", "oversampled")]
         table.add_row(name, *map(str, counts), *[mean.partition(" ±")[0] for mean in means], *differences)
-    _console.print(table)
+    CONSOLE.print(table)
     note(
         "accuracy in %, each class weighing the same, on images of the balanced set that are not in the training set · "
         "alone: trained on the training set · oversampled: rare classes filled with copies · filled: with samples · ± "
@@ -294,91 +292,3 @@ def recognition_table(result: Classified, title: str) -> None:
 
 def _percent(e: Estimate, sign: bool = False) -> str:
     return _estimate(replace(e, mean=100 * e.mean, half_width=100 * e.half_width), 1, sign)
-
-
-class LiveView:
-    """Lines of facts above a picture, redrawn in place.
-
-    Args:
-        title: the first line.
-    """
-
-    def __init__(self, title: str) -> None:
-        self.title, self.tty = title, sys.stdout.isatty()
-        self._live = Live(console=_console, auto_refresh=False, transient=True)
-
-    def __enter__(self) -> LiveView:
-        self._live.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._live.stop()
-
-    def show(self, lines: Sequence[str], picture: Path | None) -> None:
-        """Redraw."""
-        self._live.update(self._drawn(lines, picture), refresh=True)
-
-    def print(self, lines: Sequence[str], picture: Path | None) -> None:
-        """Lines and picture that stay; where there is no terminal, the picture's path in its place."""
-        _console.print(self._drawn(lines, picture if self.tty else None))
-        if picture and not self.tty:
-            note(f"grid: {picture}")
-
-    def _drawn(self, lines: Sequence[str], picture: Path | None) -> Group:
-        return Group(self.title, *lines, *([half_blocks(picture, _console.width)] if picture else []))
-
-
-def half_blocks(picture: Path, width: int) -> Text:
-    """A picture in characters that are two pixels each, the upper in the colour of the letter; at most `width` wide."""
-    from PIL import Image
-
-    with Image.open(picture) as image:
-        columns = min(width, image.width)
-        rows = max(1, round(image.height * columns / image.width / 2))
-        data = image.convert("RGB").resize((columns, 2 * rows)).tobytes()
-    colours = [f"rgb({data[i]},{data[i + 1]},{data[i + 2]})" for i in range(0, len(data), 3)]
-    text = Text()
-    for row in range(0, 2 * rows, 2):
-        for place in range(row * columns, (row + 1) * columns):
-            text.append("▀", f"{colours[place]} on {colours[place + columns]}")
-        text.append("\n")
-    return text
-
-
-class LiveJobs:
-    """A table of jobs that is redrawn on standard error; without a terminal each finished job is one line.
-
-    Args:
-        title: of the table.
-    """
-
-    def __init__(self, title: str) -> None:
-        self.title, self.tty = title, sys.stderr.isatty()
-        console = _plain_console(stderr=True)
-        self._live = Live(console=console, refresh_per_second=2, transient=True)
-
-    def __enter__(self) -> LiveJobs:
-        if self.tty:
-            self._live.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.tty:
-            self._live.stop()
-
-    def show(self, rows: Iterable[tuple[str, str, str]], facts: str) -> None:
-        """Redraw: (method, seed, state) of the jobs to show, and a line below."""
-        if not self.tty:
-            return
-        table = _table("", ["method", "seed", "state"], left=3)
-        for row in rows:
-            table.add_row(*row)
-        # A table breaks its own title and caption at the width of its columns.
-        self._live.update(Group(Text(self.title, "bold"), table, Text(facts, "dim italic")))
-
-    def line(self, text: str) -> None:
-        """One line that stays."""
-        if self.tty:
-            self._live.console.print(text)
-        else:
-            print(text, file=sys.stderr, flush=True)

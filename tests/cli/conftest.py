@@ -23,7 +23,7 @@ def run(tmp_path, monkeypatch, capsys, cache):
     """Runs `cbdm ARGUMENTS` in an empty folder; gives (exit code, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.setattr(render._console, "width", 160)  # made before, in whatever terminal the tests run
+    monkeypatch.setattr(render.CONSOLE, "width", 160)  # made before, in whatever terminal the tests run
 
     def call(*arguments):
         code = 0

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from cbdm_cli import render
+from cbdm_cli.live import LiveJobs
 from cbdm_cli.render import comparison_table, report_table, sweep_table
 from cbdm_cli.study.results import Estimate
 from cbdm_cli.study.summary import Row, Summary
@@ -48,7 +49,7 @@ def cells(out):
 @pytest.fixture
 def wide(monkeypatch):
     """A terminal in which no cell is broken."""
-    monkeypatch.setattr(render._console, "width", 200)
+    monkeypatch.setattr(render.CONSOLE, "width", 200)
 
 
 def test_a_sweep_tells_copies_of_the_tail(wide, capsys):
@@ -78,7 +79,7 @@ def test_title_and_facts_of_live_jobs_are_whole_lines_and_names_are_text(monkeyp
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     title, facts = "digits-lt: 2 methods × 3 paired seeds, each at its best ω", "1 of 6 jobs done, about 2.1 min left"
-    with render.LiveJobs(title) as live:
+    with LiveJobs(title) as live:
         live.show([("a[b]", "0", "waiting")], facts)
         live.line(":cat:[b]: done")
     lines = [line.strip() for line in re.sub(r"\x1b\[[\d;?]*\w", "", capsys.readouterr().err).splitlines()]
@@ -87,7 +88,7 @@ def test_title_and_facts_of_live_jobs_are_whole_lines_and_names_are_text(monkeyp
 
 
 def test_a_narrow_terminal_gets_several_tables_and_no_number_is_broken(monkeypatch, capsys):
-    monkeypatch.setattr(render._console, "width", 80)
+    monkeypatch.setattr(render.CONSOLE, "width", 80)
     names = [f"runs/digits-lt-{i:03d}" for i in range(2)]
     sweep_table([(name, "implied:0.75,1", report(0.378)) for name in names], "title")
     out = capsys.readouterr().out
@@ -100,7 +101,7 @@ def test_a_narrow_terminal_gets_several_tables_and_no_number_is_broken(monkeypat
 
 
 def test_a_heat_map_keeps_every_number_in_a_narrow_terminal(monkeypatch, capsys):
-    monkeypatch.setattr(render._console, "width", 40)
+    monkeypatch.setattr(render.CONSOLE, "width", 40)
     columns = ["class ", "n ", *[f".{i}5 " for i in range(9)]]
     rows = [((name, "12"), [(f"{y}.{i}", i / 4 - 1, i % 2 == 0) for i in range(9)]) for y, name in enumerate("ab")]
     render.heat_table("a map", columns, rows)

@@ -17,6 +17,17 @@ TINY = [
     "--set", "evaluation.per_class=8",
 ]  # fmt: skip
 UNJUDGED = [*TINY, "--no-evaluate"]  # where what was learned is judged, and nothing that is drawn
+# Runs the command and says which heavy packages it loaded.
+PROBE = """
+import os, sys
+from cbdm_cli.__main__ import main
+try:
+    main(sys.argv[1:])
+except SystemExit as end:
+    assert not end.code, end.code
+heavy = sorted({"torch", "scipy", "matplotlib"} & set(sys.modules))
+print("HEAVY", heavy)
+"""
 
 
 def shared_classifiers(base):

@@ -11,6 +11,7 @@ from pathlib import Path
 from cbdm_cli import render
 from cbdm_cli.config import Config, validated
 from cbdm_cli.durations import duration
+from cbdm_cli.live import LiveJobs
 from cbdm_cli.locking import held, holder
 from cbdm_cli.overlay import load_config, setting
 from cbdm_cli.preset_files import preset_names
@@ -243,7 +244,7 @@ def _title(plan: Plan) -> str:
 def _run_all(folder: Path, plan: Plan, todo: list[_Job], launch: Launch) -> list[_Job]:
     """Run what is not done, so many at a time; returns those that failed."""
     begun, before = time.monotonic(), {id(job): job.progress() for job in todo}
-    with render.LiveJobs(_title(plan)) as live:
+    with LiveJobs(_title(plan)) as live:
         came = run_children(
             [job.child for job in todo],
             launch.jobs,

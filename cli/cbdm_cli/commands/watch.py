@@ -11,8 +11,8 @@ from statistics import fmean
 from time import sleep, time
 from typing import Any
 
-from cbdm_cli import render
 from cbdm_cli.durations import duration
+from cbdm_cli.live import LiveView
 from cbdm_cli.locking import holder
 from cbdm_cli.run_folder import COMPARISON_FILE, SCORES_FILE, is_record, is_scored, parsed_line, read_records
 from cbdm_core.errors import CbdmError
@@ -192,7 +192,7 @@ def watch_run(path: Path, every: float, once: bool) -> None:
     if (path / COMPARISON_FILE).exists():
         raise CbdmError(f"{path} is a comparison, not a run: name one of its runs, {path}/runs/METHOD/seed-N")
     tail, seen = Tail(path / "metrics.jsonl"), deque[tuple[float, int]](maxlen=60)
-    live = render.LiveView(str(path))
+    live = LiveView(str(path))
     now = standing(path, tail, seen, time())
     if once or not live.tty:
         live.print(now.lines(), now.grid)

@@ -12,8 +12,8 @@ from PIL import Image
 
 from cbdm_cli.commands.watch import Tail, standing
 from cbdm_cli.durations import duration
+from cbdm_cli.live import half_blocks
 from cbdm_cli.locking import LOCK
-from cbdm_cli.render import half_blocks
 from tests.cli.terminal import Terminal
 
 

@@ -2,7 +2,7 @@
 
 from html.parser import HTMLParser
 
-__all__ = ["Page"]
+__all__ = ["Page", "alts", "contrast", "luminance"]
 
 
 class Page(HTMLParser):
@@ -48,3 +48,20 @@ class Page(HTMLParser):
             if inside and e["tag"] in ("th", "td"):
                 rows[-1].append(e)
         return rows
+
+
+def alts(parsed):
+    """The text alternatives of the figures, by the name their ids begin with."""
+    return [e["aria-label"] for e in parsed.all("svg")]
+
+
+def luminance(colour):
+    """Relative luminance of WCAG 2."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one, other):
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)

@@ -1,4 +1,4 @@
-"""The card of a comparison, on results that are formulas (`tests/cli/study/report/test_page.py`)."""
+"""The card of a comparison, on results that are formulas (`tests/cli/study/report/by_hand.py`)."""
 
 import json
 
@@ -9,7 +9,7 @@ from cbdm_cli.study.report.card import card
 from cbdm_cli.study.report.collect import collect
 from cbdm_cli.study.report.page import page
 from cbdm_cli.study.summary import summarise
-from tests.cli.study.report.test_page import write_comparison, write_run
+from tests.cli.study.report.by_hand import write_comparison, write_run
 
 
 def changed(folder, change):

@@ -15,8 +15,8 @@ from cbdm_cli.study.report.collect import collect
 from cbdm_cli.study.report.diagnosis import read_diagnosis
 from cbdm_cli.study.report.drawing import diverging
 from cbdm_cli.study.report.page import page
-from tests.cli.study.report.pages import Page
-from tests.cli.study.report.test_page import COUNTS, NAMES, alts, contrast, write_run
+from tests.cli.study.report.by_hand import COUNTS, NAMES, write_run
+from tests.cli.study.report.pages import Page, alts, contrast
 
 TIMES = [0.25, 0.75]
 UNDER = [[1.0, 1.21], [0.52, 2.34], [None, 1234.0]]

@@ -8,19 +8,14 @@ import subprocess
 import tomllib
 from collections import Counter
 from itertools import pairwise
-from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import pytest
-import tomli_w
 from PIL import Image
 
-from cbdm_cli.config import validated
-from cbdm_cli.method import completed_entries
-from cbdm_cli.overlay import load_config
 from cbdm_cli.render import comparison_table
-from cbdm_cli.study.plan import Plan, Variant, load_plan, readings_of, save_plan
+from cbdm_cli.study.plan import Variant, load_plan
 from cbdm_cli.study.report import figures
 from cbdm_cli.study.report.collect import collect
 from cbdm_cli.study.report.drawing import COLOURS, ramp, style_of
@@ -28,122 +23,19 @@ from cbdm_cli.study.report.neighbours import nearest_training
 from cbdm_cli.study.report.page import page
 from cbdm_cli.study.summary import summarise
 from cbdm_core.metrics.scores import compared_scores
-from tests.cli.study.report.pages import Page
+from tests.cli.study.report import by_hand
+from tests.cli.study.report.by_hand import (
+    QUESTION,
+    fid,
+    result,
+    scores,
+    write_comparison,
+    write_picture,
+    write_run,
+)
+from tests.cli.study.report.pages import Page, alts, contrast, luminance
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-
-# Comparisons and runs written by hand: scores are formulas, so that the truth is known.
-
-COUNTS = (100, 20, 3)
-NAMES = ("common", "<b>&$x$", "rare")
-QUESTION = "<script>alert('q')</script> Is it so?"
-
-
-def fid(variant, seed, omega):
-    """A bowl in ω whose bottom differs by variant, with the same shift by seed for all."""
-    return 10 + 2 * variant + 0.5 * seed + (omega - 0.5 * variant) ** 2
-
-
-def scores(value, share):
-    return {
-        "fid": value,
-        "precision": share,
-        "recall": 1 - share,
-        "label_accuracy": 0.5,
-        "memorised": share - 0.42,
-        "n_samples": 30,
-        "n_reference": 300,
-    }
-
-
-def result(variant, seed, omega, name):
-    value, share = fid(variant, seed, omega), 0.4 + 0.05 * variant + 0.01 * seed
-    return {
-        "preset": "digits-lt",
-        "method": name,
-        "seed": seed,
-        "training_step": 4,
-        "sampler": "dpm++2m",
-        "sampler_steps": 5,
-        "omega": f"{omega:g}",
-        "guidance_interval": [0.0, 1.0],
-        "guidance_prior": None,
-        "weights": "ema",
-        "labels": "cyclic, exactly balanced",
-        "reference": "the balanced full set",
-        "overall": scores(value, share),
-        "groups": {"head": scores(value, share), "tail": scores(value + 5, share)},
-        "classes": [
-            {"name": n, "training_count": c, "scores": scores(value + 10 * y, share)}
-            for y, (n, c) in enumerate(zip(NAMES, COUNTS))
-        ],
-        "features": "classifier/abc, 8-bit images",
-        "note": "not comparable with papers",
-        "held_out_accuracy": 0.75,
-        "k": 5,
-    }
-
-
-def write_run(path: Path, parts="ddpm", tau=None, seed=0, question=QUESTION, law=False):
-    """A run folder without checkpoint or evaluation."""
-    method = {"parts": parts} if tau is None else {"parts": parts, "tau": tau}
-    facts = {
-        "shape": [1, 8, 8],
-        "class_names": list(NAMES),
-        "counts": list(COUNTS),
-        "data_hash": "d" * 8,
-        "split_hash": "s" * 8,
-        "laws": {},
-    }
-    table = load_config("digits-lt", None, [])
-    config = {**validated(table).model_dump(exclude_none=True), "question": question, "seed": seed, "facts": facts}
-    config["method"] = completed_entries(method)
-    path.mkdir(parents=True)
-    (path / "config.toml").write_text(tomli_w.dumps(config), encoding="utf-8")
-    (path / "environment.json").write_text(
-        json.dumps({"command": ["x"], "device": "cpu", "packages": {"cbdm": "0.1.0"}})
-    )
-    with (path / "metrics.jsonl").open("w") as file:
-        for step in range(1, 5):
-            laws = {"cbdm": [0.5 - 0.05 * step, 0.3, 0.2 + 0.05 * step]} if law else {}
-            terms = {"denoising": 1 / step, "balancing": 0.01}
-            groups = {"head": 1 / step, "tail": 2 / step}
-            record = {"step": step, "loss": 1 / step + 0.01, "terms": terms, "groups": groups, "laws": laws}
-            file.write(json.dumps(record) + "\n")
-    return path
-
-
-def write_picture(path: Path, seed=0):
-    Image.new("RGB", (80, 40), (10 * seed, 20, 30)).save(path / "samples.png")
-
-
-def write_comparison(folder: Path, seeds=3, omegas=(0.0, 0.5, 1.0), variants=None, law=True):
-    """A comparison with every reading."""
-    variants = variants or (
-        Variant(name="ddpm", parts="ddpm"),
-        Variant(name="cbdm τ=0.1", parts="cbdm", tau=0.1),
-        Variant(name="cbdm τ=1", parts="cbdm", tau=1.0),
-    )
-    texts = tuple(f"{omega:g}" for omega in omegas)
-    plan = Plan(preset="digits-lt", seeds=seeds, omegas=texts, variants=tuple(variants))
-    folder.mkdir(parents=True)
-    save_plan(folder, plan)
-    for i, variant in enumerate(variants):
-        for seed in range(seeds):
-            path = write_run(
-                folder / "runs" / variant.folder / f"seed-{seed}", variant.parts, variant.tau, seed, law=i > 0 and law
-            )
-            write_picture(path, i)
-            (path / "readings").mkdir()
-            for reading in readings_of(plan, variant):
-                omega = float(reading.omega.rpartition(":")[2].partition(",")[0])
-                # Other ways to guide the plain model are a little worse than ω itself.
-                found = result(i, seed, omega, variant.parts)
-                found["overall"]["fid"] += {"": 0, "ω_eff(t)": 0.25, "interval": 0.125}[reading.kind.partition(",")[0]]
-                found["overall"]["fid"] += 0.03 * reading.kind.endswith("τ=1")
-                found["omega"] = reading.omega
-                (path / "readings" / reading.file).write_text(json.dumps(found))
-    return plan
 
 
 @pytest.fixture(scope="module")
@@ -161,11 +53,6 @@ def text(comparison):
 @pytest.fixture(scope="module")
 def parsed(text):
     return Page(text)
-
-
-def alts(parsed):
-    """The text alternatives of the figures, by the name their ids begin with."""
-    return [e["aria-label"] for e in parsed.all("svg")]
 
 
 def test_the_table_holds_the_numbers_of_the_summary(comparison, parsed):
@@ -188,11 +75,11 @@ def test_the_table_holds_the_numbers_of_the_summary(comparison, parsed):
 
 def test_the_caption_says_what_each_column_of_copies_is_by_its_heading(tmp_path, monkeypatch, capsys, parsed):
     """On the page and in the terminal, and of no column that is not there."""
-    whole, said = scores, ("tail copies:", "tail copies in pixels:", "tail authenticity:")
+    whole, said = by_hand.scores, ("tail copies:", "tail copies in pixels:", "tail authenticity:")
     caption = parsed.all("caption")[0]["text"]
     assert [words in caption for words in said] == [True, False, False]
     more = {"memorised_pixels": 0.02, "authenticity": 0.5}
-    monkeypatch.setitem(globals(), "scores", lambda *given: {**whole(*given), **more})
+    monkeypatch.setattr(by_hand, "scores", lambda *given: {**whole(*given), **more})
     write_comparison(tmp_path / "cmp", law=False)
     page_ = Page(page(collect([tmp_path / "cmp"])))
     headings, caption = [cell["text"] for cell in page_.rows()[0]], page_.all("caption")[0]["text"]
@@ -427,18 +314,6 @@ def test_runs_of_other_classes_are_refused(tmp_path):
         collect(runs)
 
 
-def luminance(colour):
-    """Relative luminance of WCAG 2."""
-    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def contrast(one, other):
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)
-
-
 def test_colours_can_be_read_on_both_grounds_and_are_never_all_there_is(text):
     """WCAG 2: 3 for what is drawn, 4.5 for what is read."""
     light, dark, paper = (
@@ -464,8 +339,8 @@ def test_a_schedule_of_omega_has_no_place_on_the_axis(omega, value):
 
 
 def test_many_classes_and_methods_are_drawn_too(tmp_path, monkeypatch):
-    monkeypatch.setitem(globals(), "COUNTS", tuple(int(500 * 0.93**i) + 1 for i in range(60)))
-    monkeypatch.setitem(globals(), "NAMES", tuple(f"class number {i}" for i in range(60)))
+    monkeypatch.setattr(by_hand, "COUNTS", tuple(int(500 * 0.93**i) + 1 for i in range(60)))
+    monkeypatch.setattr(by_hand, "NAMES", tuple(f"class number {i}" for i in range(60)))
     names = [
         "ddpm",
         "cbdm:null",
@@ -483,7 +358,7 @@ def test_many_classes_and_methods_are_drawn_too(tmp_path, monkeypatch):
     text = page(collect([tmp_path / "cmp"]))
     told = alts(Page(text))
     # The rarest class has FID 590 above the overall one.
-    assert f"class class number 59 ({COUNTS[59]} training images) {fid(0, 0, 0) + 590:.2f}" in told[1]
+    assert f"class class number 59 ({by_hand.COUNTS[59]} training images) {fid(0, 0, 0) + 590:.2f}" in told[1]
     assert len(text) < 2_000_000
 
 
@@ -493,7 +368,7 @@ def test_axes_of_fractions_name_no_number_below_0_or_above_1(tmp_path, monkeypat
     whole, made = scores, {"COUNTS": tuple(range(60, 60 - classes, -1)), "NAMES": tuple("abc" * (classes // 3))}
     made["scores"] = lambda value, share: whole(value, float(np.clip(1 - recall + (share - 0.4) / 20, 0, 1)))
     for name, value in made.items():
-        monkeypatch.setitem(globals(), name, value)
+        monkeypatch.setattr(by_hand, name, value)
     write_comparison(tmp_path / "cmp", seeds=2, omegas=(0.0, 1.0), law=False)
     ticks = {
         e["aria-label"].split(".")[0]: [
