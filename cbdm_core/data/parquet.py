@@ -13,6 +13,7 @@ import torch
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.data.encoded import Encoded
 from cbdm_core.data.labelling import Labelling, from_classes
+from cbdm_core.data.listed import from_lists, is_listed, of_lists
 from cbdm_core.data.pictures import Framing
 from cbdm_core.data.places import files_of
 from cbdm_core.errors import CbdmError, unknown_name
@@ -35,12 +36,14 @@ def parquet(
     """Images and labels from parquet files, the image a struct {bytes, path} or bytes in a column.
 
     The columns are those that the schema's entry "huggingface" calls `Image` and `ClassLabel`, whose names are then
-    those of the classes. Without names whole numbers are the labels themselves, and text is sorted into classes.
+    those of the classes. Without names whole numbers are the labels themselves, and text is sorted into classes. A
+    label that is a list says what `from_lists` tells of it.
 
     Args:
         root: a file, a folder of `*.parquet`, a pattern such as `data/train-*.parquet`, or a list of such.
         image: the column of images; None takes the only `Image`, else the column called image or img.
-        label: the column of labels; None takes the only `ClassLabel`, else the column called label.
+        label: the column of labels; None takes the only `ClassLabel`, or the only one of lists of them, else the column
+            called label or labels.
         size: pixels of a side, ≥ 1: the shorter side is resized to it and the middle square cut out; None reads images
             as they are, all of one size.
         channels: 1 makes every image grey, 3 makes it RGB; None has one channel if every image is grey.
@@ -69,7 +72,7 @@ def parquet_images(
     features = _features(files[0])
     columns = [
         _column(files[0], features, "image", "Image", image, ("image", "img")),
-        _column(files[0], features, "label", "ClassLabel", label, ("label",)),
+        _column(files[0], features, "label", "ClassLabel", label, ("label", "labels")),
     ]
     labels: list[Any] = []
 
@@ -110,7 +113,17 @@ def _features(file: Path) -> dict[str, Mapping[str, Any]]:
     except (ValueError, KeyError, TypeError, RecursionError):
         said = {}
     said = said if isinstance(said, dict) else {}
-    return {name: said[name] if isinstance(said.get(name), dict) else {} for name in schema.names}
+    return {name: _said(said.get(name)) for name in schema.names}
+
+
+def _said(of_column: Any) -> Mapping[str, Any]:
+    """What is said of a column; where it holds lists, [said] or {"feature": said} of their values."""
+    of_value = of_column.get("feature") if isinstance(of_column, dict) else of_column
+    if isinstance(of_value, list) and len(of_value) == 1:
+        of_value = of_value[0]
+    if isinstance(of_value, dict) and of_value.get("_type") == "ClassLabel":
+        return of_value
+    return of_column if isinstance(of_column, dict) else {}
 
 
 def _column(
@@ -151,15 +164,15 @@ def _rows(file: Path, columns: list[str]) -> Iterator[tuple[Any, Any]]:
             raise _damaged(file, error) from error
 
 
-def _label(name: str, column: str, value: Any) -> int | str:
+def _label(name: str, column: str, value: Any) -> int | str | list[Any]:
     mend = "or give label=COLUMN (--set data.options.label=COLUMN)"
     if value is None or (type(value) in (int, str) and value in (-1, "")):
         raise CbdmError(f"{name} has no label in {column!r}: remove the row, {mend}")
-    if type(value) not in (int, str):
+    if type(value) not in (int, str) and not is_listed(value):
         shown, kind = clean_text(repr(value))[:40], type(value).__name__
         raise CbdmError(
-            f"{name} has {shown} in {column!r}, of the type {kind}: labels are whole numbers or names; convert the "
-            f"column, {mend}"
+            f"{name} has {shown} in {column!r}, of the type {kind}: labels are whole numbers or names, or "
+            f"lists of numbers or of names; convert the column, {mend}"
         )
     return value
 
@@ -176,6 +189,8 @@ def _encoded(name: str, image: Any) -> bytes:
 
 def _labelling(said: Mapping[str, Any], labels: list[Any]) -> Labelling:
     names = said.get("names")
+    if of_lists(labels):
+        return from_lists(labels, names if isinstance(names, list) else None)
     if not isinstance(names, list) or not all(isinstance(value, int) for value in labels):
         return from_classes(labels)
     return Labelling(torch.tensor([min(label, _INT64) for label in labels]), tuple(map(str, names)))

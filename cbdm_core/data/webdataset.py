@@ -11,7 +11,8 @@ from typing import Any
 from cbdm_core.data.archives import members
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.data.encoded import Encoded
-from cbdm_core.data.labelling import from_classes
+from cbdm_core.data.labelling import Labelling, from_classes
+from cbdm_core.data.listed import from_lists, is_listed, of_lists
 from cbdm_core.data.pictures import Framing
 from cbdm_core.data.places import files_of
 from cbdm_core.errors import CbdmError
@@ -34,11 +35,12 @@ def webdataset(
     """Images and labels from tars whose members `KEY.png` and `KEY.cls`, one after another, are one example.
 
     The image is `.png`, `.jpg`, `.jpeg` or `.webp`; the label the text of `.cls`, else a value in `.json`. Members of
-    other kinds are passed over. Whole numbers are the labels themselves; other text is sorted into classes.
+    other kinds are passed over. Whole numbers are the labels themselves; other text is sorted into classes. A list in
+    `.json` says what `from_lists` tells of it.
 
     Args:
         root: a tar, a folder of tars, a pattern such as `train-*.tar`, or a list of such.
-        label: the entry of the JSON object that is the label; a JSON that is a number or text is the label itself.
+        label: the entry of the JSON object that is the label; a JSON that is no object is the label itself.
         size: pixels of a side, ≥ 1: the shorter side is resized to it and the middle square cut out; None reads images
             as they are, all of one size.
         channels: 1 makes every image grey, 3 makes it RGB; None has one channel if every image is grey.
@@ -58,7 +60,7 @@ def webdataset_images(
     channels: int | None = None,
 ) -> Encoded:
     """What `webdataset` reads, of the same options, not yet decoded."""
-    labels: list[str] = []
+    labels: list[Any] = []
 
     def images() -> Iterator[tuple[str, bytes]]:
         for tar in files_of(root, ".tar"):
@@ -66,7 +68,11 @@ def webdataset_images(
                 labels.append(_label(f"{key} of {tar}", parts, label))
                 yield _image(f"{key} of {tar}", parts)
 
-    return Encoded(images, lambda: from_classes(labels), Framing(size, channels))
+    return Encoded(images, lambda: _labelling(labels), Framing(size, channels))
+
+
+def _labelling(labels: list[Any]) -> Labelling:
+    return from_lists(labels) if of_lists(labels) else from_classes(labels)
 
 
 def _examples(tar: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
@@ -105,7 +111,7 @@ def _image(name: str, parts: dict[str, bytes]) -> tuple[str, bytes]:
     return f"{name} ({there[0]})", parts[there[0]]
 
 
-def _label(name: str, parts: dict[str, bytes], entry: str) -> str:
+def _label(name: str, parts: dict[str, bytes], entry: str) -> str | list[Any]:
     try:
         if "cls" in parts:
             value: Any = parts["cls"].decode().strip()
@@ -116,6 +122,11 @@ def _label(name: str, parts: dict[str, bytes], entry: str) -> str:
             raise CbdmError(f"{name} has no label: add the member .cls or .json")
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise CbdmError(f"{name} has a label that cannot be read: save it as UTF-8 text or JSON") from error
+    if is_listed(value):
+        return value
     if type(value) not in (int, str) or value == "":
-        raise CbdmError(f"{name} has no number or text as its label {entry!r}: a class is a whole number or a name")
+        raise CbdmError(
+            f"{name} has no whole number, text or list of one kind as its label {entry!r}: give label=ENTRY (--set "
+            "data.options.label=ENTRY), or write a number, a name, or a list of numbers or of names"
+        )
     return str(value)

@@ -64,6 +64,20 @@ def test_without_a_schema_the_usual_names_or_those_given(write):
     assert data.y.tolist() == [3, 0, 1] and data.num_classes == 4 and data.shape == (1, 2, 2)
 
 
+@pytest.mark.parametrize("form", [lambda said: [said], lambda said: {"feature": said, "_type": "List"}])
+def test_lists_of_classes_have_the_names_of_the_schema(write, form):
+    features = {"image": NAMED["image"], "kinds": form(NAMED["label"])}
+    data = parquet(root=write({"image": structs(PNG[:3]), "kinds": [[2, 0], [], [0]]}, features))
+    assert data.condition.tolist() == [[1, 0, 1], [0, 0, 0], [1, 0, 0]]  # owl, cat, eel, though no cat is there
+
+
+def test_lists_are_several_labels_or_a_vector(write):
+    data = parquet(root=write({"image": PNG[:2], "labels": [["owl", "cat"], ["cat"]]}))
+    assert data.condition.tolist() == [[1, 1], [1, 0]]
+    data = parquet(root=write({"image": PNG[:2], "label": ["a", "b"], "pose": [[0.5, 2], [1, 4]]}), label="pose")
+    assert data.condition.tolist() == [[0.5, 2.0], [1.0, 4.0]] and data.condition.is_floating_point()
+
+
 @pytest.mark.parametrize(
     ("columns", "features", "options", "said"),
     [
@@ -81,7 +95,7 @@ def test_without_a_schema_the_usual_names_or_those_given(write):
             "has True in 'label', of the type bool: labels are whole",
         ),
         ({"image": PNG[:2], "label": [date(2020, 1, 2)] * 2}, None, {}, r"has datetime\.date\(.* of the type date: "),
-        ({"image": PNG[:2], "label": [[1], [2]]}, None, {}, r"has \[1\] in 'label', of the type list: .*label=COLUMN"),
+        ({"image": PNG[:2], "label": [[[1]], [[2]]]}, None, {}, r"has \[\[1\]\] in 'label', .* list: .*label=COLUMN"),
         ({"image": PNG[:2], "label": [0, 3]}, NAMED, {}, "label 3 of row 1 is out of range: 3 classes"),
         ({"image": structs([PNG[0], None]), "label": [0, 1]}, NAMED, {}, "row 1 of .* has no bytes of an image"),
         ({"image": ["a.png"], "label": [0]}, NAMED, {}, "row 0 of .* has no bytes of an image"),

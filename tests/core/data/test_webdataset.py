@@ -43,16 +43,33 @@ def test_names_are_sorted_into_classes_and_images_framed(tmp_path):
     assert data.shape == (1, 2, 2) and data.class_names == ("cat", "owl") and data.y.tolist() == [1, 0]
 
 
+def test_lists_are_several_labels_or_a_vector(tmp_path):
+    several = {"1.png": PNG[0], "1.json": b'{"seen": ["owl", "cat"]}', "2.png": PNG[1], "2.json": b'{"seen": []}'}
+    data = webdataset(root=tar(tmp_path / "a.tar", several, "w"), label="seen")
+    assert data.condition.tolist() == [[1, 1], [0, 0]]  # cat, owl
+    vectors = {"1.png": PNG[0], "1.json": b"[0.5, -2]", "2.png": PNG[1], "2.json": b"[0, 1]"}
+    assert webdataset(root=tar(tmp_path / "b.tar", vectors, "w")).condition.tolist() == [[0.5, -2.0], [0.0, 1.0]]
+
+
 @pytest.mark.parametrize(
     ("files", "said"),
     [
         ({"1.png": PNG[0]}, r"1 of .*a\.tar has no label"),
         ({"1.cls": b"0"}, r"1 of .*a\.tar has 0 images"),
         ({"1.png": PNG[0], "1.jpg": PNG[0], "1.cls": b"0"}, "has 2 images"),
-        ({"1.png": PNG[0], "1.cls": b""}, "has no number or text as its label"),
-        ({"1.png": PNG[0], "1.json": b"[1]"}, "has no number or text as its label 'label'"),
-        ({"1.png": PNG[0], "1.json": b'{"class": 1}'}, "has no number or text as its label 'label'"),
-        ({"1.png": PNG[0], "1.json": b"true"}, "has no number or text"),
+        ({"1.png": PNG[0], "1.cls": b""}, "has no whole number, text or list of one kind as its label"),
+        (
+            {"1.png": PNG[0], "1.json": b"[1, null]"},
+            "has no whole number, text or list of one kind as its label 'label'",
+        ),
+        ({"1.png": PNG[0], "1.json": b'{"class": 1}'}, "as its label 'label': give label=ENTRY"),
+        ({"1.png": PNG[0], "1.json": b"true"}, "has no whole number"),
+        ({"1.png": PNG[0], "1.json": b"[1e999]"}, "has no whole number"),
+        ({"1.png": PNG[0], "1.json": b'["owl", 1]'}, "has no whole number"),
+        (
+            {"1.png": PNG[0], "1.json": b"[1]", "2.png": PNG[0], "2.cls": b"1"},
+            "of 1 examples is a list, that of 1 is not",
+        ),
         ({"1.png": PNG[0], "1.json": b"{"}, "has a label that cannot be read"),
         ({"1.png": PNG[0], "1.json": b"[" * 100_000}, "has a label that cannot be read"),
         ({"1.png": PNG[0], "1.cls": b"\xff"}, "has a label that cannot be read"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 import tarfile
@@ -56,15 +57,19 @@ def vectors(place):
     return table(place, ["file,class,x,y", *(f"{i}.png,{NAMES[i]},{i / 7},{-i}" for i in range(11))])
 
 
+def packed(place, examples):
+    with tarfile.open(place / "a.tar", "w") as archive:
+        for i, (image, ending, label) in enumerate(examples):
+            for name, content in ((f"{i:05d}.png", image), (f"{i:05d}.{ending}", label.encode())):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    return {"root": place}
+
+
 def tars(place, rows=range(11)):
     place.mkdir()
-    with tarfile.open(place / "a.tar", "w") as packed:
-        for i in rows:
-            for ending, content in (("png", png(PIXELS[i % 11])), ("cls", str(i % 3).encode())):
-                member = tarfile.TarInfo(f"{i:05d}.{ending}")
-                member.size = len(content)
-                packed.addfile(member, io.BytesIO(content))
-    return {"root": place}
+    return packed(place, ((png(PIXELS[i % 11]), "cls", str(i % 3)) for i in rows))
 
 
 def tables(place):
@@ -75,12 +80,20 @@ def tables(place):
     return {"root": place}
 
 
+def lists(place):
+    place.mkdir()
+    return packed(
+        place, ((png(pixels), "json", json.dumps(["owl", "cat"][: i % 3])) for i, pixels in enumerate(PIXELS))
+    )
+
+
 KINDS = {
     "class folders": ("folder", folders),
     "attributes": ("folder", attributes),
     "vectors": ("folder", vectors),
     "framed": ("folder", lambda place: {**folders(place), "size": 4, "channels": 1}),
     "webdataset": ("webdataset", tars),
+    "lists": ("webdataset", lists),
     "parquet": ("parquet", tables),
 }
 
