@@ -6,7 +6,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ def held(folder: Path, what: str, option: str = "--out", *, cleans: bool = True)
 
     The lock file is made atomically and names host and process. That of a process of this host that is dead, which
     could not remove it, is taken over; of one on another host nothing is known, and the message says how to go on.
+    Process numbers of another container mean nothing here, so that its processes are known by the system's lock on the
+    file, which ends with them.
 
     Args:
         folder: there already.
@@ -44,14 +46,14 @@ def held(folder: Path, what: str, option: str = "--out", *, cleans: bool = True)
         CbdmError: another process holds it, or the lock cannot be written.
     """
     lock = folder / LOCK
-    with plain_write_errors(folder, option), _one_at_a_time(folder):
-        _acquire(lock, what)
-    try:
+    with ExitStack() as ends:
+        with plain_write_errors(folder, option), _one_at_a_time(folder):
+            _acquire(lock, what)
+            ends.enter_context(_alive(lock))
+            ends.callback(lock.unlink, missing_ok=True)  # before the system's lock goes
         if cleans:
             clean(folder)
         yield
-    finally:
-        lock.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -71,6 +73,29 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextmanager
+def _alive(lock: Path) -> Iterator[None]:
+    """Hold the system's lock on the lock file, where there is one: it ends with the process, however that ends."""
+    with lock.open("r+b") as file:
+        with suppress(OSError, ImportError):
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _free(lock: Path) -> bool:
+    """Whether no process holds the system's lock on the lock file; False where that cannot be known."""
+    try:
+        import fcntl
+
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (OSError, ImportError):
+        return False
+    return True
+
+
 def holder(folder: Path) -> str | None:
     """The process that holds the folder, in words; None where none does, or one of this host that is dead.
 
@@ -78,12 +103,18 @@ def holder(folder: Path) -> str | None:
         CbdmError: the lock is damaged.
     """
     owner = _owner(folder / LOCK)
-    return None if owner is None or _dead(owner) else _words(owner)
+    return None if owner is None or _dead(folder / LOCK, owner) else _words(owner)
 
 
 def _words(owner: dict[str, Any]) -> str:
-    host = clean_text(str(owner.get("host")))
-    return f"process {owner['pid']}" + ("" if host == socket.gethostname() else f" on {host}")
+    if owner.get("host") != socket.gethostname():
+        return f"process {owner['pid']} on {clean_text(str(owner.get('host')))}"
+    return f"process {owner['pid']}" + ("" if _is_here(owner) else " of another container")
+
+
+def _is_here(owner: dict[str, Any]) -> bool:
+    """Whether the owner's number is one of the processes that this one sees."""
+    return owner.get("host") == socket.gethostname() and owner.get("namespace", _namespace()) == _namespace()
 
 
 def _acquire(lock: Path, what: str) -> None:
@@ -93,8 +124,8 @@ def _acquire(lock: Path, what: str) -> None:
         owner = _owner(lock)
         if owner is None:  # it went in between
             continue
-        if not _dead(owner):
-            there = "" if owner.get("host") == socket.gethostname() else f" (if that one is dead, remove {lock})"
+        if not _dead(lock, owner):
+            there = "" if _is_here(owner) else f" (if that one is dead, remove {lock})"
             raise CbdmError(
                 f"{what} already runs in {lock.parent}, as {_words(owner)}{there}: wait for it, or stop it first"
             )
@@ -147,16 +178,31 @@ def _take_over(lock: Path, owner: dict[str, Any]) -> None:
 
 
 def _self() -> dict[str, Any]:
-    return {"host": socket.gethostname(), "pid": os.getpid(), "since": _since(os.getpid())}
+    return {
+        "host": socket.gethostname(),
+        "namespace": _namespace(),
+        "pid": os.getpid(),
+        "since": _since(os.getpid()),
+    }
 
 
-def _dead(owner: dict[str, Any]) -> bool:
+def _namespace() -> str | None:
+    """Of process numbers, which is a container's own; None where the system has none."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return None
+
+
+def _dead(lock: Path, owner: dict[str, Any]) -> bool:
     """Whether the owner was a process of this host that is no more; the time of its start tells it from a later one.
 
     A process that ended and that its parent has not yet asked after is no more.
     """
     if owner.get("host") != socket.gethostname():
         return False
+    if not _is_here(owner):
+        return _free(lock)
     try:
         os.kill(owner["pid"], 0)
     except (ProcessLookupError, OverflowError):

@@ -6,10 +6,12 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from cbdm_cli.locking import LOCK, contents, held
+from cbdm_cli.locking import holder as holder_of
 from cbdm_core.errors import CbdmError
 from cbdm_core.writing import WRITING
 
@@ -65,6 +67,30 @@ def test_another_hosts_lock_is_not_taken_and_the_mend_is_named(tmp_path):
     with pytest.raises(CbdmError, match=words) as error, held(tmp_path, "a test"):
         pass
     assert "\x1b" not in str(error.value)
+
+
+ELSEWHERE = "from cbdm_cli import locking\nlocking._namespace = lambda: 'pid:[1]'\n" + HOLD
+
+
+@pytest.mark.skipif(not Path("/proc/self/ns/pid").is_symlink(), reason="no namespaces of processes")
+def test_a_process_of_another_container_holds_until_it_ends(tmp_path):
+    """Under the same host name its number is another's here, or nobody's."""
+    other = subprocess.Popen([sys.executable, "-c", ELSEWHERE, str(tmp_path), "60"], stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "held\n"
+    lock = tmp_path / LOCK
+    lock.write_text(json.dumps(json.loads(lock.read_text()) | {"pid": 1 << 30}))
+    words = f"process {1 << 30} of another container"
+    assert holder_of(tmp_path) == words
+    with (
+        pytest.raises(CbdmError, match=f"{words} .if that one is dead, remove .*: wait for it"),
+        held(tmp_path, "a test"),
+    ):
+        pass
+    other.kill()
+    other.wait()
+    assert holder_of(tmp_path) is None
+    with held(tmp_path, "a test"):
+        assert json.loads(lock.read_text())["pid"] == os.getpid()
 
 
 def test_a_later_process_with_the_number_of_a_dead_one_is_told_from_it(tmp_path):
