@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-__all__ = ["CbdmError", "CbdmWarning", "check_at_most", "check_positive", "closest", "unknown_name"]
+__all__ = ["CbdmError", "CbdmWarning", "check_at_most", "check_positive", "closest", "some_of", "unknown_name"]
 
 
 class CbdmError(ValueError):
@@ -31,6 +31,11 @@ def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> CbdmError:
     near = closest(name, names)
     hint = f" did you mean {near!r}?" if near else ""
     return CbdmError(f"unknown {kind} {name!r}:{hint} allowed: {', '.join(names) or 'none'}")
+
+
+def some_of(names: Sequence[str], most: int = 12) -> str:
+    """The first names, parted by commas, and a sign that there are more."""
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
 def check_at_most(most: int, **values: int) -> None:

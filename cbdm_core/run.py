@@ -49,6 +49,7 @@ class Run:
         step: training steps done.
         config: the run's configuration as plain values.
         units: of the data, where they are floats; None for images, and for vectors that a network saw as they are.
+        condition_names: of the numbers of a condition, where they have some.
     """
 
     path: Path
@@ -64,6 +65,7 @@ class Run:
     step: int
     config: dict[str, Any]
     units: Units | None = None
+    condition_names: tuple[str, ...] | None = None
 
     @property
     def is_images(self) -> bool:
@@ -152,6 +154,7 @@ def load_run(path: str | Path, *, device: str = "cpu", checkpoint: Path | None =
         space = space_from_dict(facts["condition"]) if "condition" in facts else Classes(len(counts))
         network = build_network(config["network"], shape, space, schedule)
         units = _units_of(facts, shape)
+        named = _condition_names(facts)
         data = read_tensors(path / LAW_DATA) if (path / LAW_DATA).exists() else {}
         texts = {"training": "training", **facts["laws"]}
         parts = part_names(config)
@@ -165,7 +168,7 @@ def load_run(path: str | Path, *, device: str = "cpu", checkpoint: Path | None =
     _restore_learned(laws, parts, checkpoint)
     network = network.to(pick_device(device)).eval().requires_grad_(False)
     step = int(checkpoint.name.removeprefix("step-"))
-    return Run(path, checkpoint, network, schedule, laws, counts, names, shape, space, data, step, config, units)
+    return Run(path, checkpoint, network, schedule, laws, counts, names, shape, space, data, step, config, units, named)
 
 
 def _units_of(facts: Mapping[str, Any], shape: tuple[int, ...]) -> Units | None:
@@ -175,6 +178,15 @@ def _units_of(facts: Mapping[str, Any], shape: tuple[int, ...]) -> Units | None:
     if len(units.mean) != shape[0]:
         raise ValueError(f"{len(units.mean)} means and scales for {shape[0]} channels")
     return units
+
+
+def _condition_names(facts: Mapping[str, Any]) -> tuple[str, ...] | None:
+    names = facts.get("condition_names")
+    if names is None:
+        return None
+    if not all(isinstance(name, str) for name in names) or len(names) != facts["condition"]["size"]:
+        raise ValueError("condition_names are one name for each number of a condition")
+    return tuple(map(clean_text, names))
 
 
 def _known(facts: Mapping[str, Any]) -> tuple[torch.Tensor, tuple[int, ...], tuple[str, ...]]:

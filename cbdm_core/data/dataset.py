@@ -71,10 +71,12 @@ class Dataset:
             as regions of high and low density of the condition.
         units: of floats, such as `Units.standardising(x)`; None shows a network the floats as they are. Images have
             none.
+        condition_names: D different names of the numbers of a condition, such as of attributes; None where they have
+            none. Nothing is computed from them.
 
     Raises:
         CbdmError: no example, another dtype or shape, NaN or infinite values, units of another number of channels,
-            labels out of range, lengths that disagree, or a class name twice.
+            labels out of range, lengths that disagree, or a name twice.
     """
 
     x: Tensor | MappedRows
@@ -82,6 +84,7 @@ class Dataset:
     class_names: tuple[str, ...]
     condition: Tensor | None = None
     units: Units | None = None
+    condition_names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         # Names come from files and folders of anybody's, and go to terminals and pages.
@@ -90,6 +93,7 @@ class Dataset:
         self._check_units()
         self._check_labels()
         self._check_condition()
+        self._check_condition_names()
         twice = [name for name, n in Counter(self.class_names).items() if n > 1]
         if twice:
             raise CbdmError(f"two classes are called {twice[0]!r}: give each class its own name")
@@ -163,6 +167,17 @@ class Dataset:
             allowed = "finite numbers" if kind == "float32" else "0 or 1"
             raise CbdmError(f"the condition of row {int(rows[0])} is {c[rows[0]].tolist()}: allowed are {allowed}")
 
+    def _check_condition_names(self) -> None:
+        if self.condition_names is None:
+            return
+        names = tuple(map(clean_text, self.condition_names))
+        object.__setattr__(self, "condition_names", names)
+        size = 0 if self.condition is None else self.condition.shape[1]
+        if len(names) != size:
+            raise CbdmError(f"{len(names)} condition_names for conditions of {size} numbers: give each number one")
+        if twice := [name for name, n in Counter(names).items() if n > 1]:
+            raise CbdmError(f"two numbers of a condition are called {twice[0]!r}: give each its own name")
+
     @property
     def space(self) -> ConditionSpace:
         """The space of what the network is told."""
@@ -221,7 +236,7 @@ class Dataset:
         return x if self.units is None else self.units.from_model(x)
 
     def content_hash(self) -> str:
-        """SHA-256 in hex of examples, labels, names and units."""
+        """SHA-256 in hex of examples, labels, names of classes, conditions and units."""
         facts = (self.shape, str(self.x.dtype), self.class_names, *([] if self.units is None else [self.units]))
         digest = hashlib.sha256(repr(facts).encode())
         for part in self.x.split(_PART):

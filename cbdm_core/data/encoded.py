@@ -51,7 +51,7 @@ class Encoded:
             CbdmError: what `Framing.stack`, `told` or `Dataset` refuses.
         """
         x = self.framing.stack(self.images(), self.count)
-        return Dataset(x, *self.told())
+        return self.told().of(x)
 
     def rows(self) -> Iterator[np.ndarray]:
         """(C, H, W) uint8 of each, none of which is kept.

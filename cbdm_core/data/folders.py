@@ -14,7 +14,7 @@ from cbdm_core.data.encoded import Encoded
 from cbdm_core.data.labelling import Labelling
 from cbdm_core.data.pictures import ENDINGS, Framing
 from cbdm_core.data.table import read_table, row_in_file
-from cbdm_core.errors import CbdmError, CbdmWarning
+from cbdm_core.errors import CbdmError, CbdmWarning, some_of
 from cbdm_core.reading import clean_text
 
 __all__ = ["folder", "folder_images"]
@@ -94,7 +94,7 @@ def _warn_of_unlisted(place: Path, table: Path, names: Sequence[str]) -> None:
     there = [folder / name for folder in folders for name in _files(place / folder)]
     unlisted = [str(file) for file in there if file.suffix.lower() in ENDINGS and str(file) not in named]
     if unlisted:
-        some = ", ".join(map(clean_text, unlisted[:3])) + (", …" if len(unlisted) > 3 else "")
+        some = clean_text(some_of(unlisted, 3))
         warnings.warn(
             f"not in {table} and not read, of the images beside those that it names: {len(unlisted):,} ({some})",
             CbdmWarning,

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cbdm_core.data.dataset import Dataset
+from cbdm_core.data.mapped_rows import MappedRows
 from cbdm_core.data.regions import REGIONS, by_combination, by_density
 from cbdm_core.errors import CbdmError
 
@@ -19,17 +21,27 @@ _NEIGHBOURS = 10
 
 
 class Labelling(NamedTuple):
-    """The last three arguments of a `Dataset`.
+    """What is told of the examples of a `Dataset`.
 
     Args:
         labels: (N,) long.
         class_names: (K,) their names.
         condition: (N, D) float32 or (N, A) int64, or None where the label is the condition.
+        condition_names: D or A names, or None where they have none.
     """
 
     labels: Tensor
     class_names: tuple[str, ...]
     condition: Tensor | None = None
+    condition_names: tuple[str, ...] | None = None
+
+    def of(self, x: Tensor | MappedRows) -> Dataset:
+        """The data set of these examples.
+
+        Raises:
+            CbdmError: what `Dataset` refuses.
+        """
+        return Dataset(x, self.labels, self.class_names, self.condition, condition_names=self.condition_names)
 
 
 def from_classes(values: Sequence[str] | Sequence[int]) -> Labelling:
@@ -53,35 +65,39 @@ def from_classes(values: Sequence[str] | Sequence[int]) -> Labelling:
     return Labelling(torch.tensor([int(text) for text in texts]), names)
 
 
-def from_attributes(attributes: np.ndarray) -> Labelling:
+def from_attributes(attributes: np.ndarray, names: Sequence[str] | None = None) -> Labelling:
     """Attributes of 0 and 1 as the condition; labels are regions of common, middling and rare combinations.
 
     Args:
         attributes: (N, A) of 0 and 1.
+        names: of the attributes.
     """
-    return in_regions(_attributes(attributes))
+    return in_regions(_attributes(attributes), names)
 
 
-def from_vectors(vectors: np.ndarray) -> Labelling:
+def from_vectors(vectors: np.ndarray, names: Sequence[str] | None = None) -> Labelling:
     """Vectors as the condition, as they are; labels are thirds by density, which 10 neighbours tell.
 
     Args:
         vectors: (N, D) finite numbers.
+        names: of the columns.
     """
-    return in_regions(_vectors(vectors))
+    return in_regions(_vectors(vectors), names)
 
 
-def in_regions(condition: Tensor) -> Labelling:
+def in_regions(condition: Tensor, names: Sequence[str] | None = None) -> Labelling:
     """Conditions without labels, which are regions of common and rare ones then.
 
     Args:
         condition: (N, A) int64 of 0 and 1, or (N, D) float32.
+        names: of their numbers.
     """
+    names = None if names is None else tuple(names)
     if not condition.is_floating_point():
-        return Labelling(by_combination(condition), REGIONS, condition)
+        return Labelling(by_combination(condition), REGIONS, condition, names)
     neighbours = min(_NEIGHBOURS, len(condition) - 1)
     y = by_density(condition, neighbours) if neighbours else torch.zeros(len(condition), dtype=torch.long)
-    return Labelling(y, REGIONS, condition)
+    return Labelling(y, REGIONS, condition, names)
 
 
 def conditions_of(values: np.ndarray) -> Tensor:

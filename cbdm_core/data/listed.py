@@ -69,12 +69,13 @@ def from_lists(values: Sequence[Sequence[str] | Sequence[float]], names: Sequenc
         raise CbdmError("some lists of labels hold names and some numbers: keep to one of the two")
     if kinds == {True}:
         place = {name: a for a, name in enumerate(sorted({str(v) for row in values for v in row}))}
-        return from_attributes(_several([[place[str(v)] for v in row] for row in values], len(place)))
+        return from_attributes(_several([[place[str(v)] for v in row] for row in values], len(place)), tuple(place))
     numbers = [[float(v) for v in row] for row in values]
     if names is None and len({len(row) for row in numbers}) == 1:
         return in_regions(conditions_of(_rows(numbers, any(isinstance(v, float) for row in values for v in row))))
     labels = _whole(numbers, _MOST_LABELS if names is None else len(names))
-    return from_attributes(_several(labels, 1 + max(map(max, filter(None, labels))) if names is None else len(names)))
+    count = 1 + max(map(max, filter(None, labels))) if names is None else len(names)
+    return from_attributes(_several(labels, count), names)
 
 
 def _rows(numbers: Sequence[Sequence[float]], points: bool) -> np.ndarray:

@@ -17,9 +17,9 @@ from cbdm_core.data.units import Units
 from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.reading import CONFIG_BYTES, clean_text, regular_file
 
-__all__ = ["NAMES", "npy"]
+__all__ = ["CONDITION_NAMES", "NAMES", "npy"]
 
-NAMES = "class_names.txt"
+NAMES, CONDITION_NAMES = "class_names.txt", "condition_names.txt"
 
 
 def npy(*, path: str | Path, layout: Layout | None = None, standardise: bool | None = None) -> Dataset:
@@ -27,7 +27,8 @@ def npy(*, path: str | Path, layout: Layout | None = None, standardise: bool | N
 
     `images.npy` and `labels.npy`, or shards: `images-000.npy`, `images-001.npy`, … beside `labels-000.npy`, …, in the
     order of their names. `class_names.txt` may hold a name a line. Where there are `conditions.npy`, or shards of them,
-    the network is told these and not the label, as the source npz says, and labels may be left out.
+    the network is told these and not the label, as the source npz says, and labels may be left out;
+    `condition_names.txt` may name their numbers.
 
     uint8 are images, (N, H, W), (N, H, W, C) or (N, C, H, W), as the source npz reads them; floats are values, (N, D)
     or (N, C, *spatial), and a network sees them standardised.
@@ -50,7 +51,7 @@ def npy(*, path: str | Path, layout: Layout | None = None, standardise: bool | N
     if images and standardise is not None:
         raise CbdmError("standardise is for values, and these are images: leave it out")
     x = MappedRows(arrays, _channels(arrays, layout) if images else layout or "first")
-    data = Dataset(x, *told)
+    data = told.of(x)
     return data if images or standardise is False else replace(data, units=Units.standardising(x))
 
 
@@ -58,10 +59,12 @@ def _told(folder: Path, rows: list[int]) -> Labelling:
     """Labels and their names, and conditions where there are some, of which the regions do for labels."""
     parts = _beside(folder, "conditions", rows) if _files(folder, "conditions") else None
     condition = None if parts is None else conditions_of(_joined(folder, parts))
+    named = None if condition is None else _lines(folder / CONDITION_NAMES)
     if condition is not None and not _files(folder, "labels"):
-        return in_regions(condition)
+        return in_regions(condition, named)
     y = np.concatenate([labels_of(part) for part in _beside(folder, "labels", rows)])
-    return Labelling(torch.from_numpy(y), _names(folder, y), condition)
+    names = _lines(folder / NAMES)
+    return Labelling(torch.from_numpy(y), names_of_labels(y) if names is None else names, condition, named)
 
 
 def _beside(folder: Path, stem: str, rows: list[int]) -> list[np.ndarray]:
@@ -109,11 +112,11 @@ def _channels(arrays: Sequence[np.ndarray], layout: Layout | None) -> Layout:
     return implied_layout(arrays[0].shape) if layout is None else layout
 
 
-def _names(folder: Path, y: np.ndarray) -> tuple[str, ...]:
-    file = folder / NAMES
+def _lines(file: Path) -> tuple[str, ...] | None:
+    """The names in a file, where there is one."""
     if not file.exists():
-        return names_of_labels(y)
+        return None
     try:
         return tuple(regular_file(file, CONFIG_BYTES).read_text(encoding="utf-8").splitlines())
     except (OSError, UnicodeDecodeError) as error:
-        raise CbdmError(f"{clean_text(str(file))} is no text in UTF-8: write a class name a line") from error
+        raise CbdmError(f"{clean_text(str(file))} is no text in UTF-8: write a name a line") from error

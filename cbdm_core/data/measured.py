@@ -86,11 +86,12 @@ def digits_pose(*, neighbours: int = 10) -> Dataset:
     data = digits()
     measured = pose(data.x[:])
     condition = (measured - measured.mean(0)) / measured.std(0)
-    return Dataset(data.x, by_density(condition, neighbours), REGIONS, condition.float())
+    labels = by_density(condition, neighbours)
+    return Dataset(data.x, labels, REGIONS, condition.float(), condition_names=("slant", "thickness"))
 
 
 def digits_attributes() -> Dataset:
     """The digits told by four attributes (`attributes`); labels are regions of common and rare combinations."""
     data = digits()
     condition = attributes(data.x[:])
-    return Dataset(data.x, by_combination(condition), REGIONS, condition)
+    return Dataset(data.x, by_combination(condition), REGIONS, condition, condition_names=ATTRIBUTES)

@@ -30,6 +30,7 @@ Kind = Literal["images", "values"]
 
 _DEFAULT, _TOLD = ("images", "labels"), "conditions"
 _ROLES = (*_DEFAULT, _TOLD)
+_NAMES = {"labels": "class_names", _TOLD: "condition_names"}
 _OTHER_DEFAULTS = (("x", "y"), ("train_images", "train_labels"))
 _CHANNELS = (1, 3)
 _AS_VALUES = "kind=values (--set data.options.kind=values)"
@@ -61,7 +62,8 @@ def npz(
 
     Where there are `conditions` (`{split}_conditions`), the network is told them and not the label: whole numbers or
     truth values that are all 0 or 1 are attributes, other numbers a vector, (N, D) or (N,). Examples that have
-    conditions need no labels: regions of common and rare conditions stand for classes then.
+    conditions need no labels: regions of common and rare conditions stand for classes then. An array
+    `condition_names` may name their numbers.
 
     Images are uint8, or floats that become bytes. Without `layout`, (N, H, W) has one channel, and of (N, H, W, C) and
     (N, C, H, W), or the same with a depth, that one is meant whose C is 1 or 3; if both or neither, say it. Without
@@ -101,7 +103,7 @@ def npz(
         raise CbdmError(
             f"standardise is for values, and these are images: leave it out, or give {_AS_VALUES} for floats"
         )
-    return Dataset(torch.from_numpy(_examples(arrays["images"], layout, value_range)), *told)
+    return told.of(torch.from_numpy(_examples(arrays["images"], layout, value_range)))
 
 
 def _told(arrays: dict[str, np.ndarray]) -> Labelling:
@@ -110,12 +112,13 @@ def _told(arrays: dict[str, np.ndarray]) -> Labelling:
     examples = arrays["images"].shape
     if condition is not None and examples[:1] != condition.shape[:1]:
         raise CbdmError(f"{len(condition)} conditions for examples of shape {examples}: save a row for each")
+    named = _names("condition_names", arrays["condition_names"]) if "condition_names" in arrays else None
     if "labels" not in arrays:
         assert condition is not None
-        return in_regions(condition)
+        return in_regions(condition, named)
     y = labels_of(arrays["labels"])
-    names = _names(arrays["class_names"]) if "class_names" in arrays else names_of_labels(y)
-    return Labelling(torch.from_numpy(y), names, condition)
+    names = _names("class_names", arrays["class_names"]) if "class_names" in arrays else names_of_labels(y)
+    return Labelling(torch.from_numpy(y), names, condition, named)
 
 
 def _are_values(
@@ -143,17 +146,18 @@ def _of_values(x: np.ndarray, layout: Layout | None, told: Labelling, standardis
         raise CbdmError(f"values of shape {x.shape}: save one row for each example, (N, D) or (N, C, …)")
     with np.errstate(over="ignore"):  # what becomes infinite is refused
         x = np.ascontiguousarray(x if layout is None else _channels_first(x, layout)).astype(np.float32)
-    data = Dataset(torch.from_numpy(x), *told)
-    return data if standardise is False else replace(data, units=Units.standardising(torch.from_numpy(x)))
+    values = torch.from_numpy(x)
+    data = told.of(values)  # before its units: it refuses what is not finite
+    return data if standardise is False else replace(data, units=Units.standardising(values))
 
 
 def _read(path: Path, images: str, labels: str, conditions: str, split: str | None) -> dict[str, np.ndarray]:
-    """The arrays under "images", and those that the file has of "labels", "conditions" and "class_names"."""
+    """The arrays under "images", and those that the file has of "labels", "conditions" and the names of either."""
     roles: dict[str, str] = {}
 
     def wanted(there: list[str]) -> Iterable[str]:
         roles.update(_pair(path, there, images, labels, conditions, split))
-        roles.update({"class_names": "class_names"} if "class_names" in there and "labels" in roles else {})
+        roles.update({name: name for role, name in _NAMES.items() if role in roles and name in there})
         _warn_of_unused(path, there, roles)
         return roles.values()
 
@@ -271,9 +275,9 @@ def whole(y: np.ndarray) -> np.ndarray:
     return y.astype(np.int64)
 
 
-def _names(names: np.ndarray) -> tuple[str, ...]:
+def _names(what: str, names: np.ndarray) -> tuple[str, ...]:
     if names.dtype.kind != "U" or names.ndim != 1:
-        raise CbdmError(f"class_names are {names.dtype} of shape {names.shape}: save a one-dimensional array of text")
+        raise CbdmError(f"{what} are {names.dtype} of shape {names.shape}: save a one-dimensional array of text")
     return tuple(names.tolist())
 
 

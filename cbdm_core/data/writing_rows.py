@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cbdm_core.data.labelling import Labelling
-from cbdm_core.data.mapped import NAMES
+from cbdm_core.data.mapped import CONDITION_NAMES, NAMES
 from cbdm_core.reading import clean_text
 
 __all__ = ["write_npy"]
@@ -17,7 +17,7 @@ _PART = 256 << 20  # bytes of a file, and of what is held
 
 
 def write_npy(folder: Path, rows: Iterable[np.ndarray], told: Callable[[], Labelling]) -> int:
-    """Write `images-00000.npy`, …, and `labels-00000.npy`, …, `conditions-00000.npy`, … and `class_names.txt` beside.
+    """Write `images-00000.npy`, …, and `labels-00000.npy`, …, `conditions-00000.npy`, … and names.
 
     Args:
         folder: there already, and empty.
@@ -34,9 +34,10 @@ def write_npy(folder: Path, rows: Iterable[np.ndarray], told: Callable[[], Label
     for number, part in enumerate(_parts(rows)):
         np.save(_file(folder, "images", number), part)
         lengths.append(len(part))
-    labels, names, condition = told()
-    # As a data set has them: each is a line then, and can be encoded.
-    (folder / NAMES).write_text("".join(f"{clean_text(name)}\n" for name in names), encoding="utf-8")
+    labels, class_names, condition, condition_names = told()
+    for file, names in ((NAMES, class_names), (CONDITION_NAMES, condition_names)):
+        if names is not None:  # as a data set has them: each is a line then, and can be encoded
+            (folder / file).write_text("".join(f"{clean_text(name)}\n" for name in names), encoding="utf-8")
     ends = np.cumsum(lengths)[:-1]
     for stem, values in (("conditions", condition), ("labels", labels)):
         for number, part in enumerate([] if values is None else np.split(values.numpy(), ends)):

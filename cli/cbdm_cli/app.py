@@ -99,7 +99,8 @@ def sample(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     labels: Labels = None,
     condition: Annotated[
-        list[str] | None, typer.Option(help="For a run that is told vectors: its numbers, 0.5,-1; repeat it.")
+        list[str] | None,
+        typer.Option(help="Told in place of labels: 0.5,-1 or names of attributes; repeat it."),
     ] = None,
     n: Annotated[
         int | None,  # torchrun takes --n for a beginning of its own options

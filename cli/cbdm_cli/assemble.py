@@ -180,6 +180,7 @@ def assemble(config: Config, read: ReadData | None = None) -> Experiment:
         split_hash=split,
         laws={name: text for name, (text, _) in laws.of.items()},
         condition=None if data.condition is None else space_to_dict(data.space),
+        condition_names=data.condition_names,
         budget=exposure_of(batches),
         units=None if data.units is None else UnitsFact(mean=data.units.mean, scale=data.units.scale),
     )

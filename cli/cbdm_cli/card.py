@@ -35,6 +35,8 @@ def model_card(run: Run, config: Config, how: str) -> str:
         "training": f"{run.step:,} steps of {config.training.batch_size}, seed {config.seed}",
         "data": _data(config.data, counts),
     }
+    if run.condition_names is not None:
+        facts["told"] = ", ".join(run.condition_names)
     if run.units is not None:
         facts["units"] = f"floats; x = mean + scale · z of {len(run.units.mean)} channels, in the configuration"
     lines = ["---", "library_name: cbdm", "tags: [diffusion, class-imbalance, long-tail]", "---", ""]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cbdm_cli.run_data import known_counts
 from cbdm_core.conditions import Classes
-from cbdm_core.errors import CbdmError, closest
+from cbdm_core.errors import CbdmError, closest, some_of
 from cbdm_core.generation import conditions_for, cyclic_labels, labels_from
 from cbdm_core.priors import PRIORS, LabelPrior, make_law
 from cbdm_core.run import Run
@@ -98,24 +98,36 @@ def labels_of(text: str, n: int | None, run: Run, seed: int) -> Tensor:
 
 
 def _listed(text: str, class_names: Sequence[str]) -> list[int]:
-    """Labels parted by commas, each as its number or as its class: names may hold commas, the longest goes first."""
-    by_name: dict[str, list[int]] = {}
-    for label, name in enumerate(class_names):
-        by_name.setdefault(", ".join(_words(name)), []).append(label)
-    most = max(name.count(",") for name in by_name) + 1
-    words, labels, at = _words(text), list[int](), 0
-    while at < len(words):
-        name = words[at]
+    """Labels parted by commas, each as its number or as its class."""
+    by_name, labels = _by_name(class_names), list[int]()
+    words = list(_parted(text, by_name))
+    for name in words:
         if _NUMBER.fullmatch(name):
             labels.append(_in_range(text, int(name), class_names))
+        elif name not in by_name:
+            raise _no_label(text, name, by_name, alone=len(words) == 1)
         else:
-            longest_first = (", ".join(words[at : at + n]) for n in range(most, 0, -1))
-            name = next((joined for joined in longest_first if joined in by_name), name)
-            if name not in by_name:
-                raise _no_label(text, name, by_name, alone=len(words) == 1)
             labels.append(_only(text, name, by_name[name]))
-        at += name.count(",") + 1
     return labels
+
+
+def _by_name(names: Sequence[str]) -> dict[str, list[int]]:
+    """The places of each name, as `_parted` has it."""
+    by_name: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        by_name.setdefault(", ".join(_words(name)), []).append(place)
+    return by_name
+
+
+def _parted(text: str, names: Iterable[str]) -> Iterator[str]:
+    """What stands between the commas: names may hold some, the longest goes first; numbers stand alone."""
+    words, known, at = _words(text), {*names}, 0
+    most = max((name.count(",") for name in known), default=0) + 1
+    while at < len(words):
+        longest_first = (", ".join(words[at : at + n]) for n in range(most, 0, -1))
+        name = next((joined for joined in longest_first if joined in known), words[at])
+        yield words[at] if _NUMBER.fullmatch(words[at]) else name
+        at += 1 if _NUMBER.fullmatch(words[at]) else name.count(",") + 1
 
 
 def _only(text: str, name: str, labels: Sequence[int]) -> int:
@@ -150,25 +162,56 @@ def _no_label(text: str, word: str, classes: Iterable[str], *, alone: bool) -> C
 
 
 def conditions_of(texts: Sequence[str], n: int | None, run: Run) -> Tensor:
-    """The conditions that `--condition` names, each as numbers parted by commas, repeated up to n.
+    """The conditions that `--condition` names, repeated up to n.
+
+    Args:
+        texts: each the numbers of one, parted by commas, or the names of those of its attributes that are 1.
+        n: how many; 16 for each text by default.
+        run: for its conditions and their names.
 
     Raises:
-        CbdmError: a run that is told labels, numbers that are none, or of another length than the run's conditions.
+        CbdmError: a run that is told labels, numbers that are none or of another length than the run's conditions, or
+            names that it has not.
     """
     if isinstance(run.space, Classes):
         raise CbdmError(f"--condition {texts[0]}: this run is told labels; use --labels, for example --labels 3,3,7")
-    dtype, size = run.law_data["conditions"].dtype, run.law_data["conditions"].shape[1]
+    kind, size = run.law_data["conditions"].dtype, run.law_data["conditions"].shape[1]
     rows = []
     for text in texts:
-        try:
-            row = [float(part) for part in text.split(",")]
-        except ValueError:
-            row = []
-        allowed = "numbers" if dtype.is_floating_point else "0 or 1"
-        if len(row) != size or not (all(map(math.isfinite, row)) if dtype.is_floating_point else {*row} <= {0, 1}):
-            raise CbdmError(f"--condition {text!r}: this run is told {size} values ({allowed}), parted by commas")
+        row = _numbers(text, size, kind.is_floating_point)
+        if row is None and not kind.is_floating_point:
+            row = _present(text, run.condition_names or ())
+        if row is None:
+            raise _no_condition(text, size, run.condition_names or (), kind.is_floating_point)
         rows.append(row)
-    return torch.tensor(rows).to(dtype)[torch.arange(n or 16 * len(rows)) % len(rows)]
+    return torch.tensor(rows).to(kind)[torch.arange(n or 16 * len(rows)) % len(rows)]
+
+
+def _numbers(text: str, size: int, floats: bool) -> list[float] | None:
+    try:
+        row = [float(part) for part in text.split(",")]
+    except ValueError:
+        return None
+    return row if len(row) == size and (all(map(math.isfinite, row)) if floats else {*row} <= {0, 1}) else None
+
+
+def _present(text: str, names: Sequence[str]) -> list[float] | None:
+    """1 at the attributes that are named, each by a name that no other has."""
+    by_name = _by_name(names)
+    places = [by_name.get(name, []) for name in _parted(text, by_name)]
+    if any(len(found) != 1 for found in places):
+        return None
+    return [float([place] in places) for place in range(len(names))]
+
+
+def _no_condition(text: str, size: int, names: Sequence[str], floats: bool) -> CbdmError:
+    allowed = f"{size} values ({'numbers' if floats else '0 or 1'}), parted by commas"
+    if names:
+        allowed += f", of {some_of(names)}" + ("" if floats else "; or the names of those that are 1")
+    unknown = [word for word in _parted(text, names) if not _NUMBER.fullmatch(word) and word not in names]
+    near = closest(unknown[0], names) if unknown and not floats else None
+    hint = f" did you mean {near!r}?" if near else ""
+    return CbdmError(f"--condition {text!r}:{hint} this run is told {allowed}")
 
 
 def conditions_to_draw(

@@ -190,14 +190,15 @@ class Facts(_Section):
     split_hash: str
     laws: dict[str, str]
     condition: dict[str, Any] | None = None
+    condition_names: tuple[str, ...] | None = None
     budget: Budget | None = None
     units: UnitsFact | None = None
     origin: Origin | None = None
 
-    @field_validator("class_names")
+    @field_validator("class_names", "condition_names")
     @classmethod
-    def _plain_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(map(clean_text, names))
+    def _plain_names(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if names is None else tuple(map(clean_text, names))
 
     @model_validator(mode="after")
     def _one_name_for_each_count(self) -> Facts:

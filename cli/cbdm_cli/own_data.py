@@ -11,13 +11,14 @@ from cbdm_cli import render
 from cbdm_cli.config import Config, validated
 from cbdm_cli.overlay import load_config, merged, overlaid
 from cbdm_cli.run_data import ReadData
+from cbdm_core.conditions import MultiLabel
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.data.pictures import ENDINGS
 from cbdm_core.data.table import names_a_file
-from cbdm_core.errors import CbdmError
+from cbdm_core.errors import CbdmError, some_of
 from cbdm_core.reading import clean_text
 
-__all__ = ["CUSTOM", "named_path", "own_table", "source_of", "suited"]
+__all__ = ["CUSTOM", "named_path", "numbers_told", "own_table", "source_of", "suited"]
 
 CUSTOM = "custom"  # names runs on data of one's own, for which no preset was named
 _ENDINGS = {".npz": ("npz", "path"), ".parquet": ("parquet", "root"), ".tar": ("webdataset", "root")}
@@ -241,13 +242,20 @@ def _unet(sides: tuple[int, ...], n: int) -> dict[str, Any]:
     return {"name": "unet", "options": options}
 
 
+def numbers_told(data: Dataset) -> str:
+    """What a network is told of each example of data with conditions, in words, such as "2 numbers (slant, size)"."""
+    kind = "attributes" if isinstance(data.space, MultiLabel) else "numbers"
+    named = "" if data.condition_names is None else f" ({some_of(data.condition_names)})"
+    return f"{data.condition_values().shape[1]} {kind}{named}"
+
+
 def _told(full: Dataset, config: Config, steps: int | None) -> str:
     """What lies there, and what the training will be."""
     counts, training, network = full.counts(), config.training, config.network
     what = "×".join(map(str, full.shape))
     made = {**network.options, "predicts": network.predicts}
     options = ", ".join(f"{name} {value}" for name, value in made.items())
-    told = "" if full.condition is None else f", told {full.condition.shape[1]} numbers each, no label"
+    told = "" if full.condition is None else f", told {numbers_told(full)} each, no label"
     return (
         f"{CUSTOM}: {len(full):,} examples of {what} in {full.num_classes} classes of {int(counts.min()):,} … "
         f"{int(counts.max()):,}{told}\n"

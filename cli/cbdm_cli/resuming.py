@@ -145,6 +145,7 @@ def _newest(folder: Path, experiment: Experiment, world: World) -> TrainState:
 def first_difference(saved: Config, asked: Config, but: Sequence[str] = ()) -> tuple[str, Any, Any] | None:
     """(dotted name, saved value, asked value) of a setting that differs; facts count where both have them."""
     mine, theirs = flat(saved.model_dump()), flat(asked.model_dump())
+    but = [*but, "facts.condition_names"]  # nothing is computed from them, and older runs have none
     if asked.facts is None:
         but = [*but, *(key for key in {*mine, *theirs} if key.startswith("facts"))]
     differing = (key for key in sorted({*mine, *theirs} - {*but}) if mine.get(key) != theirs.get(key))

@@ -32,6 +32,7 @@ class Drawn:
         conditions: what the network was told.
         names: of the classes.
         counts: training examples of each class.
+        condition_names: of the numbers that the network was told, where they have names.
         first: the number of the first sample.
     """
 
@@ -41,6 +42,7 @@ class Drawn:
     conditions: Tensor
     names: Sequence[str]
     counts: Sequence[int | None]
+    condition_names: Sequence[str] | None = None
     first: int = 0
 
 
@@ -95,7 +97,10 @@ def _write_npz(target: Path, drawn: Drawn) -> None:
     if drawn.images and values.shape[-1] == 1:
         values = values[..., 0]
     arrays: dict[str, Any] = {"images": values, "labels": drawn.labels.numpy(), "class_names": np.array(drawn.names)}
-    arrays |= {"conditions": drawn.conditions.numpy()} if drawn.conditions.ndim > 1 else {}
+    if drawn.conditions.ndim > 1:
+        arrays["conditions"] = drawn.conditions.numpy()
+        if drawn.condition_names is not None:
+            arrays["condition_names"] = np.array(drawn.condition_names)
     with replacing(target) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)
 

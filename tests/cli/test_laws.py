@@ -15,6 +15,7 @@ from cbdm_cli.drawing import solver
 from cbdm_cli.run_data import load_data
 from cbdm_core.conditions import MultiLabel, Vectors
 from cbdm_core.data.dataset import to_uint8
+from cbdm_core.data.npz import npz
 from cbdm_core.generation import conditions_for, generate
 from cbdm_core.run_config import read_config
 from tests.cli.tiny import TINY, fingerprint, shared_classifiers
@@ -110,6 +111,18 @@ def test_conditions_on_the_command_line_reach_the_network(run, trained):
     assert abs(images - drawn_by_api(trained, rows[[1 - y for y in labels]])).max() > 5, "the condition did not show"
 
 
+def test_attributes_are_told_by_their_names_too(run, runs):
+    """The names come from the data and stay with the run; what is drawn is data again, with them."""
+    folder = runs / "digits-attributes"
+    assert load_run(folder).condition_names == ("hole", "slanted", "bold", "wide")
+    for text, out in (("wide, hole", "named"), ("1,0,0,1", "numbered")):
+        assert run("sample", folder, "--condition", text, "--n", 3, "--format", "npz", "--out", f"{out}.npz")[0] == 0
+    named, numbered = (np.load(f"{out}.npz", allow_pickle=False) for out in ("named", "numbered"))
+    assert named["conditions"].tolist() == [[1, 0, 0, 1]] * 3 == numbered["conditions"].tolist()
+    assert np.array_equal(named["images"], numbered["images"])
+    assert npz(path="named.npz").condition_names == ("hole", "slanted", "bold", "wide")
+
+
 def test_a_grid_and_a_folder_of_conditions(run, trained):
     one, other = SHOWN[trained.name]
     assert run("sample", trained, "--condition", one, "--condition", other, "--n", 4, "--out", "grid.png")[0] == 0
@@ -157,7 +170,15 @@ def test_a_method_of_classes_is_refused(refused, tmp_path, preset, method, words
         ("digits-pose", "1,inf", "2 values (numbers)"),
         ("digits-pose", "a,b", "2 values (numbers)"),
         ("digits-pose", "", "2 values (numbers)"),
-        ("digits-attributes", "0,1,1", "4 values (0 or 1)"),
+        ("digits-pose", "slant", "2 values (numbers), parted by commas, of slant, thickness"),
+        (
+            "digits-attributes",
+            "0,1,1",
+            "4 values (0 or 1), parted by commas, of hole, slanted, bold, wide; or the names",
+        ),
+        ("digits-attributes", "bold,wid", "did you mean 'wide'? this run is told 4 values"),
+        ("digits-attributes", "bold,1", "this run is told 4 values"),
+        ("digits-attributes", "", "this run is told 4 values"),
         ("digits-attributes", "0.5,1,0,0", "4 values (0 or 1)"),
         ("digits-attributes", "2,0,0,0", "4 values (0 or 1)"),
         ("digits-attributes", "nan,0,0,0", "4 values (0 or 1)"),

@@ -93,7 +93,16 @@ class _Drawing:
         """Samples from number `first` on, with what belongs to them."""
         here = slice(first, first + len(x))
         own = self.run.own_units(x)
-        return Drawn(own, self.run.is_images, self.labels[here], self.conditions[here], self.names, self.counts, first)
+        return Drawn(
+            own,
+            self.run.is_images,
+            self.labels[here],
+            self.conditions[here],
+            self.names,
+            self.counts,
+            self.run.condition_names,
+            first,
+        )
 
     def under(self) -> str:
         """How, in a phrase."""

@@ -167,6 +167,25 @@ def test_rows_keep_their_conditions_and_the_hash_hears_of_them():
     assert told(c.clone())().content_hash() == data.content_hash()
 
 
+def test_names_of_a_condition_stay_with_its_rows_and_the_hash_does_not_hear_of_them():
+    data = Dataset(torch.zeros(4, 2), torch.arange(4) % 2, ("a", "b"), torch.eye(4).long()[:, :2])
+    named = replace(data, condition_names=("hat", "a\x1bb"))
+    assert named[[1, 2]].condition_names == ("hat", r"a\x1bb") and named.content_hash() == data.content_hash()
+
+
+@pytest.mark.parametrize(
+    ("condition", "names", "said"),
+    [
+        (None, ("hat",), "1 condition_names for conditions of 0 numbers"),
+        (torch.zeros(4, 2), ("hat",), "1 condition_names for conditions of 2 numbers: give each number one"),
+        (torch.zeros(4, 2), ("hat", "hat"), "two numbers of a condition are called 'hat'"),
+    ],
+)
+def test_names_that_do_not_fit_a_condition_are_refused(condition, names, said):
+    with pytest.raises(CbdmError, match=said):
+        replace(told(condition)(), condition_names=names)
+
+
 @pytest.mark.parametrize(
     ("condition", "said"),
     [

@@ -16,6 +16,7 @@ SETS = st.lists(st.sets(st.integers(0, 9)), min_size=1, max_size=8).filter(any)
 def test_named_labels_come_back_from_their_attributes(labels):
     names = sorted({f"n{label}" for row in labels for label in row})
     told = from_lists([[f"n{label}" for label in row] for row in labels])
+    assert told.condition_names == tuple(names)
     assert [{names[a] for a in np.flatnonzero(row)} for row in told.condition] == [
         {f"n{v}" for v in row} for row in labels
     ]
@@ -24,6 +25,7 @@ def test_named_labels_come_back_from_their_attributes(labels):
 @given(SETS)
 def test_numbers_that_have_names_are_attributes_whatever_the_lengths_of_their_lists(labels):
     told = from_lists([list(row) for row in labels], [str(label) for label in range(10)])
+    assert told.condition_names == tuple("0123456789")
     assert told.condition.shape == (len(labels), 10)
     assert [set(np.flatnonzero(row).tolist()) for row in told.condition] == labels
 

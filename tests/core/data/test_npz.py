@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cbdm_core.data.labelling import from_attributes, from_vectors
 from cbdm_core.data.npz import npz
-from cbdm_core.errors import CbdmError
+from cbdm_core.errors import CbdmError, CbdmWarning
 
 Y = np.array([0, 2, 1, 0, 2])
 
@@ -197,6 +197,17 @@ def test_conditions_need_no_labels(load, conditions, dtype, rows):
     told = (from_attributes if dtype == torch.int64 else from_vectors)(np.array(rows))
     assert data.condition.dtype == dtype and data.condition.tolist() == rows
     assert torch.equal(data.y, told.labels) and data.class_names == told.class_names
+
+
+def test_an_array_names_the_numbers_of_the_conditions(load):
+    names = {"condition_names": np.array([f"c{i}" for i in range(VECTORS.shape[1])])}
+    for labels in ({}, {"labels": Y}):
+        data = load(images=pixels(5, 2, 2), conditions=VECTORS, **labels, **names)
+        assert data.condition_names == tuple(names["condition_names"].tolist())
+    with pytest.warns(CbdmWarning, match="not used: condition_names"):
+        assert load(images=pixels(5, 2, 2), labels=Y, **names).condition_names is None
+    with pytest.raises(CbdmError, match=r"condition_names are int64 of shape"):
+        load(images=pixels(5, 2, 2), conditions=VECTORS, condition_names=np.arange(VECTORS.shape[1]))
 
 
 def test_conditions_of_another_name(load):

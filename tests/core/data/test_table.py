@@ -55,6 +55,12 @@ def test_attributes_and_vectors_are_conditions_of_their_kind(read):
     assert read(table("x,u,v", "0,1", "1,1", "0,2")).condition.dtype.is_floating_point is True
 
 
+@pytest.mark.parametrize("text", [table("x,u,v", "0,1", "1,1", "0,2"), table("x,u,class,v", "0,k,1", "1,l,1", "0,k,0")])
+def test_columns_name_the_numbers_of_the_condition(read, text):
+    assert read(text).condition_names == ("u", "v")
+    assert read(table("x,kind", 0, 1, 2)).condition_names is None
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

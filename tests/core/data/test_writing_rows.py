@@ -110,6 +110,7 @@ def test_it_is_the_set_that_the_source_reads(tmp_path, monkeypatch, kind, part):
     assert write_npy(folder, encoded.rows(), encoded.told) == 11
     whole, mapped = DATASETS.build(source, options), npy(path=folder)
     assert mapped.content_hash() == whole.content_hash() and mapped.class_names == whole.class_names
+    assert mapped.condition_names == whole.condition_names
     assert torch.equal(mapped.x[:], whole.x) and torch.equal(mapped.y, whole.y)
     told = [data.condition for data in (mapped, whole)]
     assert told == [None, None] or (torch.equal(*told) and told[0].dtype == told[1].dtype)
