@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import cast
 
 from cbdm_cli.completion import split_words
 from cbdm_cli.refusal import DEBUG, refuse
@@ -21,21 +22,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv: the arguments, those of the process by default.
     """
-    from typer import Abort
-    from typer._click.exceptions import ClickException, NoArgsIsHelpError
+    from typer import Abort, BadParameter
 
     from cbdm_cli.one_command import asked_for
 
     arguments = sys.argv[1:] if argv is None else list(argv)
+    # The widest of typer's own, just before Exception: its name changes with typer's versions.
+    mistake = cast("type[BadParameter]", BadParameter.__mro__[-4])
     try:
         with warnings_in_one_line(), split_words():
             code = asked_for(arguments)(args=arguments, standalone_mode=False)
     except (CbdmError, CbdmWarning) as error:  # a warning is raised where Python's own filters say error
         refuse(str(error))
-    except NoArgsIsHelpError as error:  # `cbdm` alone prints the help, which is no mistake to explain
-        error.show()
-        raise SystemExit(2) from None
-    except ClickException as error:
+    except mistake as error:
+        if not arguments:  # `cbdm` alone prints the help, which is no mistake to explain
+            error.show()
+            raise SystemExit(2) from None
         refuse(f"{error.format_message()} (cbdm --help tells what is allowed)")
     except Abort:
         raise SystemExit(130) from None
