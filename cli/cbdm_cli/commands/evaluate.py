@@ -164,7 +164,7 @@ class _Yardstick:
         config: with `data`, `seed` of the split, and `evaluation`.
         full: the balanced set.
         training: its long-tailed part.
-        told: settings and seed that differ from the preset's, for the name of a result.
+        words: settings and seed that differ from the preset's, as they stand in the name of a result.
     """
 
     name: str

@@ -102,7 +102,7 @@ class Story:
         question: the preset's.
         verdict: in a sentence.
         methods: the baseline first.
-        judgements: in the order of the table; empty before anything was judged.
+        method_scores: in the order of the table; empty before anything was judged.
         plan: of a comparison, None for runs.
     """
 
@@ -182,7 +182,7 @@ def _method(folder: Path, plan: Plan, variant: Variant) -> Method:
 def _some_runs(paths: Sequence[Path]) -> Story:
     runs = [_run(path) for path in paths]
     methods = _grouped(runs)
-    method_scores = [j for i, method in enumerate(methods) if (j := _as_sampled(method, i)) is not None]
+    method_scores = [s for i, method in enumerate(methods) if (s := _as_sampled(method, i)) is not None]
     presets = list(dict.fromkeys(str(run.config.get("preset", run.path.name)) for run in runs))
     several = "The runs are shown as they were sampled; intervals and paired differences come from cbdm compare."
     return Story(

@@ -58,7 +58,7 @@ def class_bars(story: Story, score: str) -> Drawing | None:
     """A score of each class for each method at its best ω, mean over seeds with the range of seeds.
 
     Args:
-        story: with judgements.
+        story: with scores of its methods.
         score: `fid` or `recall`, as a class has it.
     """
     _, names, order = _classes(story)
