@@ -20,7 +20,7 @@ from cbdm_core.adjustment import DenoisingLoss
 from cbdm_core.conditions import Condition
 from cbdm_core.draws import Draws
 from cbdm_core.dropout import seed_dropout
-from cbdm_core.networks.quicken import checkpoint_blocks
+from cbdm_core.networks.efficiency import checkpoint_blocks
 from cbdm_core.networks.unet import UNet
 from cbdm_core.objective import Objective
 from cbdm_core.process import Process

@@ -21,7 +21,7 @@ from cbdm_core.conditions import Condition, space_from_dict
 from cbdm_core.data.units import Units
 from cbdm_core.draws import Draws
 from cbdm_core.guidance import ClassifierFreeGuidance
-from cbdm_core.networks.outward import VarianceKept, alphas_bar, table_length
+from cbdm_core.networks.interop import VarianceKept, alphas_bar, table_length
 from cbdm_core.run import Run, build_network, build_schedule
 
 __all__ = ["CbdmModel", "CbdmOutput", "CbdmPipeline", "as_pipeline"]

@@ -24,7 +24,7 @@ from cbdm_core.ema import Averages
 from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.muon import mark_tables
 from cbdm_core.networks.base import ScoreNetwork
-from cbdm_core.networks.quicken import channels_last, checkpoint_blocks, compile_network
+from cbdm_core.networks.efficiency import channels_last, checkpoint_blocks, compile_network
 from cbdm_core.numerics import PRECISIONS
 from cbdm_core.objective import Objective
 from cbdm_core.optimisers import LrSchedule, MakeOptimiser, adamw

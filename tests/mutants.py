@@ -44,7 +44,7 @@ MODULES = {
         "tests/priors/penalties/test_together.py",
         "tests/truth/test_true_regulariser.py",
     ),
-    "priors/cbdm_priors/penalties/others.py": (
+    "priors/cbdm_priors/penalties/other_conditions.py": (
         "tests/priors/penalties/test_together.py",
         "tests/priors/penalties/test_balancing.py",
     ),

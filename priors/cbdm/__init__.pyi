@@ -67,10 +67,10 @@ from cbdm_core.networks.adapters import Adapter as Adapter
 from cbdm_core.networks.adapters import from_diffusers as from_diffusers
 from cbdm_core.networks.base import ScoreNetwork as ScoreNetwork
 from cbdm_core.networks.dit import DiT as DiT
+from cbdm_core.networks.interop import KDenoiser as KDenoiser
+from cbdm_core.networks.interop import VarianceKept as VarianceKept
+from cbdm_core.networks.interop import with_our_noise as with_our_noise
 from cbdm_core.networks.mlp import MLP as MLP
-from cbdm_core.networks.outward import KDenoiser as KDenoiser
-from cbdm_core.networks.outward import VarianceKept as VarianceKept
-from cbdm_core.networks.outward import with_our_noise as with_our_noise
 from cbdm_core.networks.predicts import Predicts as Predicts
 from cbdm_core.networks.published import load_published as load_published
 from cbdm_core.networks.unet import UNet as UNet

@@ -20,8 +20,8 @@ from cbdm_core import training
 from cbdm_core.draws import Draws
 from cbdm_core.errors import CbdmError
 from cbdm_core.networks.dit import DiT
+from cbdm_core.networks.efficiency import channels_last, checkpoint_blocks
 from cbdm_core.networks.mlp import MLP
-from cbdm_core.networks.quicken import channels_last, checkpoint_blocks
 from cbdm_core.networks.unet import UNet
 from cbdm_core.numerics import in_precision, numerics
 from cbdm_core.optimisers import sgd

@@ -12,7 +12,7 @@ from cbdm_core.dropout import has_dropout
 from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.priors import ConditionPrior
 from cbdm_core.process import DenoisingStep
-from cbdm_priors.penalties.others import checked_draws, checked_together, drawn_conditions, joined
+from cbdm_priors.penalties.other_conditions import checked_draws, checked_together, drawn_conditions, joined
 from cbdm_priors.penalties.penalty import Penalty, TimeWeight
 
 __all__ = ["DROPOUTS", "ClassBalancing"]

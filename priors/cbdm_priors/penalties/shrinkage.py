@@ -13,7 +13,7 @@ from cbdm_core.distributed import sum_over_ranks
 from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.priors import ConditionPrior
 from cbdm_core.process import DenoisingStep
-from cbdm_priors.penalties.others import checked_draws, drawn_conditions
+from cbdm_priors.penalties.other_conditions import checked_draws, drawn_conditions
 from cbdm_priors.penalties.penalty import Penalty, TimeWeight, class_labels
 
 __all__ = ["RULES", "Shrinkage"]

@@ -23,7 +23,7 @@ from cbdm_core.schedules import Linear
 from cbdm_priors.laws.affinity import Affinity
 from cbdm_priors.laws.counts import Fixed
 from cbdm_priors.laws.vectors import Gaussian
-from cbdm_priors.penalties.others import drawn_conditions
+from cbdm_priors.penalties.other_conditions import drawn_conditions
 from tests.priors.steps import LawStub, TableNetwork, make_step
 
 TABLE = torch.tensor([[1.0, 2.0], [0.0, 4.0], [-1.0, 0.0], [5.0, 5.0]], dtype=torch.float64)

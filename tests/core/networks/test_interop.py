@@ -10,7 +10,7 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 
 from cbdm import DDIM, EDM, Condition, Cosine, DPMSolverPP2M, Draws, GaussianMixtureOracle, Heun, Linear, RectifiedFlow
 from cbdm_core.errors import CbdmError
-from cbdm_core.networks.outward import KDenoiser, VarianceKept, alphas_bar, time_of_noise, with_our_noise
+from cbdm_core.networks.interop import KDenoiser, VarianceKept, alphas_bar, time_of_noise, with_our_noise
 from cbdm_core.schedules import at_time, uniform_times
 
 SCHEDULES = [Linear(steps=1000), Cosine(), RectifiedFlow(), EDM()]
