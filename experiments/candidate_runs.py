@@ -20,12 +20,12 @@ from tail_runs import judged
 
 from cbdm_cli.assemble import Experiment, assemble, build_sampler
 from cbdm_cli.config import validated
-from cbdm_cli.drawing import solver
 from cbdm_cli.evaluator import Evaluator
 from cbdm_cli.method import method_parts
 from cbdm_cli.overlay import load_config
 from cbdm_cli.resolve import with_sampling
 from cbdm_cli.run_folder import write_text
+from cbdm_cli.sampling import solver
 from cbdm_core.distributed import World
 from cbdm_core.metrics.pooled_gaussian import PooledGaussian
 from cbdm_core.networks.base import ScoreNetwork

@@ -119,8 +119,8 @@ def job(name: str, seed: int, steps: int, work: str) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     from cbdm_cli.assemble import assemble
-    from cbdm_cli.drawing import balanced_samples, solver
     from cbdm_cli.run_folder import write_text
+    from cbdm_cli.sampling import balanced_samples, solver
     from cbdm_core.data.sources import mixture
     from cbdm_core.distributed import World
     from cbdm_core.generation import generate

@@ -16,12 +16,12 @@ import torch
 
 from cbdm_cli.assemble import Experiment, assemble
 from cbdm_cli.config import Config, validated
-from cbdm_cli.drawing import balanced_samples, solver
 from cbdm_cli.evaluator import Evaluator
 from cbdm_cli.method import method_over, method_parts
 from cbdm_cli.overlay import load_config, overlaid
 from cbdm_cli.resolve import with_sampling
 from cbdm_cli.run_folder import write_text
+from cbdm_cli.sampling import balanced_samples, solver
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.distributed import World
 from cbdm_core.generation import generate

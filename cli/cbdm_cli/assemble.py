@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cbdm_cli.affordable import check_affordable
 from cbdm_cli.batches import build_batches, exposure_of, refuse_strays, told_network
 from cbdm_cli.config import Config, Facts, Origin, Training, UnitsFact
 from cbdm_cli.laws import ChosenLaws, choose_laws, counts_classes, sampled_from, table_law
+from cbdm_cli.limits import check_limits
 from cbdm_cli.method import BATCH_PARTS, Part, completed, part_class, part_options
 from cbdm_cli.run_data import ReadData, load_data
 from cbdm_core.adjustment import DenoisingLoss, PriorAdjustment
@@ -162,7 +162,7 @@ def assemble(config: Config, read: ReadData | None = None) -> Experiment:
     """
     config = told_network(config.model_copy(update={"method": completed(config.method)}))
     full, data, split = load_data(config, read)
-    check_affordable(config, tuple(data.shape), data.num_classes, len(full))
+    check_limits(config, tuple(data.shape), data.num_classes, len(full))
     counts = data.counts()
     laws = choose_laws(config.method, data)
     schedule = build_schedule(config.schedule.model_dump())

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from cbdm_cli.config import Config, validated
-from cbdm_cli.drawing import balanced_samples, counted, drawn_with_bar
 from cbdm_cli.evaluator import Evaluator
 from cbdm_cli.naming import file_tag, file_words
 from cbdm_cli.overlay import merged
@@ -19,6 +18,7 @@ from cbdm_cli.resolve import with_sampling
 from cbdm_cli.result_facts import evaluation_facts
 from cbdm_cli.run_data import load_own_data
 from cbdm_cli.run_folder import write_json
+from cbdm_cli.sampling import balanced_samples, counted, drawn_with_bar
 from cbdm_cli.trust import quoted, refuse_code
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.distributed import World, leader_first, sum_over_ranks

@@ -8,8 +8,8 @@ import torch
 
 from cbdm_cli import pictures
 from cbdm_cli.assemble import Experiment
-from cbdm_cli.drawing import drawn_with_bar
 from cbdm_cli.run_folder import Metrics
+from cbdm_cli.sampling import drawn_with_bar
 from cbdm_cli.scoring import Scoring
 from cbdm_cli.trackers import Tracker, open_tracker, scalars
 from cbdm_core.ema import save_snapshot

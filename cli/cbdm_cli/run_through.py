@@ -15,7 +15,6 @@ import torch
 from cbdm_cli import pictures, render
 from cbdm_cli.assemble import Experiment
 from cbdm_cli.config import Config
-from cbdm_cli.drawing import balanced_samples, counted, drawn_with_bar
 from cbdm_cli.evaluator import Evaluator
 from cbdm_cli.locking import held
 from cbdm_cli.observing import Observer
@@ -24,6 +23,7 @@ from cbdm_cli.run_folder import (
     read_records,
     write_json,
 )
+from cbdm_cli.sampling import balanced_samples, counted, drawn_with_bar
 from cbdm_cli.signals import asked_to_stop
 from cbdm_cli.trust import features_option, quoted, runs_code
 from cbdm_core.checkpoint import checkpoints, save_checkpoint

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from cbdm_cli.assemble import Experiment
 from cbdm_cli.config import validated
-from cbdm_cli.drawing import balanced_samples, drawn_with_bar
 from cbdm_cli.evaluator import Evaluator
 from cbdm_cli.overlay import merged
 from cbdm_cli.run_folder import SCORES_FILE, Records, is_scored
+from cbdm_cli.sampling import balanced_samples, drawn_with_bar
 from cbdm_cli.study.results import scores_of
 from cbdm_core.checkpoint import latest_checkpoint, save_checkpoint
 from cbdm_core.distributed import largest_over_ranks

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from cbdm import load_run
 from cbdm_cli.__main__ import main
 from cbdm_cli.config import validated
-from cbdm_cli.drawing import solver
 from cbdm_cli.run_data import load_data
+from cbdm_cli.sampling import solver
 from cbdm_core.conditions import MultiLabel, Vectors
 from cbdm_core.data.dataset import to_uint8
 from cbdm_core.data.npz import npz

@@ -32,16 +32,16 @@ def looked_at(method):
     from cbdm_cli.assemble import assemble
     from cbdm_cli.commands.train import _rehearse
     from cbdm_cli.config import validated
-    from cbdm_cli.foreseen import one_step
     from cbdm_cli.method import method_parts
     from cbdm_cli.overlay import load_config
+    from cbdm_cli.training_cost import step_cost
 
     small = ("network.options.width=8", "network.options.groups=4", "network.options.attention=[]")
     table = load_config("digits-lt", None, (*small, "training.batch_size=8"))
     experiment = assemble(validated({**table, "method": method_parts(method)}))
     try:
         _rehearse(experiment)
-        return one_step(experiment, 4).flops
+        return step_cost(experiment, 4).flops
     except RuntimeError as error:
         return str(error)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cbdm_cli import affordable
+from cbdm_cli import limits
 from cbdm_cli.__main__ import main
 from cbdm_cli.naming import path_name
 from cbdm_cli.run_folder import COMPARISON_FILE, new_folder
@@ -67,7 +67,7 @@ def test_memory_is_known_and_an_ordinary_run_fits():
     with pytest.raises(CbdmError, match=r"a list needs at least 1,000,000,000 GB of memory, and .* are free: ask"):
         check_memory("a list", 10**18, "ask for less")
     assert gigabytes(1.5e9) == "1.5 GB" and gigabytes(2e12) == "2,000 GB"
-    affordable.check_steps("training.steps", 10**9)  # twelve days and more
+    limits.check_steps("training.steps", 10**9)  # twelve days and more
 
 
 SILENT = {

@@ -8,15 +8,15 @@ from typing import Any
 from torch import Tensor
 
 from cbdm_cli import render
-from cbdm_cli.affordable import check_samples
 from cbdm_cli.classification import Classified
 from cbdm_cli.config import Config, validated
-from cbdm_cli.drawing import counted, drawn_with_bar
+from cbdm_cli.limits import check_samples
 from cbdm_cli.naming import file_words
 from cbdm_cli.resolve import with_sampling
 from cbdm_cli.result_facts import evaluation_facts, report_title
 from cbdm_cli.run_data import load_own_data
 from cbdm_cli.run_folder import write_json
+from cbdm_cli.sampling import counted, drawn_with_bar
 from cbdm_core.data.dataset import Dataset, as_seen
 from cbdm_core.errors import CbdmError
 from cbdm_core.metrics.recognition import (

@@ -186,8 +186,8 @@ def _again(folder: Path, plan: Plan) -> str:
 def _check(plan: Plan, launch: Launch) -> None:
     """Assemble each variant and its sampler once, and find what judges them: a mistake should show before training."""
     from cbdm_cli.assemble import assemble
-    from cbdm_cli.drawing import solver
     from cbdm_cli.evaluator import check_judging
+    from cbdm_cli.sampling import solver
     from cbdm_core.distributed import check_device, pick_device
     from cbdm_core.guidance import parse_omega
 

@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 
 from cbdm_cli import render
-from cbdm_cli.affordable import check_samples, check_steps
 from cbdm_cli.conditions_asked import Asked, conditions_to_draw
 from cbdm_cli.config import Config, validated
-from cbdm_cli.drawing import drawn_in_batches, solver
 from cbdm_cli.durations import duration
-from cbdm_cli.foreseen_drawing import foreseen_drawing
+from cbdm_cli.limits import check_samples, check_steps
 from cbdm_cli.naming import path_name
 from cbdm_cli.overlay import flat
 from cbdm_cli.resolve import with_sampling
 from cbdm_cli.run_folder import new_folder
 from cbdm_cli.sample_files import STREAMS, WRITERS, Drawn, next_free, refuse_place, write_file
+from cbdm_cli.sampling import drawn_in_batches, solver
+from cbdm_cli.sampling_cost import sampling_cost
 from cbdm_cli.streams import MANIFEST, stream
 from cbdm_core.distributed import World, join, leave
 from cbdm_core.errors import CbdmError, unknown_name
@@ -179,7 +179,7 @@ def _estimate(drawing: _Drawing) -> str:
     config, world, count = drawing.config, drawing.world, len(drawing.conditions)
     sampling = config.sampling
     batches = math.ceil(count / sampling.batch_size)
-    foreseen = foreseen_drawing(
+    cost = sampling_cost(
         config,
         drawing.run.network,
         drawing.run.schedule,
@@ -191,7 +191,7 @@ def _estimate(drawing: _Drawing) -> str:
     return (
         f"would draw {count:,} samples {drawing.under()} in {batches:,} batches of "
         f"{min(count, sampling.batch_size):,}, {sampling.steps} steps of {sampling.sampler} or "
-        f"{foreseen.evaluations()} each: {'at most' if foreseen.at_most else 'about'} {duration(foreseen.seconds)} on "
+        f"{cost.evaluations()} each: {'at most' if cost.at_most else 'about'} {duration(cost.seconds)} on "
         f"{world.size} × {world.device}; nothing was written"
     )
 

@@ -14,11 +14,8 @@ import torch
 from cbdm_cli import render
 from cbdm_cli.assemble import Experiment, assemble
 from cbdm_cli.config import Config
-from cbdm_cli.drawing import balanced_samples, solver
 from cbdm_cli.durations import duration
 from cbdm_cli.evaluator import check_judging
-from cbdm_cli.foreseen import held_bytes, one_step, probed
-from cbdm_cli.foreseen_drawing import foreseen_drawing
 from cbdm_cli.overlay import load_config
 from cbdm_cli.own_data import own_table
 from cbdm_cli.resolve import resolved
@@ -35,9 +32,12 @@ from cbdm_cli.run_folder import (
     write_text,
 )
 from cbdm_cli.run_through import Manner, folder_held, run_through
+from cbdm_cli.sampling import balanced_samples, solver
+from cbdm_cli.sampling_cost import sampling_cost
 from cbdm_cli.starting import start_from
 from cbdm_cli.threads import set_threads
 from cbdm_cli.trackers import check_tracker
+from cbdm_cli.training_cost import seconds_per_step, state_bytes, step_cost
 from cbdm_core.checkpoint import save_checkpoint
 from cbdm_core.conditions import Condition
 from cbdm_core.distributed import World, join, largest_over_ranks, leave, text_of_the_leader
@@ -214,11 +214,11 @@ def _describe(experiment: Experiment, world: World, manner: Manner) -> None:
     """What a run would be and take, with nothing written."""
     parameters = sum(p.numel() for p in experiment.objective.network.parameters())
     training = experiment.config.training
-    work = one_step(experiment, training.batch_size // world.size)
+    cost = step_cost(experiment, training.batch_size // world.size)
     with numerics(tf32=training.tf32, determinism=training.determinism):
         state = experiment.start(world)
-        seconds = probed(state, experiment.batches, training.steps)
-        evaluation = _evaluation_foreseen(experiment, state) if manner.evaluate else None
+        seconds = seconds_per_step(state, experiment.batches, training.steps)
+        evaluation = _evaluation_cost(experiment, state) if manner.evaluate else None
     if not world.leads:
         return
     counts = experiment.data.counts().tolist()
@@ -228,19 +228,19 @@ def _describe(experiment: Experiment, world: World, manner: Manner) -> None:
         f"{training.steps:,} steps; nothing was written"
     )
     render.note(
-        f"a step: {work.flops / 1e9:,.3g} GFLOP and about {gigabytes(work.bytes + held_bytes(state))} of memory on "
+        f"a step: {cost.flops / 1e9:,.3g} GFLOP and about {gigabytes(cost.bytes + state_bytes(state))} of memory on "
         f"each process, {seconds:.3g} s; all steps: {duration(seconds * training.steps)}, before evaluation"
     )
     if evaluation is not None:
         render.note(evaluation)
 
 
-def _evaluation_foreseen(experiment: Experiment, state: TrainState) -> str:
+def _evaluation_cost(experiment: Experiment, state: TrainState) -> str:
     """What the samples of the evaluation would take."""
     config, schedule, shape = experiment.config, experiment.schedule, tuple(experiment.data.shape)
     _, conditions = balanced_samples(config, experiment.full)
-    drawing = foreseen_drawing(config, state.averaged().eval(), schedule, conditions, shape, state.world)
+    cost = sampling_cost(config, state.averaged().eval(), schedule, conditions, shape, state.world)
     return (
-        f"evaluation: {len(conditions):,} samples of {drawing.evaluations()} each: "
-        f"{duration(drawing.seconds)}, without features, scores and what is drawn while it trains"
+        f"evaluation: {len(conditions):,} samples of {cost.evaluations()} each: "
+        f"{duration(cost.seconds)}, without features, scores and what is drawn while it trains"
     )

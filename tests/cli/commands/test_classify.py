@@ -14,8 +14,8 @@ from cbdm_cli.__main__ import main
 from cbdm_cli.classification import Classified
 from cbdm_cli.commands import classify
 from cbdm_cli.config import validated
-from cbdm_cli.drawing import balanced_samples, drawn_with_bar
 from cbdm_cli.run_data import load_data
+from cbdm_cli.sampling import balanced_samples, drawn_with_bar
 from cbdm_core.metrics.features import classifier as features
 from cbdm_core.metrics.recognition import ARMS, Recognition
 from tests.cli.tiny import TINY, shared_classifiers

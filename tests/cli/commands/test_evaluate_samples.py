@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from cbdm_cli.config import validated
-from cbdm_cli.drawing import counted
 from cbdm_cli.evaluator import Evaluator
 from cbdm_cli.overlay import load_config
 from cbdm_cli.run_data import load_data, load_reference
+from cbdm_cli.sampling import counted
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.data.sources import DATASETS, digits
 from cbdm_core.errors import CbdmError

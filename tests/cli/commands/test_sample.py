@@ -28,8 +28,8 @@ from cbdm import (
 from cbdm_cli import render
 from cbdm_cli.__main__ import main
 from cbdm_cli.config import validated
-from cbdm_cli.drawing import drawn_in_batches, solver
 from cbdm_cli.resolve import with_sampling
+from cbdm_cli.sampling import drawn_in_batches, solver
 from cbdm_core.data.dataset import to_uint8
 from cbdm_core.generation import generate_stepwise
 from cbdm_core.loss_weights import VWeight

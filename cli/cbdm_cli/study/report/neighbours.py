@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cbdm_cli.drawing import drawn_with_bar
 from cbdm_cli.evaluated_run import EvaluatedRun
 from cbdm_cli.pictures import as_image
 from cbdm_cli.resolve import with_sampling
+from cbdm_cli.sampling import drawn_with_bar
 from cbdm_cli.study.report.collect import Story
 from cbdm_core.checkpoint import checkpoints
 from cbdm_core.data.dataset import as_seen

@@ -1,4 +1,4 @@
-"""What a drawing takes: network evaluations and time, before it begins."""
+"""What sampling costs, told before it begins: network evaluations and time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cbdm_cli.config import Config
-from cbdm_cli.drawing import counted, solver
+from cbdm_cli.sampling import counted, solver
 from cbdm_core.conditions import Condition
 from cbdm_core.distributed import World
 from cbdm_core.draws import Draws
@@ -20,14 +20,14 @@ from cbdm_core.numerics import in_precision
 from cbdm_core.schedules import NoiseSchedule
 from cbdm_priors.sampling.tracking import TrackedWeights
 
-__all__ = ["Foreseen", "foreseen_drawing"]
+__all__ = ["SamplingCost", "sampling_cost"]
 
 _SECONDS = 10.0  # a first step, which also warms up, is taken again if it took less
 
 
 @dataclass(frozen=True)
-class Foreseen:
-    """What some samples take.
+class SamplingCost:
+    """What some samples cost.
 
     Args:
         nfe: network evaluations of one sample, of every pass that sampler and guidance ask for.
@@ -52,7 +52,7 @@ class _Zero(ScoreNetwork):
         return torch.zeros_like(x_t)
 
 
-def foreseen_drawing(
+def sampling_cost(
     config: Config,
     network: ScoreNetwork,
     schedule: NoiseSchedule,
@@ -61,7 +61,7 @@ def foreseen_drawing(
     world: World,
     *,
     unconditional: str | None = None,
-) -> Foreseen:
+) -> SamplingCost:
     """The evaluations of a whole path, which cost nothing to count, at the pace of one solver step of the first batch.
 
     Args:
@@ -94,4 +94,4 @@ def foreseen_drawing(
         rows, seconds = path(network, batch, 1, world.device)
     own = min(count, math.ceil(math.ceil(count / batch) / world.size) * batch)
     tracks = isinstance(solver(config, network, schedule, unconditional)[1], TrackedWeights)
-    return Foreseen(nfe, seconds / rows * nfe * own, at_most=tracks)
+    return SamplingCost(nfe, seconds / rows * nfe * own, at_most=tracks)

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from cbdm_cli import foreseen_drawing as module
+from cbdm_cli import sampling_cost as module
 from cbdm_cli.assemble import assemble
 from cbdm_cli.config import validated
-from cbdm_cli.drawing import counted, drawn_in_batches, drawn_with_bar
 from cbdm_cli.overlay import load_config
+from cbdm_cli.sampling import counted, drawn_in_batches, drawn_with_bar
 from cbdm_core.distributed import World
 from cbdm_core.networks.base import ScoreNetwork
 
@@ -32,7 +32,7 @@ def test_seconds_are_those_of_all_passes(monkeypatch, experiment, sampler, inter
     with counted(network) as passed:
         monkeypatch.setattr(module, "perf_counter", lambda: float(passed.total))
         world = World(0, processes, cpu)
-        found = module.foreseen_drawing(config, network, experiment.schedule, conditions, (1, 8, 8), world)
+        found = module.sampling_cost(config, network, experiment.schedule, conditions, (1, 8, 8), world)
     assert found.nfe == drawn.per(own)
     assert found.seconds == pytest.approx(drawn.total, rel=1e-12)
     assert passed.total < drawn.total or own < 5  # a few evaluations, not all
@@ -57,7 +57,7 @@ def test_tracked_weights_take_no_more_than_is_told(experiment, sampler, options,
     update = {"sampler": sampler, "steps": 8, "guidance_prior": law, "omega": "1", "tracking": tracking}
     config = experiment.config.model_copy(update={"sampling": sampling.model_copy(update=update)})
     network, conditions, cpu = _Apart(), torch.zeros(3, dtype=torch.long), torch.device("cpu")
-    found = module.foreseen_drawing(
+    found = module.sampling_cost(
         config, network, experiment.schedule, conditions, (1, 8, 8), World(0, 1, cpu), unconditional=unconditional
     )
     with counted(network) as drawn:

@@ -1,4 +1,4 @@
-"""What a training takes: operations, memory and time of a step, before it begins."""
+"""What training costs, told before it begins: operations, memory and time of a step."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from cbdm_core.draws import Draws
 from cbdm_core.sharding import own_bytes
 from cbdm_core.training import TrainState, train
 
-__all__ = ["Work", "held_bytes", "one_step", "probed"]
+__all__ = ["StepCost", "seconds_per_step", "state_bytes", "step_cost"]
 
 _ROWS = 2  # of the pass that is counted
 _STEPS, _SECONDS = 20, 60.0  # a probe ends at either
 
 
 @dataclass(frozen=True)
-class Work:
-    """One step of one process.
+class StepCost:
+    """The cost of one step of one process.
 
     Args:
         flops: of matrix products, convolutions and attention, forward and backward.
@@ -37,8 +37,8 @@ class Work:
     bytes: int
 
 
-def one_step(experiment: Experiment, rows: int) -> Work:
-    """The work of a batch, counted on two of its rows and scaled.
+def step_cost(experiment: Experiment, rows: int) -> StepCost:
+    """The cost of a batch, counted on two of its rows and scaled.
 
     Args:
         experiment: on the CPU, as it was assembled.
@@ -62,10 +62,10 @@ def one_step(experiment: Experiment, rows: int) -> Work:
         torch.stack([term.mean() for term in objective(batch.x_0[:count], c, draws, t).values()]).sum().backward()
     objective.zero_grad(set_to_none=True)
     in_memory = -(-rows // experiment.config.training.accumulate)
-    return Work(counter.get_total_flops() * rows // count, sum(kept.values()) * in_memory // count)
+    return StepCost(counter.get_total_flops() * rows // count, sum(kept.values()) * in_memory // count)
 
 
-def held_bytes(state: TrainState) -> int:
+def state_bytes(state: TrainState) -> int:
     """Bytes of a process's weights, gradients, averages and optimiser's state, of a state that has done a step."""
     weights = sum(map(own_bytes, state.objective.parameters()))
     moments = sum(
@@ -76,7 +76,7 @@ def held_bytes(state: TrainState) -> int:
     return 2 * weights + moments + averages
 
 
-def probed(state: TrainState, batches: Batches, steps: int) -> float:
+def seconds_per_step(state: TrainState, batches: Batches, steps: int) -> float:
     """Seconds a step, over up to 20 steps after the first; a minute ends the probe.
 
     Args:

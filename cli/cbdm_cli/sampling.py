@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from cbdm_cli import render
-from cbdm_cli.affordable import check_affordable
 from cbdm_cli.assemble import build_sampler
 from cbdm_cli.batches import drawn_law
 from cbdm_cli.config import Config
+from cbdm_cli.limits import check_limits
 from cbdm_cli.method import BATCH_LAWS
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.distributed import World
@@ -168,7 +168,7 @@ def balanced_samples(config: Config, full: Dataset) -> tuple[Tensor, Tensor]:
 
     Where conditions are no classes, the labels are their regions, and the conditions those of the balanced set.
     """
-    check_affordable(config, tuple(full.shape), full.num_classes, len(full))
+    check_limits(config, tuple(full.shape), full.num_classes, len(full))
     labels = cyclic_labels(config.evaluation.per_class * full.num_classes, full.num_classes)
     return labels, labels if full.condition is None else conditions_for(labels, full.condition, full.y)
 

@@ -1,4 +1,4 @@
-"""What is asked for against memory and a lifetime: refused before the work, with an estimate."""
+"""Limits of memory and time: what is beyond them is refused before the work, with an estimate."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cbdm_cli.config import Config
 from cbdm_core.errors import CbdmError
 from cbdm_core.memory import check_memory
 
-__all__ = ["check_affordable", "check_samples", "check_steps"]
+__all__ = ["check_limits", "check_samples", "check_steps"]
 
 _FLOAT = 4  # bytes
 _COPIES_OF_BATCH = 4  # x_0, ε, x_t and ε̂ at the least
@@ -17,8 +17,8 @@ _LONGEST = 366 * 86_400.0  # seconds
 _QUICKEST = {"training.steps": 1e-3, "sampling.steps": 1e-4}  # seconds a step; no machine does one in less
 
 
-def check_affordable(config: Config, shape: Sequence[int], classes: int, rows: int) -> None:
-    """Refuse what no memory or lifetime holds, by bounds from below.
+def check_limits(config: Config, shape: Sequence[int], classes: int, rows: int) -> None:
+    """Refuse a configuration that needs more memory than there is, or more than a year, by bounds from below.
 
     Args:
         config: with `training`, `sampling` and `evaluation`.
