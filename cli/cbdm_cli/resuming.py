@@ -16,12 +16,10 @@ from cbdm_cli.method import method_over, only_its_parts
 from cbdm_cli.overlay import flat, merged, overlaid, preset_table
 from cbdm_cli.resolve import resolved
 from cbdm_cli.run_data import ReadData
-from cbdm_cli.run_folder import (
-    write_text,
-)
-from cbdm_cli.run_through import Manner, folder_held, run_through
+from cbdm_cli.run_folder import write_text
 from cbdm_cli.threads import set_threads, threads_of
 from cbdm_cli.trackers import check_tracker
+from cbdm_cli.trainer import RunOptions, folder_held, run_training
 from cbdm_cli.trust import features_option, refuse_code
 from cbdm_core.checkpoint import checkpoints, load_checkpoint, read_tensors
 from cbdm_core.distributed import World, join, leave
@@ -41,7 +39,7 @@ def resume(
     settings: Sequence[str],
     options: dict[str, Any],
     device: str,
-    manner: Manner,
+    run_options: RunOptions,
 ) -> None:
     """Continue a run bit-identically from its newest whole checkpoint, or from step 0 before the first.
 
@@ -52,7 +50,7 @@ def resume(
         settings: `a.b=v` named besides; features that run code must be.
         options: the named options; only `steps` may differ from the run's, to extend it.
         device: to compute on.
-        manner: how it is gone through.
+        run_options: those that change none of its numbers.
 
     Raises:
         CbdmError: another configuration, other data than at the start, fewer steps than are done, or features that are
@@ -70,7 +68,7 @@ def resume(
     config = validated(merged(saved.model_dump(), {"training": _changed(saved, file, settings, options)}))
     world = join(device)
     try:
-        go_on(folder, saved, config, world, manner)
+        go_on(folder, saved, config, world, run_options)
     finally:
         leave()
 
@@ -84,7 +82,7 @@ def _changed(saved: Config, file: Path | None, settings: Sequence[str], options:
 
 
 def go_on(
-    folder: Path, saved: Config, config: Config, world: World, manner: Manner, read: ReadData | None = None
+    folder: Path, saved: Config, config: Config, world: World, run_options: RunOptions, read: ReadData | None = None
 ) -> None:
     """Continue a run whose settings are known to be the same.
 
@@ -93,7 +91,7 @@ def go_on(
         saved: its configuration.
         config: the same, but for more steps.
         world: of processes that were joined.
-        manner: how it is gone through.
+        run_options: those that change none of its numbers.
         read: its data, where they were read before.
 
     Raises:
@@ -103,15 +101,17 @@ def go_on(
     experiment = assemble(config, read).with_origin(origin)
     refuse_difference(folder, config, experiment.config)
     _refuse_other_laws(folder, experiment)
-    if manner.evaluate or config.training.score_every:
+    if run_options.evaluate or config.training.score_every:
         check_judging(experiment.config, experiment.full, experiment.data)
-    check_tracker(manner.log)
-    set_threads(experiment, world, manner.threads, before=threads_of(folder))
-    with folder_held(folder, world, manner):
-        _from_the_newest(folder, config != saved, experiment, world, manner)
+    check_tracker(run_options.log)
+    set_threads(experiment, world, run_options.threads, before=threads_of(folder))
+    with folder_held(folder, world, run_options):
+        _from_the_newest(folder, config != saved, experiment, world, run_options)
 
 
-def _from_the_newest(folder: Path, changed: bool, experiment: Experiment, world: World, manner: Manner) -> None:
+def _from_the_newest(
+    folder: Path, changed: bool, experiment: Experiment, world: World, run_options: RunOptions
+) -> None:
     if world.leads:
         clean(folder)
         clean(folder / "checkpoints")
@@ -120,7 +120,7 @@ def _from_the_newest(folder: Path, changed: bool, experiment: Experiment, world:
         raise CbdmError(f"--steps {steps}: {folder} has {state.step} steps done already; ask for more than that")
     if world.leads and changed:
         write_text(folder / "config.toml", experiment.config.to_toml())
-    run_through(experiment, state, folder, manner)
+    run_training(experiment, state, folder, run_options)
 
 
 def _newest(folder: Path, experiment: Experiment, world: World) -> TrainState:

@@ -9,8 +9,8 @@ from cbdm_cli import threads
 from cbdm_cli.assemble import assemble
 from cbdm_cli.overlay import load_config
 from cbdm_cli.resolve import resolved
-from cbdm_cli.run_through import Manner
 from cbdm_cli.threads import set_threads, threads_of
+from cbdm_cli.trainer import RunOptions
 from cbdm_core.distributed import World
 from cbdm_core.errors import CbdmError
 from cbdm_core.training import train
@@ -64,7 +64,7 @@ def test_who_is_obeyed(experiment, monkeypatch):
 
 def test_no_thread_is_refused():
     with pytest.raises(CbdmError, match="--threads 0: a training takes 1 thread or more"):
-        Manner(threads=0)
+        RunOptions(threads=0)
 
 
 @pytest.mark.parametrize(

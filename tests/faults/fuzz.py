@@ -140,11 +140,11 @@ class Material:
     def _run(self) -> Path:
         from cbdm_cli.commands.diagnose import LEVELS, QUERIES, diagnose_run
         from cbdm_cli.commands.train import start
-        from cbdm_cli.run_through import Manner
+        from cbdm_cli.trainer import RunOptions
 
         config = resolved(load_config("mixture-lt", None, SMALL), {})
         with contextlib.redirect_stdout(io.StringIO()):
-            start(config, self.base / "run", "cpu", False, Manner())
+            start(config, self.base / "run", "cpu", False, RunOptions())
             diagnose_run(self.base / "run", levels=LEVELS, queries=QUERIES, folds=0, seed=0, device="cpu")
         return self.base / "run"
 

@@ -31,12 +31,12 @@ from cbdm_cli.run_folder import (
     write_tensors,
     write_text,
 )
-from cbdm_cli.run_through import Manner, folder_held, run_through
 from cbdm_cli.sampling import balanced_samples, solver
 from cbdm_cli.sampling_cost import sampling_cost
 from cbdm_cli.starting import start_from
 from cbdm_cli.threads import set_threads
 from cbdm_cli.trackers import check_tracker
+from cbdm_cli.trainer import RunOptions, folder_held, run_training
 from cbdm_cli.training_cost import seconds_per_step, state_bytes, step_cost
 from cbdm_core.checkpoint import save_checkpoint
 from cbdm_core.conditions import Condition
@@ -73,20 +73,20 @@ def begin_or_resume(
     Raises:
         CbdmError: options that do not go together, or what `start` and `resume` raise.
     """
-    manner = Manner(log, threads, evaluate)
+    run_options = RunOptions(log, threads, evaluate)
     if resumed is None:
         table, read = (
             (load_config("digits-lt" if preset is None else preset, file, settings), None)
             if data is None
             else own_table(data, preset, file, settings, named["steps"])
         )
-        start(resolved(table, named), out, device, dry, manner, origin=origin, read=read)
+        start(resolved(table, named), out, device, dry, run_options, origin=origin, read=read)
         return
     if out is not None or dry or origin is not None or data is not None:
         raise CbdmError(
             "--resume goes on in the run with its own weights and data: leave out --out, --dry-run, --from and --data"
         )
-    resume(resumed, preset, file, settings, named, device, manner)
+    resume(resumed, preset, file, settings, named, device, run_options)
 
 
 def start(
@@ -94,7 +94,7 @@ def start(
     out: Path | None,
     device: str,
     dry_run: bool,
-    manner: Manner,
+    run_options: RunOptions,
     *,
     origin: Path | None = None,
     read: ReadData | None = None,
@@ -106,36 +106,36 @@ def start(
         out: its folder, None for the next free one.
         device: to compute on.
         dry_run: only say what would run, and what it takes.
-        manner: how it is gone through.
+        run_options: those that change none of its numbers.
         origin: a run folder or file whose weights the training starts from.
         read: its data, where they were read before.
 
     Raises:
         CbdmError: what does not fit, before training; a folder that is not empty or that another process holds.
     """
-    check_tracker(manner.log)
+    check_tracker(run_options.log)
     world = join(device)
     try:
         if not dry_run and (folder := _begun_before(out, config, world)) is not None:
-            _resume_the_same(config, folder, world, manner, read)
+            _resume_the_same(config, folder, world, run_options, read)
             return
         if config.training.fine_tunes and origin is None and world.leads:
             render.note("this preset fine-tunes: without --from RUN it starts from random weights")
         experiment = _from(origin, assemble(config, read))
         # A mistake in the sampling or the judging should show before training, not after.
         solver(experiment.config, experiment.objective.network, experiment.schedule)
-        if manner.evaluate or config.training.score_every:
+        if run_options.evaluate or config.training.score_every:
             check_judging(experiment.config, experiment.full, experiment.data)
         _rehearse(experiment)
         if dry_run:
-            _describe(experiment, world, manner)
+            _describe(experiment, world, run_options)
             return
-        set_threads(experiment, world, manner.threads)
+        set_threads(experiment, world, run_options.threads)
         state = experiment.start(world)  # settings that do not fit are refused before a folder is made
         folder = Path(text_of_the_leader(str(new_folder(out, config.preset)) if world.leads else None, world))
-        with folder_held(folder, world, manner):
+        with folder_held(folder, world, run_options):
             _begin(experiment, state, folder)
-            run_through(experiment, state, folder, manner)
+            run_training(experiment, state, folder, run_options)
     finally:
         leave()
 
@@ -163,11 +163,13 @@ def _same_without_end(run: Path, config: Config) -> bool:
     return not (run / "evaluation.json").exists() and first_difference(saved, config) is None
 
 
-def _resume_the_same(config: Config, folder: Path, world: World, manner: Manner, read: ReadData | None) -> None:
+def _resume_the_same(
+    config: Config, folder: Path, world: World, run_options: RunOptions, read: ReadData | None
+) -> None:
     """Go on with what this very command has begun."""
     saved = resolved(read_config(folder), {})
     refuse_difference(folder, saved, config)
-    go_on(folder, saved, saved, world, manner, read)
+    go_on(folder, saved, saved, world, run_options, read)
 
 
 def _from(origin: Path | None, experiment: Experiment) -> Experiment:
@@ -210,7 +212,7 @@ def _rehearse(experiment: Experiment) -> None:
     )
 
 
-def _describe(experiment: Experiment, world: World, manner: Manner) -> None:
+def _describe(experiment: Experiment, world: World, run_options: RunOptions) -> None:
     """What a run would be and take, with nothing written."""
     parameters = sum(p.numel() for p in experiment.objective.network.parameters())
     training = experiment.config.training
@@ -218,7 +220,7 @@ def _describe(experiment: Experiment, world: World, manner: Manner) -> None:
     with numerics(tf32=training.tf32, determinism=training.determinism):
         state = experiment.start(world)
         seconds = seconds_per_step(state, experiment.batches, training.steps)
-        evaluation = _evaluation_cost(experiment, state) if manner.evaluate else None
+        evaluation = _evaluation_cost(experiment, state) if run_options.evaluate else None
     if not world.leads:
         return
     counts = experiment.data.counts().tolist()

@@ -52,16 +52,18 @@ def run_job(folder: Path, plan: Plan, variant: Variant, seed: int, device: str) 
 def _work(path: Path, config: Config, plan: Plan, variant: Variant, device: str) -> None:
     from cbdm_cli.commands.train import start
     from cbdm_cli.resuming import resume
-    from cbdm_cli.run_through import Manner
+    from cbdm_cli.trainer import RunOptions
     from cbdm_core.checkpoint import checkpoints
 
     if not checkpoints(path / "checkpoints"):
         for left in contents(path):  # stopped before its first checkpoint: nothing to keep
             shutil.rmtree(left) if left.is_dir() else left.unlink()
-        start(config, path, device, False, Manner(holds=True))
+        start(config, path, device, False, RunOptions(holds=True))
     elif not (path / "evaluation.json").exists():
         options: dict[str, Any] = dict.fromkeys(["method", "prior", "tau", "gamma", "steps", "seed"])
-        resume(path, None, None, (features_setting(config.evaluation.features),), options, device, Manner(holds=True))
+        resume(
+            path, None, None, (features_setting(config.evaluation.features),), options, device, RunOptions(holds=True)
+        )
     if missing := missing_readings(path, plan, variant):
         judge_readings(path, missing, config.evaluation.features, device)
 

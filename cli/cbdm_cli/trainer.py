@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from cbdm_cli import pictures, render
 from cbdm_cli.assemble import Experiment
@@ -19,26 +20,24 @@ from cbdm_cli.evaluator import Evaluator
 from cbdm_cli.locking import held
 from cbdm_cli.observing import Observer
 from cbdm_cli.result_facts import evaluation_facts, report_caption, report_title
-from cbdm_cli.run_folder import (
-    read_records,
-    write_json,
-)
+from cbdm_cli.run_folder import read_records, write_json
 from cbdm_cli.sampling import balanced_samples, counted, drawn_with_bar
 from cbdm_cli.signals import asked_to_stop
 from cbdm_cli.trust import features_option, quoted, runs_code
 from cbdm_core.checkpoint import checkpoints, save_checkpoint
+from cbdm_core.data.dataset import Dataset
 from cbdm_core.distributed import World, largest_over_ranks, sum_over_ranks
 from cbdm_core.errors import CbdmError
 from cbdm_core.metrics.report import rank_groups
 from cbdm_core.numerics import numerics
 from cbdm_core.training import DivergedError, TrainState, train
 
-__all__ = ["Manner", "Stopped", "folder_held", "run_through"]
+__all__ = ["RunOptions", "Stopped", "folder_held", "run_training"]
 
 
 @dataclass(frozen=True)
-class Manner:
-    """How a run is gone through; it changes none of its numbers.
+class RunOptions:
+    """The options of a run that change none of its numbers.
 
     Args:
         log: a tracker that is given the records too.
@@ -65,12 +64,12 @@ class Stopped(SystemExit):
     """A signal ended the training after it was saved; the exit code is the shell's 128 + signal."""
 
 
-def folder_held(folder: Path, world: World, manner: Manner) -> AbstractContextManager[None]:
+def folder_held(folder: Path, world: World, run_options: RunOptions) -> AbstractContextManager[None]:
     """The folder held by the process that writes; the other ranks go with it."""
-    return held(folder, "cbdm train") if world.leads and not manner.holds else nullcontext()
+    return held(folder, "cbdm train") if world.leads and not run_options.holds else nullcontext()
 
 
-def run_through(experiment: Experiment, state: TrainState, folder: Path, manner: Manner) -> None:
+def run_training(experiment: Experiment, state: TrainState, folder: Path, run_options: RunOptions) -> None:
     """Train to the last step, with checkpoints, and leave curves, samples and scores.
 
     Raises:
@@ -79,13 +78,13 @@ def run_through(experiment: Experiment, state: TrainState, folder: Path, manner:
     """
     training = experiment.config.training
     with numerics(tf32=training.tf32, determinism=training.determinism):
-        _train(experiment, state, folder, manner.log)
+        _train(experiment, state, folder, run_options.log)
         if state.world.leads:
             _draw_curves(experiment, folder)
-        if manner.evaluate:
+        if run_options.evaluate:
             _evaluate(experiment, state, folder)
     if state.world.leads:
-        later = "" if manner.evaluate else f"; to sample and judge it: {_again(folder, experiment.config)}"
+        later = "" if run_options.evaluate else f"; to sample and judge it: {_again(folder, experiment.config)}"
         render.note(f"run folder: {folder}{later}")
 
 
@@ -98,13 +97,10 @@ def _again(folder: Path, config: Config) -> str:
 
 
 def _train(experiment: Experiment, state: TrainState, folder: Path, log: str | None) -> None:
+    """Train to the last step or a signal, saving on the way; each record goes to the observer."""
     training, leads = experiment.config.training, state.world.leads
-    groups = rank_groups(experiment.data.counts())
-    names = tuple(groups)
-    member = torch.zeros(experiment.data.num_classes, dtype=torch.long)
-    for index, classes in enumerate(groups.values()):
-        member[list(classes)] = index
-    records = train(state, experiment.batches, steps=training.steps, groups=member, group_names=names)
+    groups, names = _class_groups(experiment.data)
+    records = train(state, experiment.batches, steps=training.steps, groups=groups, group_names=names)
     observer = Observer(experiment, state, folder, log)
     try:
         with asked_to_stop() as came, render.progress(shown=leads) as bar:
@@ -120,6 +116,15 @@ def _train(experiment: Experiment, state: TrainState, folder: Path, log: str | N
                     raise _stopped(folder, experiment.config, record.step, stopping, state.world)
     finally:
         observer.close()
+
+
+def _class_groups(data: Dataset) -> tuple[Tensor, tuple[str, ...]]:
+    """((K,) long, the rank group of each class; the groups' names)."""
+    groups = rank_groups(data.counts())
+    member = torch.zeros(data.num_classes, dtype=torch.long)
+    for index, classes in enumerate(groups.values()):
+        member[list(classes)] = index
+    return member, tuple(groups)
 
 
 def _stopped(folder: Path, config: Config, step: int, number: int, world: World) -> Stopped:
