@@ -24,14 +24,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     from typer import Abort, BadParameter
 
-    from cbdm_cli.one_command import asked_for
+    from cbdm_cli.one_command import app_for
 
     arguments = sys.argv[1:] if argv is None else list(argv)
     # The widest of typer's own, just before Exception: its name changes with typer's versions.
     mistake = cast("type[BadParameter]", BadParameter.__mro__[-4])
     try:
         with warnings_in_one_line(), split_words():
-            code = asked_for(arguments)(args=arguments, standalone_mode=False)
+            code = app_for(arguments)(args=arguments, standalone_mode=False)
     except (CbdmError, CbdmWarning) as error:  # a warning is raised where Python's own filters say error
         refuse(str(error))
     except mistake as error:

@@ -132,13 +132,13 @@ def sample(
 ) -> None:
     """Draw samples from a run."""
     from cbdm_cli.commands.sample import sample_run
-    from cbdm_cli.conditions_asked import asked_for
+    from cbdm_cli.sample_request import sample_request
 
     tracked = {"temperature": temperature, "top_k": top_k, "every": track_every}
     guided = {"omega": omega, "guidance_prior": guidance_prior}
-    asked = asked_for(labels, condition or (), n, prior, guided, tracked, unconditional=unconditional)
+    request = sample_request(labels, condition or (), n, prior, guided, tracked, unconditional=unconditional)
     options = {**guided, **tracked, "sampler": sampler, "steps": steps, "seed": seed, "precision": precision}
-    sample_run(run, asked, options, format_, out, device, shard_size=shard_size, dry_run=dry_run)
+    sample_run(run, request, options, format_, out, device, shard_size=shard_size, dry_run=dry_run)
 
 
 @app.command()
@@ -227,11 +227,11 @@ def compare(
 ) -> None:
     """Train methods with paired seeds, judge each at every ω, and tell what the differences amount to."""
     from cbdm_cli.commands.compare import compare as run_comparison
-    from cbdm_cli.study.asked import Asked
+    from cbdm_cli.study.compare_options import CompareOptions
     from cbdm_cli.study.launching import Launch
 
-    asked = Asked(methods, priors, tau, add, seeds, omega or (), steps, set_ or (), one_omega)
-    run_comparison(target, asked, out, Launch(jobs, threads, device, launcher))
+    options = CompareOptions(methods, priors, tau, add, seeds, omega or (), steps, set_ or (), one_omega)
+    run_comparison(target, options, out, Launch(jobs, threads, device, launcher))
 
 
 @app.command()

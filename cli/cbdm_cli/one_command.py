@@ -11,10 +11,10 @@ from typer.models import CommandInfo
 
 from cbdm_cli.app import app
 
-__all__ = ["asked_for"]
+__all__ = ["app_for"]
 
 
-def asked_for(arguments: Sequence[str]) -> typer.Typer:
+def app_for(arguments: Sequence[str]) -> typer.Typer:
     """The program with the one command that these arguments name, or whole where they name none."""
     named = [c for c in app.registered_commands if arguments and arguments[0] == _name(c)]
     if not named:

@@ -14,7 +14,7 @@ from typer.main import get_command
 
 from cbdm_cli.app import app
 from cbdm_cli.commands import presets
-from cbdm_cli.one_command import asked_for
+from cbdm_cli.one_command import app_for
 from tests.cli.evil import Evil
 from tests.cli.tiny import PROBE, TINY, cbdm, shared_classifiers
 
@@ -36,7 +36,7 @@ def test_help_imports_no_torch(tmp_path, arguments):
 @pytest.mark.parametrize("named", [["presets"], ["train", "--help"], ["import"], ["--version"], [], ["pressets"]])
 def test_a_command_is_made_alone(named):
     """What is asked of it is answered alike; where none is named all are there, to be listed or to be meant."""
-    group, whole = (get_command(made) for made in (asked_for(named), app))
+    group, whole = (get_command(made) for made in (app_for(named), app))
     alone = named and named[0] in whole.commands
     assert [*group.commands] == (named[:1] if alone else [*whole.commands])
     assert [p.opts for p in group.params] == [p.opts for p in whole.params]

@@ -16,7 +16,7 @@ from cbdm_cli.locking import held, holder
 from cbdm_cli.overlay import load_config, setting
 from cbdm_cli.preset_files import preset_names
 from cbdm_cli.run_folder import COMPARISON_FILE, claimed_folder, write_json
-from cbdm_cli.study.asked import Asked
+from cbdm_cli.study.compare_options import CompareOptions
 from cbdm_cli.study.job import config_of, job_command
 from cbdm_cli.study.launching import Launch, is_done, open_jobs, shell_lines, write_script
 from cbdm_cli.study.plan import (
@@ -95,12 +95,12 @@ class _Job:
         return f"training {step}/{self.steps}" if step < self.steps else "judged {}/{}".format(*self.evaluated())
 
 
-def compare(target: str, asked: Asked, out: Path | None, launch: Launch) -> None:
+def compare(target: str, options: CompareOptions, out: Path | None, launch: Launch) -> None:
     """Begin a comparison, or go on with one.
 
     Args:
         target: a preset, or the folder of a comparison.
-        asked: what it shall hold.
+        options: of the command, which say what it shall hold.
         out: the folder of a new one, None for the next free.
         launch: how its jobs are started.
 
@@ -108,9 +108,9 @@ def compare(target: str, asked: Asked, out: Path | None, launch: Launch) -> None
         CbdmError: whatever a run would refuse, before anything is trained; jobs that failed, after the others ended.
     """
     if _is_comparison(target):
-        _extend(Path(target), asked.more(target, out=out), asked.seeds, asked.settings, launch=launch)
+        _extend(Path(target), options.more(target, out=out), options.seeds, options.settings, launch=launch)
     else:
-        _begin(asked.plan(target), out, launch)
+        _begin(options.plan(target), out, launch)
 
 
 def _is_comparison(text: str) -> bool:

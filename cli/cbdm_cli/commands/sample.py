@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from cbdm_cli import render
-from cbdm_cli.conditions_asked import Asked, conditions_to_draw
 from cbdm_cli.config import Config, validated
 from cbdm_cli.durations import duration
 from cbdm_cli.limits import check_samples, check_steps
@@ -22,6 +21,7 @@ from cbdm_cli.overlay import flat
 from cbdm_cli.resolve import with_sampling
 from cbdm_cli.run_folder import new_folder
 from cbdm_cli.sample_files import STREAMS, WRITERS, Drawn, next_free, refuse_place, write_file
+from cbdm_cli.sample_request import SampleRequest, conditions_to_draw
 from cbdm_cli.sampling import drawn_in_batches, solver
 from cbdm_cli.sampling_cost import sampling_cost
 from cbdm_cli.streams import MANIFEST, stream
@@ -34,7 +34,7 @@ __all__ = ["sample_run"]
 
 def sample_run(
     path: Path,
-    asked: Asked,
+    request: SampleRequest,
     options: dict[str, Any],
     format_: str,
     out: Path | None,
@@ -48,12 +48,12 @@ def sample_run(
         raise unknown_name("format", format_, [*WRITERS, *STREAMS])
     world = join(device)
     try:
-        drawing = _drawing(path, asked, options, world)
+        drawing = _drawing(path, request, options, world)
         _refuse_format(format_, drawing)
         if dry_run:
             render.note(_estimate(drawing))
         elif format_ in STREAMS:
-            _stream(drawing, path, asked, format_, out, shard_size)
+            _stream(drawing, path, request, format_, out, shard_size)
         else:
             _at_once(drawing, path, format_, out)
     finally:
@@ -76,12 +76,11 @@ class _Drawing:
     def batches(self, first: int = 0, end: int | None = None) -> Iterator[Tensor]:
         """The samples of numbers first … end − 1."""
         run, world = self.run, self.world
-        asked = self.conditions[:end]
         return drawn_in_batches(
             self.config,
             run.network,
             run.schedule,
-            asked,
+            self.conditions[:end],
             run.shape,
             world.device,
             unconditional=self.prior,
@@ -111,18 +110,18 @@ class _Drawing:
         return f"at ω = {self.config.sampling.omega}"
 
 
-def _drawing(path: Path, asked: Asked, options: dict[str, Any], world: World) -> _Drawing:
+def _drawing(path: Path, request: SampleRequest, options: dict[str, Any], world: World) -> _Drawing:
     run = load_run(path, device=str(world.device))
-    if asked.prior is not None and options.get("sampler") is None:
+    if request.prior is not None and options.get("sampler") is None:
         # The tracked weights are those of a path with noise; 25 steps of a solver without would be rough.
         options = {**options, "sampler": "ddim", "options": {"eta": 1.0}, "steps": options.get("steps") or 100}
     config = with_sampling(validated(run.config), options)
     check_steps("sampling.steps", config.sampling.steps)
-    if asked.n is not None:
-        check_samples("--n", asked.n, run.shape, asked.n)
-    conditions = conditions_to_draw(asked, run, config.seed)
-    solver(config, run.network, run.schedule, asked.prior)  # a mistake should show before a folder is made
-    return _Drawing(run, config, *conditions, asked.prior, world)
+    if request.n is not None:
+        check_samples("--n", request.n, run.shape, request.n)
+    conditions = conditions_to_draw(request, run, config.seed)
+    solver(config, run.network, run.schedule, request.prior)  # a mistake should show before a folder is made
+    return _Drawing(run, config, *conditions, request.prior, world)
 
 
 def _refuse_format(format_: str, drawing: _Drawing) -> None:
@@ -144,22 +143,24 @@ def _at_once(drawing: _Drawing, path: Path, format_: str, out: Path | None) -> N
         render.note(f"{len(x)} samples {drawing.under()}: {target}")
 
 
-def _stream(drawing: _Drawing, path: Path, asked: Asked, format_: str, out: Path | None, shard_size: int) -> None:
+def _stream(
+    drawing: _Drawing, path: Path, request: SampleRequest, format_: str, out: Path | None, shard_size: int
+) -> None:
     """Write shard by shard; a folder that holds a part of the same request is gone on with."""
     if shard_size < 1:
         raise CbdmError(f"--shard-size must be 1 or more, got {shard_size}")
     config, total = drawing.config, len(drawing.conditions)
-    request = {
+    recorded = {
         "format": format_,
         "n": total,
         "shard_size": shard_size,
         "run": str(path.resolve()),
         "training_steps": drawing.run.step,
         "seed": config.seed,
-        **flat(asdict(asked), "asked"),
+        **flat(asdict(request), "asked"),
         **flat(config.sampling.model_dump(mode="json"), "sampling"),
     }
-    request = json.loads(json.dumps(request))  # as it is read back
+    recorded = json.loads(json.dumps(recorded))  # as it is read back
     target = path
     if drawing.world.leads:
         going_on = out is not None and (out / MANIFEST).is_file()
@@ -168,7 +169,7 @@ def _stream(drawing: _Drawing, path: Path, asked: Asked, format_: str, out: Path
     def write(folder: Path, first: int, x: Tensor) -> None:
         STREAMS[format_](folder, drawing.drawn(x, first))
 
-    before = stream(target, request, total, shard_size, drawing.batches, write, drawing.world)
+    before = stream(target, recorded, total, shard_size, drawing.batches, write, drawing.world)
     if drawing.world.leads:
         earlier = f" ({before} of them from before)" if before else ""
         render.note(f"{total} samples{earlier} {drawing.under()}: {target}")

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from cbdm import load_run
-from cbdm_cli.conditions_asked import Asked, conditions_to_draw
 from cbdm_cli.run_data import known_counts
+from cbdm_cli.sample_request import SampleRequest, conditions_to_draw
 from tests.cli.evil import Evil
 from tests.golden_weights import load_golden
 
@@ -67,7 +67,7 @@ def test_counts_that_are_told_reach_laws_card_and_pictures(run, tmp_path):
     assert run("export", "theirs", "card", "--to", "safetensors")[0] == 0
     card = (tmp_path / "card" / "README.md").read_text()
     assert "| 0 | 1,600 |" in card and "3,100 examples" in card and "unknown" not in card
-    assert conditions_to_draw(Asked(), loaded, 0)[3] == [1600, 900, 400, 100, 100]
+    assert conditions_to_draw(SampleRequest(), loaded, 0)[3] == [1600, 900, 400, 100, 100]
     drawn = ["sample", "theirs", "--n", 5, "--steps", 2, "--omega", 1, "--format", "npz"]
     for law in ("uniform", "training"):
         assert run(*drawn, "--guidance-prior", law, "--out", f"{law}.npz")[0] == 0
@@ -81,7 +81,7 @@ def test_an_import_without_counts_says_that_they_are_unknown_and_claims_none(run
     (line,) = [line for line in out.splitlines() if "unknown" in line]
     assert code == 0 and "every class as equally frequent" in line and "--counts" in line, err
     loaded = load_run(tmp_path / "theirs")
-    assert known_counts(loaded) == [None] * 5 == conditions_to_draw(Asked(), loaded, 0)[3]
+    assert known_counts(loaded) == [None] * 5 == conditions_to_draw(SampleRequest(), loaded, 0)[3]
     assert run("export", "theirs", "card", "--to", "safetensors")[0] == 0
     card = (tmp_path / "card" / "README.md").read_text()
     assert "| 0 | unknown |" in card and "an unknown number of examples" in card and "| 1 |\n" not in card

@@ -19,13 +19,13 @@ from cbdm_core.generation import conditions_for, cyclic_labels, labels_from
 from cbdm_core.priors import PRIORS, LabelPrior, make_law
 from cbdm_core.run import Run
 
-__all__ = ["Asked", "asked_for", "conditions_of", "conditions_to_draw", "labels_of"]
+__all__ = ["SampleRequest", "conditions_of", "conditions_to_draw", "labels_of", "sample_request"]
 
 _NUMBER = re.compile(r"-?[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
-class Asked:
+class SampleRequest:
     """What `cbdm sample` was asked to draw.
 
     Args:
@@ -41,7 +41,7 @@ class Asked:
     prior: str | None = None
 
 
-def asked_for(
+def sample_request(
     labels: str | None,
     conditions: Sequence[str],
     n: int | None,
@@ -50,7 +50,7 @@ def asked_for(
     tracked: Mapping[str, Any],
     *,
     unconditional: bool,
-) -> Asked:
+) -> SampleRequest:
     """What the options ask for, None where not given.
 
     Raises:
@@ -66,7 +66,7 @@ def asked_for(
     if conditions and labels is not None:
         raise CbdmError("--labels and --condition both say what to draw: give one of them")
     law = "uniform" if prior is None else prior  # an empty text is refused where it is read
-    return Asked("cyclic" if labels is None else labels, conditions, n, law if unconditional else None)
+    return SampleRequest("cyclic" if labels is None else labels, conditions, n, law if unconditional else None)
 
 
 def labels_of(text: str, n: int | None, run: Run, seed: int) -> Tensor:
@@ -215,20 +215,20 @@ def _no_condition(text: str, size: int, names: Sequence[str], floats: bool) -> C
 
 
 def conditions_to_draw(
-    asked: Asked, run: Run, seed: int
+    request: SampleRequest, run: Run, seed: int
 ) -> tuple[Tensor, Tensor, tuple[str, ...], Sequence[int | None]]:
     """(label of each sample, what the network is told, class names, counts)."""
-    if asked.n is not None and asked.n < 1:
-        raise CbdmError(f"--n must be 1 or more, got {asked.n}")
-    if asked.prior is not None:
-        count = asked.n or 16 * len(run.counts)
+    if request.n is not None and request.n < 1:
+        raise CbdmError(f"--n must be 1 or more, got {request.n}")
+    if request.prior is not None:
+        count = request.n or 16 * len(run.counts)
         zeros = torch.zeros(count, dtype=torch.long)
-        return zeros, zeros, (f"law {asked.prior}",), [None]
-    if asked.conditions:
-        conditions = conditions_of(asked.conditions, asked.n, run)
-        labels = torch.arange(len(conditions)) % len(asked.conditions)
-        return labels, conditions, tuple(asked.conditions), [None] * len(asked.conditions)
-    labels = labels_of(asked.labels, asked.n, run, seed)
+        return zeros, zeros, (f"law {request.prior}",), [None]
+    if request.conditions:
+        conditions = conditions_of(request.conditions, request.n, run)
+        labels = torch.arange(len(conditions)) % len(request.conditions)
+        return labels, conditions, tuple(request.conditions), [None] * len(request.conditions)
+    labels = labels_of(request.labels, request.n, run, seed)
     conditions = labels
     if not isinstance(run.space, Classes):
         conditions = conditions_for(labels, run.law_data["conditions"], run.law_data["labels"])

@@ -10,14 +10,14 @@ from cbdm_cli.omegas import omegas_of
 from cbdm_cli.study.plan import MOST_SEEDS, OMEGAS, Plan, Variant, variants_of
 from cbdm_core.errors import CbdmError
 
-__all__ = ["Asked"]
+__all__ = ["CompareOptions"]
 
 _METHODS = ("ddpm", "cbdm")
 _SEEDS = 5
 
 
 @dataclass(frozen=True)
-class Asked:
+class CompareOptions:
     """The options of `cbdm compare` that make a plan, None or empty where not given.
 
     Args:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cbdm import make_law
-from cbdm_cli.conditions_asked import asked_for, labels_of
+from cbdm_cli.sample_request import labels_of, sample_request
 from cbdm_core.errors import CbdmError
 from cbdm_core.generation import labels_from
 
@@ -67,7 +67,7 @@ def test_a_name_of_two_classes_is_refused_and_their_numbers_are_not():
 
 def test_an_empty_text_is_no_option_left_out():
     nothing = {"omega": None, "guidance_prior": None}
-    assert asked_for("", (), None, None, nothing, {}, unconditional=False).labels == ""
-    assert asked_for(None, (), None, "", nothing, {}, unconditional=True).prior == ""
-    left_out = asked_for(None, (), None, None, nothing, {}, unconditional=True)
+    assert sample_request("", (), None, None, nothing, {}, unconditional=False).labels == ""
+    assert sample_request(None, (), None, "", nothing, {}, unconditional=True).prior == ""
+    left_out = sample_request(None, (), None, None, nothing, {}, unconditional=True)
     assert (left_out.labels, left_out.prior) == ("cyclic", "uniform")
