@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cbdm_cli.batches import build_batches, exposure_of, refuse_strays, told_network
+from cbdm_cli.batches import build_batches, exposure_of, refuse_strays, with_augmentation
 from cbdm_cli.config import Config, Facts, Origin, Training, UnitsFact
 from cbdm_cli.laws import ChosenLaws, choose_laws, counts_classes, sampled_from, table_law
 from cbdm_cli.limits import check_limits
@@ -160,7 +160,7 @@ def assemble(config: Config, read: ReadData | None = None) -> Experiment:
     Raises:
         CbdmError: whatever does not fit, in one line.
     """
-    config = told_network(config.model_copy(update={"method": completed(config.method)}))
+    config = with_augmentation(config.model_copy(update={"method": completed(config.method)}))
     full, data, split = load_data(config, read)
     check_limits(config, tuple(data.shape), data.num_classes, len(full))
     counts = data.counts()

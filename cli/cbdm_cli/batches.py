@@ -35,7 +35,7 @@ __all__ = [
     "exposure_of",
     "level_share",
     "refuse_strays",
-    "told_network",
+    "with_augmentation",
 ]
 
 
@@ -81,8 +81,8 @@ def augmentation(config: Config) -> Augment | None:
     return Augment(config.data.augment, config.data.augment_parts) if config.data.augment else None
 
 
-def told_network(config: Config) -> Config:
-    """The configuration with a network that is told of the augmentation.
+def with_augmentation(config: Config) -> Config:
+    """The configuration with a network that takes the augmentation vector.
 
     Raises:
         CbdmError: a network that takes no augmentation vector, or one of another length.

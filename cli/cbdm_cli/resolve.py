@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cbdm_cli.batches import told_network
+from cbdm_cli.batches import with_augmentation
 from cbdm_cli.config import Config, validated
 from cbdm_cli.laws import law_takers
 from cbdm_cli.method import completed, method_over, only_its_parts, with_law, with_option
@@ -42,7 +42,7 @@ def resolved(table: Mapping[str, Any], options: Mapping[str, Any]) -> Config:
     for name in ("tau", "gamma"):
         if name in given:
             parts = with_option(parts, name, given[name])
-    return told_network(config.model_copy(update={"method": completed(parts)}))
+    return with_augmentation(config.model_copy(update={"method": completed(parts)}))
 
 
 def _without_stray(table: Mapping[str, Any]) -> dict[str, Any]:

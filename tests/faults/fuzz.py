@@ -264,7 +264,7 @@ def imports(material):
 
 
 def read_import(material, content):
-    from cbdm_cli.starting import read_state_dict
+    from cbdm_cli.initial_weights import read_state_dict
 
     file = material.box / "their.pt"
     file.write_bytes(content)

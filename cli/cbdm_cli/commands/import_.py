@@ -11,10 +11,10 @@ import torch
 
 from cbdm_cli import render
 from cbdm_cli.config import Config, Data, Facts, Network, Sampling, Schedule, Training
+from cbdm_cli.initial_weights import read_state_dict
 from cbdm_cli.method import Part, completed, parse_parts, part_class, takes_law
 from cbdm_cli.run_data import IMPORTED
 from cbdm_cli.run_folder import claimed_folder, environment, write_json, write_text
-from cbdm_cli.starting import read_state_dict
 from cbdm_core.adjustment import DenoisingLoss
 from cbdm_core.checkpoint import save_checkpoint
 from cbdm_core.distributed import World

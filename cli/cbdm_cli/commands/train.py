@@ -16,6 +16,7 @@ from cbdm_cli.assemble import Experiment, assemble
 from cbdm_cli.config import Config
 from cbdm_cli.durations import duration
 from cbdm_cli.evaluator import check_judging
+from cbdm_cli.initial_weights import start_from
 from cbdm_cli.overlay import load_config
 from cbdm_cli.own_data import own_table
 from cbdm_cli.resolve import resolved
@@ -33,7 +34,6 @@ from cbdm_cli.run_folder import (
 )
 from cbdm_cli.sampling import balanced_samples, solver
 from cbdm_cli.sampling_cost import sampling_cost
-from cbdm_cli.starting import start_from
 from cbdm_cli.threads import set_threads
 from cbdm_cli.trackers import check_tracker
 from cbdm_cli.trainer import RunOptions, folder_held, run_training

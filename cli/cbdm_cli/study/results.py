@@ -16,7 +16,7 @@ from cbdm_core.metrics.scores import compared_scores
 __all__ = [
     "Estimate",
     "Result",
-    "Row",
+    "RowKey",
     "at_edge",
     "best_omega",
     "estimate",
@@ -29,7 +29,7 @@ __all__ = [
 Result = Mapping[str, Any]
 """What a result file holds."""
 
-Row = tuple[str, str]
+RowKey = tuple[str, str]
 """(variant, kind of its readings): a line of the table."""
 
 
@@ -81,7 +81,7 @@ def _plain(value: Any) -> bool:
 
 def read_results(
     folder: Path, plan: Plan, read: Callable[[Path], Result] = read_result
-) -> dict[Row, dict[str, dict[int, Result]]]:
+) -> dict[RowKey, dict[str, dict[int, Result]]]:
     """(variant, kind) → every ω → seed → result, of the readings that are there; rows in the order of the table.
 
     Args:
@@ -92,7 +92,7 @@ def read_results(
     Raises:
         CbdmError: a result that cannot be read.
     """
-    table: dict[Row, dict[str, dict[int, Result]]] = {}
+    table: dict[RowKey, dict[str, dict[int, Result]]] = {}
     for variant in plan.variants:
         for reading in readings_of(plan, variant):
             by_seed = table.setdefault((variant.name, reading.kind), {}).setdefault(reading.omega, {})

@@ -96,7 +96,9 @@ def summarise(folder: Path, plan: Plan, primary: str = "fid") -> Summary | None:
     return summary_of(read_results(folder, plan), primary)
 
 
-def summary_of(table: Mapping[results.Row, Mapping[str, Mapping[int, Result]]], primary: str = "fid") -> Summary | None:
+def summary_of(
+    table: Mapping[results.RowKey, Mapping[str, Mapping[int, Result]]], primary: str = "fid"
+) -> Summary | None:
     """As `summarise`, of results that have been read: (variant, kind) → ω → seed → result."""
     rows, baseline = [], None
     features = ""

@@ -18,7 +18,7 @@ from cbdm_core.run import load_run
 
 __all__ = ["read_state_dict", "start_from"]
 
-_TOLD = "augment.project.weight"  # zero at first, so that a network that was told nothing may start one that is
+_AUGMENTATION = "augment.project.weight"  # zero at first, so that a network that was told nothing may start one that is
 
 
 def start_from(path: Path, network: ScoreNetwork, shape: Sequence[int]) -> Origin:
@@ -51,7 +51,7 @@ def start_from(path: Path, network: ScoreNetwork, shape: Sequence[int]) -> Origi
 
 def _load(path: Path, tensors: dict[str, Tensor], network: ScoreNetwork) -> None:
     own = network.state_dict()
-    new = {name: value for name, value in own.items() if name.endswith(_TOLD) and name not in tensors}
+    new = {name: value for name, value in own.items() if name.endswith(_AUGMENTATION) and name not in tensors}
     given = {**tensors, **new}
     wrong = sorted({*own} ^ {*given}) or [name for name in own if own[name].shape != given[name].shape]
     if wrong:
