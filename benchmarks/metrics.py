@@ -31,6 +31,7 @@ from sklearn.cluster import MiniBatchKMeans
 
 from cbdm_core.metrics import frechet, manifold
 from cbdm_core.metrics import prd as curves
+from cbdm_core.metrics.seeding import seeded
 
 RESULTS = Path(__file__).parent / "results" / "metrics.json"
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
@@ -219,7 +220,7 @@ def prd(n: int = 5000, D: int = 2048, pairs: int = 5, num_classes: int = 1, runs
     rows, _ = compared(f"PRD, {clusters} clusters, {runs} run{'s' * (runs > 1)}", n, D, routes, pairs)
     union = np.concatenate([real, fake])
     x = torch.cat(curves._about_the_middle(a, b))
-    ours = [inertia(union, curves._clustered(x, clusters, frechet.seeded(s, "inertia")).numpy()) for s in range(3)]
+    ours = [inertia(union, curves._clustered(x, clusters, seeded(s, "inertia")).numpy()) for s in range(3)]
     theirs = [inertia(union, _labels(union, clusters, s)) for s in range(3)]
     for row in rows:
         row["difference"] = max(abs(a - b) for a, b in zip(row["ours"], row["theirs"], strict=True))

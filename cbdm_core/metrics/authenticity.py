@@ -5,12 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cbdm_core.metrics.bounds import distances
-from cbdm_core.metrics.frechet import checked_pair
+from cbdm_core.metrics.bounds import CHUNK, distances
+from cbdm_core.metrics.checks import checked_pair
 
 __all__ = ["authentic"]
-
-_CHUNK = 512  # rows of a distance matrix held at once
 
 
 def authentic(fake: Tensor, training: Tensor) -> Tensor:
@@ -34,7 +32,7 @@ def authentic(fake: Tensor, training: Tensor) -> Tensor:
     if len(training) == 1:
         return torch.full((len(fake),), torch.nan, dtype=torch.float64, device=fake.device)
     parts = []
-    for rows in fake.split(_CHUNK):
+    for rows in fake.split(CHUNK):
         nearest, which = distances(rows, training).min(1)
         own = distances(training[which], training)
         own[torch.arange(len(which), device=own.device), which] = torch.inf

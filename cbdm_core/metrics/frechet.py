@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass
 
@@ -11,51 +10,10 @@ import torch
 from torch import Tensor
 
 from cbdm_core.errors import CbdmError
+from cbdm_core.metrics.checks import checked_features, checked_pair
+from cbdm_core.metrics.seeding import seeded
 
-__all__ = ["Moments", "checked_features", "checked_pair", "few_rows", "fid_infinity", "frechet_distance", "seeded"]
-
-
-def seeded(seed: int, purpose: str) -> np.random.Generator:
-    """The random numbers of one purpose: a counter-based generator keyed by a hash of (seed, purpose), like `Draws`."""
-    digest = hashlib.sha256(f"{seed}/metrics/{purpose}".encode()).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
-
-
-def checked_features(features: Tensor, what: str, least: int, dtype: torch.dtype | None = torch.float64) -> Tensor:
-    """(N, D) in float64, or in their own precision where `dtype` is None; finite, with at least `least` rows.
-
-    Raises:
-        CbdmError: another number of axes, too few rows, or rows with NaN or infinite values.
-    """
-    if features.ndim != 2:
-        raise CbdmError(f"{what} features must be (N, D), got {tuple(features.shape)}: flatten each row")
-    if features.shape[1] == 0:
-        raise CbdmError(f"{what} features of shape {tuple(features.shape)} hold no number: give one or more a row")
-    if len(features) < least:
-        raise CbdmError(f"{len(features)} {what} feature rows are too few: give {least} or more")
-    # A sum is finite only if all numbers are, and costs a twentieth of looking at each.
-    bad = 0 if bool(features.sum().isfinite()) else int((~torch.isfinite(features).all(1)).sum())
-    if bad:
-        raise CbdmError(
-            f"{bad} of {len(features)} {what} feature rows hold NaN or infinite values: remove or mend them"
-        )
-    return features.detach().to(dtype or features.dtype)
-
-
-def checked_pair(
-    real: Tensor, fake: Tensor, least: int = 1, dtype: torch.dtype | None = torch.float64
-) -> tuple[Tensor, Tensor]:
-    """Both sets as `checked_features` gives them, and of the same D.
-
-    Raises:
-        CbdmError: what `checked_features` refuses, or different D.
-    """
-    real, fake = checked_features(real, "real", least, dtype), checked_features(fake, "generated", least, dtype)
-    if real.shape[1] != fake.shape[1]:
-        raise CbdmError(
-            f"real features have {real.shape[1]} numbers, generated ones {fake.shape[1]}: use one extractor"
-        )
-    return real, fake
+__all__ = ["Moments", "few_rows", "fid_infinity", "frechet_distance"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +92,7 @@ def frechet_distance(real: Tensor | Moments, fake: Tensor | Moments) -> float:
     Raises:
         CbdmError: fewer than 2 rows, NaN or infinite values, those whose squares are infinite, or different D.
 
-    Heusel et al. 2017 (arXiv 1706.08500), eq. 6.
+    Source: Heusel et al. 2017 (arXiv 1706.08500), eq. 6.
     """
     if isinstance(real, Tensor) and isinstance(fake, Tensor) and few_rows(real, fake):
         return _distance_of_rows(*checked_pair(real, fake, least=2))
@@ -215,7 +173,7 @@ def fid_infinity(real: Tensor | Moments, fake: Tensor, points: int = 15, seed: i
     Raises:
         CbdmError: fewer than 4 rows, NaN or infinite values, different D, or `points` < 2.
 
-    Chong & Forsyth 2020 (arXiv 1911.07023), section 4.
+    Source: Chong & Forsyth 2020 (arXiv 1911.07023), section 4.
     """
     if points < 2:
         raise CbdmError(f"points = {points}: a line needs 2 or more")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cbdm_core.errors import CbdmError
-from cbdm_core.metrics.frechet import seeded
+from cbdm_core.metrics.seeding import seeded
 
 __all__ = ["InceptionScore", "inception_score"]
 
@@ -34,7 +34,7 @@ def inception_score(log_probs: Tensor, splits: int = 1, seed: int = 0) -> Incept
     Raises:
         CbdmError: another number of axes, no row, NaN, rows that do not sum to 1, or splits out of range.
 
-    Salimans et al. 2016 (arXiv 1606.03498), section 4.
+    Source: Salimans et al. 2016 (arXiv 1606.03498), section 4.
     """
     log_probs = _checked(log_probs)
     if not 1 <= splits <= len(log_probs):

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from cbdm_core.errors import CbdmError
-from cbdm_core.metrics.frechet import checked_pair, seeded
+from cbdm_core.metrics.checks import checked_pair
+from cbdm_core.metrics.seeding import seeded
 
 __all__ = ["KernelDistance", "kernel_distance", "kernel_distance_subsets"]
 
@@ -40,7 +41,7 @@ def kernel_distance(real: Tensor, fake: Tensor) -> KernelDistance:
     Raises:
         CbdmError: fewer than 3 rows, NaN or infinite values, or different D.
 
-    Bińkowski et al. 2018 (arXiv 1801.01401), eq. 4 and section 4; Gretton et al. 2012, eq. 3.
+    Source: Bińkowski et al. 2018 (arXiv 1801.01401), eq. 4 and section 4; Gretton et al. 2012, eq. 3.
     """
     real, fake = checked_pair(real, fake, least=3)
     within_real, across_real = _row_sums(real, real, skip_self=True), _row_sums(real, fake)
@@ -75,7 +76,7 @@ def kernel_distance_subsets(
     Raises:
         CbdmError: fewer than 2 rows, NaN or infinite values, different D, or numbers out of range.
 
-    Bińkowski et al. 2018 (arXiv 1801.01401), section 4.
+    Source: Bińkowski et al. 2018 (arXiv 1801.01401), section 4.
     """
     real, fake = checked_pair(real, fake, least=2)
     if subsets < 2 or size < 2:

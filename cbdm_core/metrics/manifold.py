@@ -10,7 +10,7 @@ from torch import Tensor
 from cbdm_core.errors import CbdmError
 from cbdm_core.metrics import bounds
 from cbdm_core.metrics.bounds import Bounds, clouds, distances, nearest_radii
-from cbdm_core.metrics.frechet import checked_pair
+from cbdm_core.metrics.checks import checked_pair
 
 __all__ = ["ManifoldScores", "prdc", "precision_recall", "resampled_precision_recall"]
 
@@ -55,7 +55,7 @@ def prdc(real: Tensor, fake: Tensor, k: int = 5, *, strict: bool = True) -> Mani
     Raises:
         CbdmError: k out of range for either set, NaN or infinite values, or different D.
 
-    Kynkäänniemi et al. 2019 (arXiv 1904.06991), eq. 1–2; Naeem et al. 2020 (arXiv 2002.09797), eq. 4 and 6.
+    Source: Kynkäänniemi et al. 2019 (arXiv 1904.06991), eq. 1–2; Naeem et al. 2020 (arXiv 2002.09797), eq. 4 and 6.
     """
     real, fake = _checked(real, fake, k, dtype=None)
     real_cloud, fake_cloud = clouds(real, fake)

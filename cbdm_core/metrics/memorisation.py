@@ -8,12 +8,10 @@ import torch
 from torch import Tensor
 
 from cbdm_core.errors import CbdmError
-from cbdm_core.metrics.bounds import distances
-from cbdm_core.metrics.frechet import checked_features, checked_pair
+from cbdm_core.metrics.bounds import CHUNK, distances
+from cbdm_core.metrics.checks import checked_features, checked_pair
 
 __all__ = ["Memorisation", "diversity", "memorisation", "relative_diversity"]
-
-_CHUNK = 512  # rows of a distance matrix held at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +95,7 @@ def diversity(features: Tensor, labels: Tensor) -> dict[int, float]:
     for label in labels.unique().tolist():
         rows = features[labels == label]
         if len(rows) > 1:
-            total = sum(float(distances(part, rows).sum()) for part in rows.split(_CHUNK))
+            total = sum(float(distances(part, rows).sum()) for part in rows.split(CHUNK))
             found[label] = total / (len(rows) * (len(rows) - 1))
     return found
 
@@ -123,5 +121,5 @@ def relative_diversity(real: Tensor, real_labels: Tensor, fake: Tensor, fake_lab
 
 def _nearest(queries: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     """(distance, row number) of the point nearest to each query."""
-    found = [distances(rows, points).min(1) for rows in queries.split(_CHUNK)]
+    found = [distances(rows, points).min(1) for rows in queries.split(CHUNK)]
     return torch.cat([part.values for part in found]), torch.cat([part.indices for part in found])

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from cbdm_core.errors import CbdmError
 from cbdm_core.metrics.bounds import CHUNK, distances
-from cbdm_core.metrics.frechet import checked_pair, seeded
+from cbdm_core.metrics.checks import checked_pair
+from cbdm_core.metrics.seeding import seeded
 
 __all__ = ["PrdScores", "f_beta", "prd", "prd_curve"]
 
@@ -52,7 +53,7 @@ def prd(
     Raises:
         CbdmError: no row, NaN or infinite values, different D, or numbers out of range.
 
-    Sajjadi et al. 2018 (arXiv 1806.00035), section 4 and algorithm 1; the F scores are of section 4.4.
+    Source: Sajjadi et al. 2018 (arXiv 1806.00035), section 4 and algorithm 1; the F scores are of section 4.4.
     """
     real, fake = checked_pair(real, fake, dtype=None)
     if num_classes < 1 or runs < 1:
@@ -80,7 +81,7 @@ def prd_curve(real: Tensor, fake: Tensor, angles: int = 1001) -> tuple[Tensor, T
     Raises:
         CbdmError: histograms of different length, that are negative or do not sum to 1, or angles out of range.
 
-    Sajjadi et al. 2018 (arXiv 1806.00035), theorem 1 and eq. 7–8.
+    Source: Sajjadi et al. 2018 (arXiv 1806.00035), theorem 1 and eq. 7–8.
     """
     p, q = real.to(torch.float64), fake.to(torch.float64)
     if angles < 3 or angles % 2 == 0:

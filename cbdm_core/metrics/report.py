@@ -188,7 +188,7 @@ def count_groups(training_counts: Tensor | Sequence[int]) -> dict[str, tuple[int
     Returns:
         Group → its labels in order; a group without a class is left out.
 
-    Liu et al. 2019 (arXiv 1904.05160), section 4.
+    Source: Liu et al. 2019 (arXiv 1904.05160), section 4.
     """
     groups: dict[str, list[int]] = {"many": [], "medium-shot": [], "few": []}
     for label, count in enumerate(torch.as_tensor(training_counts).tolist()):

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from cbdm_core.errors import CbdmError
-from cbdm_core.metrics.frechet import Moments, checked_pair, few_rows, frechet_distance, seeded
+from cbdm_core.metrics.checks import checked_pair
+from cbdm_core.metrics.frechet import Moments, few_rows, frechet_distance
 from cbdm_core.metrics.manifold import prdc, resampled_precision_recall
+from cbdm_core.metrics.seeding import seeded
 
 __all__ = [
     "Interval",
@@ -69,7 +71,7 @@ def bootstrap_interval(
     Raises:
         CbdmError: no row, `resamples` < 2, or a level out of range.
 
-    Efron & Tibshirani 1993, chapter 13.
+    Source: Efron & Tibshirani 1993, chapter 13.
     """
     pairs = zip(*_counts(real, fake, resamples, seed), strict=True)
     drawn = [statistic(real.repeat_interleave(a, 0), fake.repeat_interleave(b, 0)) for a, b in pairs]
@@ -155,7 +157,7 @@ def jackknife_interval(statistic: Statistic, real: Tensor, fake: Tensor, level: 
     Raises:
         CbdmError: fewer than 2 rows, or a level out of range.
 
-    Efron & Tibshirani 1993, eq. 11.5.
+    Source: Efron & Tibshirani 1993, eq. 11.5.
     """
     _check_level(level)
     if min(len(real), len(fake)) < 2:

@@ -164,7 +164,7 @@ class Inception(nn.Module):
     The 2015 original differs from torchvision's v3 in its pools: averages do not count the padding, and the last block
     takes maxima. The head of 1,008 classes is carried for its weights only.
 
-    Szegedy et al. 2016 (arXiv 1512.00567), table 1; Heusel et al. 2017 (arXiv 1706.08500).
+    Source: Szegedy et al. 2016 (arXiv 1512.00567), table 1; Heusel et al. 2017 (arXiv 1706.08500).
     """
 
     resize = "bilinear to 299 without antialiasing or aligned corners"

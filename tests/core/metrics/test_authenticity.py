@@ -22,7 +22,7 @@ def test_against_a_library(seed, chunk):
     distance, which = near.kneighbors(fake.numpy(), n_neighbors=1)
     own = near.kneighbors(training.numpy())[0][:, 1]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_CHUNK", chunk)
+        patch.setattr(module, "CHUNK", chunk)
         found = authentic(fake, training)
     assert found.tolist() == [float(d > own[i]) for d, i in zip(distance[:, 0], which[:, 0], strict=True)]
 

@@ -11,16 +11,16 @@ from torchmetrics.image.fid import _compute_fid
 
 from cbdm_core.errors import CbdmError
 from cbdm_core.metrics import frechet
+from cbdm_core.metrics.checks import checked_features
 from cbdm_core.metrics.frechet import (
     Moments,
     _gram,
     _lower_of_product,
     _trace_of_root,
-    checked_features,
     fid_infinity,
     frechet_distance,
-    seeded,
 )
+from cbdm_core.metrics.seeding import seeded
 
 SEEDS = st.integers(0, 10**6)
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torchmetrics.image.inception import InceptionScore
 
 from cbdm_core.errors import CbdmError
-from cbdm_core.metrics.frechet import seeded
 from cbdm_core.metrics.inception_score import inception_score
+from cbdm_core.metrics.seeding import seeded
 
 
 def log_probs(seed, n, K, sharpness=2.0):

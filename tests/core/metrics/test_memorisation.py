@@ -121,7 +121,7 @@ def test_the_chunk_changes_nothing(monkeypatch, chunk):
     fake, training, held = rows(0, 61), rows(1, 50), rows(2, 40)
     labels = torch.arange(61) % 3
     expected, varied = memorisation(fake, training, held), diversity(fake, labels)
-    monkeypatch.setattr(module, "_CHUNK", chunk)
+    monkeypatch.setattr(module, "CHUNK", chunk)
     found = memorisation(fake, training, held)
     assert torch.equal(found.ratio, expected.ratio)
     assert torch.equal(found.nearest_training, expected.nearest_training)

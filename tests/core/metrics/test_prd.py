@@ -13,8 +13,8 @@ from sklearn.cluster import MiniBatchKMeans
 from cbdm_core.errors import CbdmError
 from cbdm_core.metrics import prd as prd_module
 from cbdm_core.metrics.bounds import distances
-from cbdm_core.metrics.frechet import seeded
 from cbdm_core.metrics.prd import f_beta, prd, prd_curve
+from cbdm_core.metrics.seeding import seeded
 
 
 def rows(seed, n, d=3, shift=0.0):
