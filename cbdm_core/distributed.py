@@ -32,6 +32,7 @@ __all__ = [
     "text_of_the_leader",
 ]
 
+_DEVICES = "auto, cuda, cuda:N, mps, cpu"
 _PATIENCE = timedelta(hours=2)  # the others wait while the leader judges samples
 
 
@@ -47,9 +48,6 @@ class World:
     def leads(self) -> bool:
         """Whether this is the process that writes and prints."""
         return self.rank == 0
-
-
-_DEVICES = "auto, cuda, cuda:N, mps, cpu"
 
 
 def check_device(name: str) -> None:
@@ -73,7 +71,7 @@ def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
         name = next(kind for kind, there in available.items() if there)
     kind = name.split(":")[0]
     if kind not in available:
-        raise CbdmError(f"unknown device {name!r}: allowed are auto, cuda, cuda:N, mps, cpu")
+        raise CbdmError(f"unknown device {name!r}: allowed are {_DEVICES}")
     if not available[kind]:
         here = ", ".join(k for k, there in available.items() if there)
         raise CbdmError(f"device {name!r} is not available on this machine, which has: {here}")
@@ -82,7 +80,7 @@ def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise CbdmError(f"unknown device {name!r}: allowed are auto, cuda, cuda:N, mps, cpu") from error
+        raise CbdmError(f"unknown device {name!r}: allowed are {_DEVICES}") from error
     if kind != "cuda" and device.index:
         raise CbdmError(f"device {name!r}: this machine has one {kind}; name it {kind!r}")
     if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():

@@ -50,19 +50,18 @@ def _of_group() -> int | None:
     return max(most - taken, 0)
 
 
-def check_memory(what: str, needed: int, mend: str, device: torch.device | str = "cpu") -> None:
-    """Refuse what needs more memory than there is.
+def check_memory(what: str, needed: int, mend: str) -> None:
+    """Refuse what needs more memory than the CPU has.
 
     Args:
         what: needs it, as the message calls it.
         needed: bytes at least.
         mend: what to do.
-        device: which memory.
 
     Raises:
         CbdmError: it does not fit.
     """
-    there = available_bytes(device)
+    there = available_bytes()
     if there is not None and needed > there:
         raise CbdmError(f"{what} needs at least {gigabytes(needed)} of memory, and {gigabytes(there)} are free: {mend}")
 

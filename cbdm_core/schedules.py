@@ -21,6 +21,7 @@ __all__ = [
     "NoiseSchedule",
     "RectifiedFlow",
     "at_time",
+    "check_times",
     "per_row",
     "uniform_times",
 ]
@@ -85,6 +86,18 @@ def uniform_times(schedule: NoiseSchedule, steps: int) -> list[float]:
     if steps < 1:
         raise CbdmError(f"steps must be 1 or more, got {steps}")
     return [schedule.domain[1] * (steps - i) / steps for i in range(steps + 1)]
+
+
+def check_times(schedule: NoiseSchedule, times: Tensor) -> None:
+    """Refuse times outside a schedule's domain; a rounding of 1e-9 is let pass.
+
+    Raises:
+        CbdmError: one of them is outside.
+    """
+    low, high = schedule.domain
+    outside = times[(times < low - 1e-9) | (times > high + 1e-9)]
+    if len(outside):
+        raise CbdmError(f"time {float(outside[0]):g} is outside the schedule's domain: give times from {low} to {high}")
 
 
 def at_time(schedule: NoiseSchedule, t: float) -> tuple[float, float]:

@@ -32,7 +32,6 @@ from cbdm_core.priors import LabelPrior
 from cbdm_core.sharding import gathered, shard
 
 __all__ = [
-    "PRECISIONS",
     "DivergedError",
     "TrainRecord",
     "TrainSettings",

@@ -220,9 +220,8 @@ class Dataset:
         if mirrored is not None and not (isinstance(rows, Tensor) and self.is_images):
             raise CbdmError("only images that are given by number are mirrored: those of a slice are the data's own")
         if isinstance(rows, Tensor) and rows.dtype == torch.int64 and isinstance(self.x, Tensor):
-            x = self.x.index_select(
-                0, torch.where(rows < 0, rows + len(self.x), rows)
-            )  # a tenth of the time of x[rows]
+            # A tenth of the time of x[rows].
+            x = self.x.index_select(0, torch.where(rows < 0, rows + len(self.x), rows))
         else:
             x = self.x[rows]
         if self.is_images:

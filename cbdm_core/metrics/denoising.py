@@ -11,7 +11,7 @@ from torch import Tensor
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.draws import Draws, real_dtype
 from cbdm_core.errors import CbdmError
-from cbdm_core.schedules import NoiseSchedule, per_row
+from cbdm_core.schedules import NoiseSchedule, check_times, per_row
 
 __all__ = ["Denoiser", "DenoisingErrors", "denoising_errors"]
 
@@ -95,7 +95,9 @@ def denoising_errors(
     Raises:
         CbdmError: queries or batch_size below 1, or times outside the domain.
     """
-    _check(schedule, times, queries, batch_size)
+    if queries < 1 or batch_size < 1:
+        raise CbdmError(f"queries = {queries} and batch_size = {batch_size}: both must be 1 or more")
+    check_times(schedule, times)
     device = torch.device(device)
     times = times.to(device, real_dtype(device))
     alpha_t, sigma_t = schedule(times)
@@ -112,15 +114,6 @@ def denoising_errors(
             eps[at, part] = (eps_hat - noise).flatten(1).to(times.dtype).square().sum(1).double().cpu()
     factor = (sigma_t / alpha_t).square().double().cpu()
     return DenoisingErrors(eps, factor, data.y.cpu()[image], image, data.num_classes)
-
-
-def _check(schedule: NoiseSchedule, times: Tensor, queries: int, batch_size: int) -> None:
-    if queries < 1 or batch_size < 1:
-        raise CbdmError(f"queries = {queries} and batch_size = {batch_size}: both must be 1 or more")
-    low, high = schedule.domain
-    outside = times[(times < low - 1e-9) | (times > high + 1e-9)]
-    if len(outside):
-        raise CbdmError(f"time {float(outside[0]):g} is outside the schedule's domain: give times from {low} to {high}")
 
 
 def _queries(y: Tensor, queries: int, seed: int) -> tuple[Tensor, Tensor]:

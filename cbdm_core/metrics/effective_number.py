@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cbdm_core.draws import Draws, real_dtype
 from cbdm_core.errors import CbdmError
-from cbdm_core.schedules import NoiseSchedule
+from cbdm_core.schedules import NoiseSchedule, check_times
 
 __all__ = ["effective_number"]
 
@@ -66,10 +66,7 @@ def _check(x_0: Tensor, y: Tensor, num_classes: int, schedule: NoiseSchedule, ti
         raise CbdmError(
             f"label {int(wrong[0])} is out of range: {num_classes} classes have labels 0 … {num_classes - 1}"
         )
-    low, high = schedule.domain
-    outside = times[(times < low) | (times > high)]
-    if len(outside):
-        raise CbdmError(f"time {float(outside[0]):g} is outside the schedule's domain: give times from {low} to {high}")
+    check_times(schedule, times)
     if queries < 1:
         raise CbdmError(f"queries must be 1 or more, got {queries}: 256 noised images a class do")
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cbdm_core.conditions import Condition
-from cbdm_core.errors import CbdmError, check_positive
+from cbdm_core.errors import CbdmError
 
 __all__ = [
     "TINY",
@@ -17,7 +17,6 @@ __all__ = [
     "ResidualBlock",
     "Upsample",
     "check_batch",
-    "check_positive",
     "conv",
     "linear",
 ]
@@ -38,9 +37,9 @@ def conv(dims: int, inputs: int, outputs: int, kernel: int = 3, *, stride: int =
     return layer
 
 
-def linear(inputs: int, outputs: int, *, bias: bool = True, gain: float = 1.0) -> nn.Linear:
+def linear(inputs: int, outputs: int, *, gain: float = 1.0) -> nn.Linear:
     """A linear map, Xavier-uniform times `gain`, the bias starts at 0."""
-    layer = nn.Linear(inputs, outputs, bias=bias)
+    layer = nn.Linear(inputs, outputs)
     _initialise(layer, gain)
     return layer
 

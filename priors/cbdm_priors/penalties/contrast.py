@@ -17,7 +17,7 @@ from cbdm_core.priors import ConditionPrior
 from cbdm_core.process import DenoisingStep
 from cbdm_priors.penalties.penalty import Penalty, TimeWeight, class_labels
 
-__all__ = ["Alignment", "Separation", "SupervisedContrast", "class_labels", "supervised_contrast"]
+__all__ = ["Alignment", "Separation", "SupervisedContrast", "supervised_contrast"]
 
 _TINY_NORM = 1e-6  # a feature vector shorter than this is not stretched to length 1, which bounds its gradient
 

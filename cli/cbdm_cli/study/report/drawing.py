@@ -30,6 +30,7 @@ COLOURS = (
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
 _LINES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
 _HATCHES = ("", "///", "\\\\\\", "xxx", "---", "|||", "+++", "//", "\\\\", "--")  # lines: dots are long paths
+_SHADES = 49  # of a diverging scale; odd, so that the middle is none
 _STRONGEST = 0.65  # opacity of a shade behind text: a contrast of 4.5 on both backgrounds
 _INK = "#0b0c0d"  # stands for the colour of the page's text until `finished` puts that in
 
@@ -112,11 +113,11 @@ def ramp(count: int) -> list[str]:
     return found
 
 
-def diverging(steps: int = 49) -> list[tuple[float, float, float, float]]:
+def diverging() -> list[tuple[float, float, float, float]]:
     """RGBA from blue over nothing to orange: the page shows through, so that its text can be read on all of them."""
     found = []
-    for i in range(steps):
-        at = 2 * i / (steps - 1) - 1
+    for i in range(_SHADES):
+        at = 2 * i / (_SHADES - 1) - 1
         red, green, blue = (int(("#cf641c" if at > 0 else "#2f7ed8")[k : k + 2], 16) / 255 for k in (1, 3, 5))
         found.append((red, green, blue, _STRONGEST * abs(at)))
     return found
