@@ -106,8 +106,8 @@ class Augment:
         x = _flipped(x, values)
         x = _moved(x, values)
         x = _coloured(x, values)
-        told = [_TOLD.get(name, _as_drawn)(value) for name, value in values.items()]
-        return x, torch.cat(told, dim=1).to(x.dtype)
+        described = [_DESCRIBED.get(name, _as_drawn)(value) for name, value in values.items()]
+        return x, torch.cat(described, dim=1).to(x.dtype)
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def _directed(value: Tensor) -> Tensor:
     return torch.cat([strength * angle.cos(), strength * angle.sin()], dim=1)
 
 
-_TOLD = {"rotate": _on_circle, "hue": _on_circle, "stretch": _directed}
+_DESCRIBED = {"rotate": _on_circle, "hue": _on_circle, "stretch": _directed}
 
 
 def _flipped(x: Tensor, values: dict[str, Tensor]) -> Tensor:

@@ -175,10 +175,10 @@ class Batches:
             x_0[mirrored] = x_0[mirrored].flip(-1)
         else:
             x_0 = self.dataset.model_input(chosen, mirrored if self.flip else None)
-        told = None
+        description = None
         if self.augment is not None:
-            x_0, told = self.augment(x_0, draws)
-        return Batch(x_0, y, rows, self.dataset.condition_values(chosen), t, told)
+            x_0, description = self.augment(x_0, draws)
+        return Batch(x_0, y, rows, self.dataset.condition_values(chosen), t, description)
 
     def _mirrored(self, draws: Draws) -> Tensor:
         """(M,) the rows that are flipped."""

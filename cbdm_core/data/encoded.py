@@ -1,4 +1,4 @@
-"""Images as files of anybody's hold them, encoded, one after another, and what is told of them once all have come."""
+"""Images as files of anybody's hold them, encoded, one after another, and their labels once all have come."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class Encoded:
 
     Args:
         images: the name of each for messages, and its file or its encoded bytes; one or more.
-        told: what is said of them; asked for once all images have come.
+        labelling: of all of them; asked for once all images have come.
         framing: how they become arrays of one shape.
         count: how many there are, None where that is not known before they are read.
     """
 
     images: Callable[[], Iterable[tuple[str, Path | bytes]]]
-    told: Callable[[], Labelling]
+    labelling: Callable[[], Labelling]
     framing: Framing
     count: int | None = None
 
@@ -48,10 +48,10 @@ class Encoded:
         """All of them in memory.
 
         Raises:
-            CbdmError: what `Framing.stack`, `told` or `Dataset` refuses.
+            CbdmError: what `Framing.stack`, `labelling` or `Dataset` refuses.
         """
         x = self.framing.stack(self.images(), self.count)
-        return self.told().of(x)
+        return self.labelling().of(x)
 
     def rows(self) -> Iterator[np.ndarray]:
         """(C, H, W) uint8 of each, none of which is kept.

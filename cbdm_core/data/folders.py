@@ -69,15 +69,15 @@ def folder_images(
     if labels is not None and allow_empty:
         raise CbdmError("allow_empty is for class folders, and labels names the classes here: leave one of them out")
     framing, place = Framing(size, channels), Path(path)
-    files, told = _by_folder(place, allow_empty) if labels is None else _by_table(place, Path(labels))
-    return Encoded(lambda: ((str(file), file) for file in files), lambda: told, framing, len(files))
+    files, labelling = _by_folder(place, allow_empty) if labels is None else _by_table(place, Path(labels))
+    return Encoded(lambda: ((str(file), file) for file in files), lambda: labelling, framing, len(files))
 
 
 def _by_table(place: Path, table: Path) -> tuple[list[Path], Labelling]:
     if not place.is_dir():
         raise CbdmError(f"{place} is not a folder: give the path of the folder that the file names start from")
     file = place / table if (place / table).is_file() else table
-    names, told = read_table(file, place)
+    names, labelling = read_table(file, place)
     for index, name in enumerate(names, start=1):
         if _is_missing(place / name):
             raise CbdmError(
@@ -85,7 +85,7 @@ def _by_table(place: Path, table: Path) -> tuple[list[Path], Labelling]:
                 f"{place}: bring it, or remove the row"
             )
     _warn_of_unlisted(place, table, names)
-    return [place / name for name in names], told
+    return [place / name for name in names], labelling
 
 
 def _warn_of_unlisted(place: Path, table: Path, names: Sequence[str]) -> None:

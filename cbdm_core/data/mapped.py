@@ -46,16 +46,16 @@ def npy(*, path: str | Path, layout: Layout | None = None, standardise: bool | N
         raise unknown_name("layout", str(layout), ("first", "last", "none"))
     folder = Path(path)
     arrays = list(_opened(folder, "images"))
-    told = _told(folder, [len(a) for a in arrays])
+    labelling = _labelling(folder, [len(a) for a in arrays])
     images = arrays[0].dtype == np.uint8
     if images and standardise is not None:
         raise CbdmError("standardise is for values, and these are images: leave it out")
     x = MappedRows(arrays, _channels(arrays, layout) if images else layout or "first")
-    data = told.of(x)
+    data = labelling.of(x)
     return data if images or standardise is False else replace(data, units=Units.standardising(x))
 
 
-def _told(folder: Path, rows: list[int]) -> Labelling:
+def _labelling(folder: Path, rows: list[int]) -> Labelling:
     """Labels and their names, and conditions where there are some, of which the regions do for labels."""
     parts = _beside(folder, "conditions", rows) if _files(folder, "conditions") else None
     condition = None if parts is None else conditions_of(_joined(folder, parts))

@@ -43,10 +43,10 @@ def medmnist(*, root: str | Path | None = None, name: str | None = None, part: s
     arrays = read_arrays(path, lambda there: [_one_of(path, array, there) for array in wanted])
     x, labels = arrays[wanted[0]], [arrays[array] for array in wanted[1:]]
     start = sum(len(y) for y in labels[: _PARTS.index(part)])
-    told = _labelling(path, labels)
+    labelling = _labelling(path, labels)
     rows = slice(start, start + len(labels[_PARTS.index(part)]))
-    condition = None if told.condition is None else told.condition[rows]
-    return Dataset(torch.from_numpy(_channels_first(path, x)), told.labels[rows], told.class_names, condition)
+    condition = None if labelling.condition is None else labelling.condition[rows]
+    return Dataset(torch.from_numpy(_channels_first(path, x)), labelling.labels[rows], labelling.class_names, condition)
 
 
 def _file(place: Path, name: str | None) -> Path:

@@ -28,9 +28,9 @@ __all__ = ["DAMAGE", "implied_layout", "labels_of", "names_of_labels", "npz", "r
 
 Kind = Literal["images", "values"]
 
-_DEFAULT, _TOLD = ("images", "labels"), "conditions"
-_ROLES = (*_DEFAULT, _TOLD)
-_NAMES = {"labels": "class_names", _TOLD: "condition_names"}
+_DEFAULT, _CONDITIONS = ("images", "labels"), "conditions"
+_ROLES = (*_DEFAULT, _CONDITIONS)
+_NAMES = {"labels": "class_names", _CONDITIONS: "condition_names"}
 _OTHER_DEFAULTS = (("x", "y"), ("train_images", "train_labels"))
 _CHANNELS = (1, 3)
 _AS_VALUES = "kind=values (--set data.options.kind=values)"
@@ -96,19 +96,19 @@ def npz(
     arrays = _read(Path(path), images, labels, conditions, split)
     if kind not in (None, "images", "values"):
         raise unknown_name("kind", str(kind), ("images", "values"))
-    told = _told(arrays)
+    labelling = _labelling(arrays)
     if _are_values(arrays["images"], layout, value_range, kind):
-        return _of_values(arrays["images"], layout, told, standardise)
+        return _of_values(arrays["images"], layout, labelling, standardise)
     if standardise is not None:
         raise CbdmError(
             f"standardise is for values, and these are images: leave it out, or give {_AS_VALUES} for floats"
         )
-    return told.of(torch.from_numpy(_examples(arrays["images"], layout, value_range)))
+    return labelling.of(torch.from_numpy(_examples(arrays["images"], layout, value_range)))
 
 
-def _told(arrays: dict[str, np.ndarray]) -> Labelling:
+def _labelling(arrays: dict[str, np.ndarray]) -> Labelling:
     """Labels and their names, and conditions where there are some, of which the regions do for labels."""
-    condition = conditions_of(arrays[_TOLD]) if _TOLD in arrays else None
+    condition = conditions_of(arrays[_CONDITIONS]) if _CONDITIONS in arrays else None
     examples = arrays["images"].shape
     if condition is not None and examples[:1] != condition.shape[:1]:
         raise CbdmError(f"{len(condition)} conditions for examples of shape {examples}: save a row for each")
@@ -141,13 +141,13 @@ def _are_values(
     return values
 
 
-def _of_values(x: np.ndarray, layout: Layout | None, told: Labelling, standardise: bool | None) -> Dataset:
+def _of_values(x: np.ndarray, layout: Layout | None, labelling: Labelling, standardise: bool | None) -> Dataset:
     if x.ndim < 2:
         raise CbdmError(f"values of shape {x.shape}: save one row for each example, (N, D) or (N, C, …)")
     with np.errstate(over="ignore"):  # what becomes infinite is refused
         x = np.ascontiguousarray(x if layout is None else _channels_first(x, layout)).astype(np.float32)
     values = torch.from_numpy(x)
-    data = told.of(values)  # before its units: it refuses what is not finite
+    data = labelling.of(values)  # before its units: it refuses what is not finite
     return data if standardise is False else replace(data, units=Units.standardising(values))
 
 
@@ -209,15 +209,15 @@ def _size(file: np.lib.npyio.NpzFile, name: str) -> int:
 
 def _pair(path: Path, there: list[str], images: str, labels: str, conditions: str, split: str | None) -> dict[str, str]:
     """Role → array, of examples and what is said of them; conditions do without labels, by the default name or not."""
-    *pair, told = (name if split is None else f"{split}_{name}" for name in (images, labels, conditions))
-    of_condition = {_TOLD: told} if told in there else {}
+    *pair, condition = (name if split is None else f"{split}_{name}" for name in (images, labels, conditions))
+    of_condition = {_CONDITIONS: condition} if condition in there else {}
     others = _OTHER_DEFAULTS if tuple(pair) == _DEFAULT else ()
     for candidate in (pair, *others):
-        if set(candidate) <= set(there) and (of_condition or conditions == _TOLD):
+        if set(candidate) <= set(there) and (of_condition or conditions == _CONDITIONS):
             return {**dict(zip(_DEFAULT, candidate, strict=True)), **of_condition}
     if of_condition and pair[0] in there and labels == _DEFAULT[1]:
         return {_DEFAULT[0]: pair[0], **of_condition}
-    missing = next((name for name in pair if name not in there), told)
+    missing = next((name for name in pair if name not in there), condition)
     near = closest(missing, there)
     hint = f" did you mean {near!r}?" if near else ""
     but = "" if split is None else f" without its {split}_ of split="

@@ -136,8 +136,8 @@ def _labelling(path: Path, columns: dict[str, list[str]]) -> Labelling:
         assert named is not None
         return named
     numbers = np.stack([_numbers(path, name, values) for name, values in further.items()], axis=1)
-    told = (from_attributes if np.isin(numbers, (0, 1)).all() else from_vectors)(numbers, [*further])
-    return told if named is None else told._replace(labels=named.labels, class_names=named.class_names)
+    labelling = (from_attributes if np.isin(numbers, (0, 1)).all() else from_vectors)(numbers, [*further])
+    return labelling if named is None else labelling._replace(labels=named.labels, class_names=named.class_names)
 
 
 def _present(path: Path, name: str, values: list[str]) -> list[str]:

@@ -16,13 +16,13 @@ __all__ = ["write_npy"]
 _PART = 256 << 20  # bytes of a file, and of what is held
 
 
-def write_npy(folder: Path, rows: Iterable[np.ndarray], told: Callable[[], Labelling]) -> int:
+def write_npy(folder: Path, rows: Iterable[np.ndarray], labelling: Callable[[], Labelling]) -> int:
     """Write `images-00000.npy`, …, and `labels-00000.npy`, …, `conditions-00000.npy`, … and names.
 
     Args:
         folder: there already, and empty.
         rows: each example, (C, H, W) uint8 or floats of one shape.
-        told: what is said of them; asked for once all rows have come.
+        labelling: of all of them; asked for once all rows have come.
 
     Returns:
         How many examples there are.
@@ -34,7 +34,7 @@ def write_npy(folder: Path, rows: Iterable[np.ndarray], told: Callable[[], Label
     for number, part in enumerate(_parts(rows)):
         np.save(_file(folder, "images", number), part)
         lengths.append(len(part))
-    labels, class_names, condition, condition_names = told()
+    labels, class_names, condition, condition_names = labelling()
     for file, names in ((NAMES, class_names), (CONDITION_NAMES, condition_names)):
         if names is not None:  # as a data set has them: each is a line then, and can be encoded
             (folder / file).write_text("".join(f"{clean_text(name)}\n" for name in names), encoding="utf-8")

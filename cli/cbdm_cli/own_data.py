@@ -18,7 +18,7 @@ from cbdm_core.data.table import names_a_file
 from cbdm_core.errors import CbdmError, some_of
 from cbdm_core.reading import clean_text
 
-__all__ = ["CUSTOM", "named_path", "numbers_told", "own_table", "source_of", "suited"]
+__all__ = ["CUSTOM", "condition_words", "named_path", "own_table", "source_of", "suited"]
 
 CUSTOM = "custom"  # names runs on data of one's own, for which no preset was named
 _ENDINGS = {".npz": ("npz", "path"), ".parquet": ("parquet", "root"), ".tar": ("webdataset", "root")}
@@ -116,7 +116,7 @@ def own_table(
     In the second case the data have to be read, and are given besides.
 
     A file goes before what suits, but not before `path`; `a.b=v` settings go before both, except for another source.
-    What was chosen is said.
+    A note says what was chosen.
 
     Args:
         path: `--data`.
@@ -143,7 +143,7 @@ def own_table(
     steps = steps or (config.training.steps if "steps" in given else None)
     chosen = suited(tuple(full.shape), len(full), full.num_classes, batch, steps, images=full.is_images)
     table = _laid_over({**overlaid(merged(base, chosen), file), **named}, path, data, settings)
-    render.note(_told(full, validated(table), steps))
+    render.note(_description(full, validated(table), steps))
     return table, read
 
 
@@ -242,23 +242,23 @@ def _unet(sides: tuple[int, ...], n: int) -> dict[str, Any]:
     return {"name": "unet", "options": options}
 
 
-def numbers_told(data: Dataset) -> str:
+def condition_words(data: Dataset) -> str:
     """What a network is told of each example of data with conditions, in words, such as "2 numbers (slant, size)"."""
     kind = "attributes" if isinstance(data.space, MultiLabel) else "numbers"
     named = "" if data.condition_names is None else f" ({some_of(data.condition_names)})"
     return f"{data.condition_values().shape[1]} {kind}{named}"
 
 
-def _told(full: Dataset, config: Config, steps: int | None) -> str:
+def _description(full: Dataset, config: Config, steps: int | None) -> str:
     """What lies there, and what the training will be."""
     counts, training, network = full.counts(), config.training, config.network
     what = "×".join(map(str, full.shape))
     made = {**network.options, "predicts": network.predicts}
     options = ", ".join(f"{name} {value}" for name, value in made.items())
-    told = "" if full.condition is None else f", told {numbers_told(full)} each, no label"
+    conditions = "" if full.condition is None else f", told {condition_words(full)} each, no label"
     return (
         f"{CUSTOM}: {len(full):,} examples of {what} in {full.num_classes} classes of {int(counts.min()):,} … "
-        f"{int(counts.max()):,}{told}\n"
+        f"{int(counts.max()):,}{conditions}\n"
         f"chosen for them, unless you said: {network.name} of {options}; {steps or training.steps:,} steps of "
         f"{training.batch_size}, warm-up {training.warmup}, averages of {training.ema_decay}, "
         f"held against the {config.evaluation.reference} set"

@@ -52,8 +52,8 @@ def write_data(asked: Data, to: str) -> str:
             count, options = _written(Path(part), asked)
             for file in sorted(Path(part).iterdir(), key=lambda file: (file.name.startswith("images"), file.name)):
                 file.replace(folder / file.name)  # images come last: without them nothing is read
-    said = "".join(f" --set data.options.{option}" for option in options)
-    return f"{folder}: {count:,} examples, which stay there: cbdm train --data {quoted(str(folder))}{said}"
+    settings = "".join(f" --set data.options.{option}" for option in options)
+    return f"{folder}: {count:,} examples, which stay there: cbdm train --data {quoted(str(folder))}{settings}"
 
 
 def _expanded(to: str) -> Path:
@@ -82,13 +82,13 @@ def _written(folder: Path, asked: Data) -> tuple[int, list[str]]:
     """
     if asked.source in ENCODED:
         encoded: Encoded = ENCODED.build(asked.source, asked.options)
-        count = write_npy(folder, _counted(encoded.rows(), encoded.count), encoded.told)
+        count = write_npy(folder, _counted(encoded.rows(), encoded.count), encoded.labelling)
         read = npy(path=folder, layout="first")
         return count, _layout(tuple(read.x.shape))
     data: Dataset = DATASETS.build(asked.source, asked.options)
     rows = (data.x[[i]][0].numpy() for i in range(len(data)))
-    told = Labelling(data.y, data.class_names, data.condition)
-    count = write_npy(folder, _counted(rows, len(data)), lambda: told)
+    labelling = Labelling(data.y, data.class_names, data.condition)
+    count = write_npy(folder, _counted(rows, len(data)), lambda: labelling)
     if data.is_images:
         return count, _layout(tuple(data.x.shape))
     return count, ["standardise=false"] * (data.units is None or data.units == Units.identity(data.shape[0]))

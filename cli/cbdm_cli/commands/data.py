@@ -10,7 +10,7 @@ from cbdm_cli import render
 from cbdm_cli.config import Data, validated
 from cbdm_cli.fetchable import FETCHED
 from cbdm_cli.overlay import overlaid
-from cbdm_cli.own_data import named_path, numbers_told, source_of
+from cbdm_cli.own_data import condition_words, named_path, source_of
 from cbdm_cli.trust import quoted
 from cbdm_cli.written_data import write_data
 from cbdm_core.data.dataset import Dataset
@@ -79,10 +79,10 @@ def show_data(target: str, settings: Sequence[str]) -> None:
     render.note(f"{data.source}: {len(full):,} {what} of {'×'.join(map(str, full.shape))}")
     render.plain_table(rows, "", ("class", "n"))
     few = sum(n < _FEW for n in there)
-    told = "" if full.condition is None else f"; the network is told {numbers_told(full)}, not the class"
+    conditions = "" if full.condition is None else f"; the network is told {condition_words(full)}, not the class"
     render.note(
         f"{len(there)} classes of {min(there):,} … {max(there):,}, {few} of them with fewer than {_FEW}; "
-        f"imbalance {min(there) / max(there):.3g}{told}"
+        f"imbalance {min(there) / max(there):.3g}{conditions}"
     )
     render.note(f"content: {full.content_hash()}")
 

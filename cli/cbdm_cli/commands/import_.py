@@ -143,12 +143,12 @@ def import_checkpoint(
     network = load_published(state_dict, spatial=(image_size, image_size)).float()
     classes = network.num_classes or 0  # published networks have classes
     # A checkpoint does not say how many images each class had; one each makes every law from counts uniform.
-    told = (1,) * classes if counts is None else _counts(counts, classes)
+    known = (1,) * classes if counts is None else _counts(counts, classes)
     for part in parts:
         law = _law(part).partition("@")[0]  # the levels of a batch law stand behind it
         if takes_law(part.name) and PRIORS[law.partition(":")[0]].made_from == "counts":
-            make_law(law, told)  # a law that does not exist is refused
-    config = _configuration(path.name, network, parts, told, beta_1, beta_T, step)
+            make_law(law, known)  # a law that does not exist is refused
+    config = _configuration(path.name, network, parts, known, beta_1, beta_T, step)
     schedule = build_schedule(config.schedule.model_dump())
     objective = Objective(Process(schedule), network, DenoisingLoss())
     state = TrainState.start(objective, TrainSettings(), World(0, 1, torch.device("cpu")))

@@ -61,10 +61,10 @@ def _numbers(law: ConditionPrior, data: Dataset, common: int, rare: int) -> list
 
     from cbdm_core.conditions import Condition
 
-    told = data.condition_values()
-    values, probs = law.atoms(Condition.of(told))
+    conditions = data.condition_values()
+    values, probs = law.atoms(Condition.of(conditions))
     p = probs.double().mean(0) if probs.ndim == 2 else probs.double()
-    known, place, number = torch.unique(told.double(), dim=0, return_inverse=True, return_counts=True)
+    known, place, number = torch.unique(conditions.double(), dim=0, return_inverse=True, return_counts=True)
     at = {tuple(row): i for i, row in enumerate(known.reshape(len(known), -1).tolist())}
     region = torch.zeros(len(known), dtype=torch.long).index_copy(0, place, data.y)
     mass = torch.zeros(len(known), dtype=torch.float64)

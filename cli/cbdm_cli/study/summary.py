@@ -222,13 +222,13 @@ def _against_implied(rows: Sequence[Row], primary: str) -> str | None:
     trained = [row for row in rows if row.variant != rows[0].variant]
     if implied is None or not trained:
         return None
-    sign, told = 1 if compared_scores()[primary][1].less_is_better else -1, []
+    sign, parts = 1 if compared_scores()[primary][1].less_is_better else -1, []
     for row in trained:
         d = against(row, implied, primary)
         if d is not None and len(row.seeds) >= 3 and d.excludes_zero:
             word = "better" if sign * d.mean < 0 else "worse"
-            told.append(f"{row.name} is {word} by {d.mean:+.2f} ± {d.half_width:.2f}")
-    return f"Against {implied.name}: {'; '.join(told) or 'no method is shown to differ'}."
+            parts.append(f"{row.name} is {word} by {d.mean:+.2f} ± {d.half_width:.2f}")
+    return f"Against {implied.name}: {'; '.join(parts) or 'no method is shown to differ'}."
 
 
 def _copies(better: Sequence[Row], baseline: Row) -> list[str]:

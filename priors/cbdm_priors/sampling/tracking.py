@@ -98,8 +98,8 @@ class _Weighted(ScoreNetwork):
         else:
             asked = self.weights != 0
             predictions = all_predictions(self.network, x_t, t, self.classes, chunk=self.chunk, where=asked)
-        told = weighted_sum(self.weights, predictions)
-        return self.network(x_t, t, c.null()) + told if self.add_null else told
+        mixed = weighted_sum(self.weights, predictions)
+        return self.network(x_t, t, c.null()) + mixed if self.add_null else mixed
 
 
 class TrackedWeights(Sampler):
@@ -219,8 +219,8 @@ class TrackedWeights(Sampler):
         return _Start(x_t, times, t, all_predictions(network, x_t, times, self.classes, chunk=self.chunk))
 
     def _updated(self, log_likelihood: Tensor, start: _Start, x_s: Tensor, s: float) -> Tensor:
-        told = kernel_log_likelihood(self.schedule, x_s, start.x_t, start.predictions, s, start.t, clip=self.clip)
-        log_likelihood = log_likelihood + told
+        gain = kernel_log_likelihood(self.schedule, x_s, start.x_t, start.predictions, s, start.t, clip=self.clip)
+        log_likelihood = log_likelihood + gain
         # Only differences between classes count; without this the sum grows with the dimension and the steps.
         return log_likelihood - log_likelihood.amax(1, keepdim=True)
 

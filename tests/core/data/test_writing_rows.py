@@ -107,7 +107,7 @@ def test_it_is_the_set_that_the_source_reads(tmp_path, monkeypatch, kind, part):
     options, folder = made(tmp_path / "from"), tmp_path / "to"
     folder.mkdir()
     encoded = ENCODED.build(source, options)
-    assert write_npy(folder, encoded.rows(), encoded.told) == 11
+    assert write_npy(folder, encoded.rows(), encoded.labelling) == 11
     whole, mapped = DATASETS.build(source, options), npy(path=folder)
     assert mapped.content_hash() == whole.content_hash() and mapped.class_names == whole.class_names
     assert mapped.condition_names == whole.condition_names

@@ -133,9 +133,11 @@ def _scale(figure: Any, image: Any) -> None:
 def _alt(of: Diagnosed, order: Sequence[int], values: Any, sure: Any) -> str:
     """How many cells are sure, and the highest ratio of each class, or of the three commonest and rarest."""
     known = [i for i in range(len(order)) if np.isfinite(values[i]).any()]
-    told = [_highest(of, order[i], values[i], sure[i]) for i in (known if len(known) <= 12 else known[:3] + known[-3:])]
+    highest = [
+        _highest(of, order[i], values[i], sure[i]) for i in (known if len(known) <= 12 else known[:3] + known[-3:])
+    ]
     count = f"{int(sure.sum())} of {sure.size} cells are beyond 2 standard errors."
-    return f"{count} Highest of each class: {'; '.join(told) or 'not known'}."
+    return f"{count} Highest of each class: {'; '.join(highest) or 'not known'}."
 
 
 def _highest(of: Diagnosed, y: int, values: Any, sure: Any) -> str:
