@@ -68,7 +68,7 @@ def test_a_size_beyond_memory_is_refused_before_an_image_is_read(tmp_path, read,
 )
 def test_what_is_asked_for_is_every_image_twice(tmp_path, monkeypatch, read, options, channels, said):
     """By itself and in the array of all; less what is held: 4·256 bytes at the third of a stream."""
-    monkeypatch.setattr(memory, "available_bytes", lambda _: 900)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 900)
     with pytest.raises(CbdmError, match=said):
         read(tmp_path, [encoded(channels)] * 3, **options)
 
@@ -96,5 +96,5 @@ def test_channels_asked_for_or_alike_are_not_warned_of(recwarn, channels, asked,
 
 
 def test_what_fits_is_read(monkeypatch):
-    monkeypatch.setattr(memory, "available_bytes", lambda _: 2 * 3 * 256)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 2 * 3 * 256)
     assert Framing(16).stack([("a", PNG)] * 3, 3).shape == (3, 1, 16, 16)
