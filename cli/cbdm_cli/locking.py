@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -154,6 +155,8 @@ def _made(lock: Path) -> bool:
 
 def _owner(lock: Path) -> dict[str, Any] | None:
     try:
+        if not stat.S_ISREG(lock.stat().st_mode):
+            raise OSError("a folder, pipe or device")
         owner = json.loads(lock.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from cbdm_cli.locking import contents, held
 from cbdm_cli.naming import path_name
 from cbdm_core.errors import CbdmError
+from cbdm_core.reading import regular_file
 from cbdm_core.writing import WRITING, plain_write_errors, replacing
 
 if TYPE_CHECKING:  # plans and pages are read without torch
@@ -32,8 +33,10 @@ __all__ = [
     "Records",
     "claimed_folder",
     "environment",
+    "is_finite",
     "is_record",
     "is_scored",
+    "is_step",
     "launch_id",
     "launch_of",
     "new_folder",
@@ -47,6 +50,7 @@ __all__ = [
 
 COMPARISON_FILE = "compare.json"  # what a comparison asks for
 SCORES_FILE = "scores.jsonl"  # what was scored while training
+_MOST_STEPS = (1 << 63) - 1
 _BEGUN = ("environment.json", "law_data.safetensors")  # what is written before a configuration
 
 
@@ -225,8 +229,12 @@ class Metrics(Records):
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a `metrics.jsonl`; a last line cut short by a crash is left out."""
-    parsed = map(parsed_line, path.read_text(encoding="utf-8", errors="replace").splitlines())
+    """The records of a `metrics.jsonl`; a last line cut short by a crash is left out.
+
+    Raises:
+        CbdmError: a folder, pipe or device is called so.
+    """
+    parsed = map(parsed_line, regular_file(path).read_text(encoding="utf-8", errors="replace").splitlines())
     return list(takewhile(lambda record: record is not None, parsed))
 
 
@@ -240,14 +248,14 @@ def parsed_line(line: str) -> Any:
 
 def is_record(value: Any) -> bool:
     """Whether a line is what `Metrics.write` writes, as far as pictures and pages read it."""
-    if not isinstance(value, dict) or not isinstance(value.get("step"), int) or not _finite(value.get("loss")):
+    if not isinstance(value, dict) or not is_step(value.get("step")) or not is_finite(value.get("loss")):
         return False
     tables = [value.get(name, {}) for name in ("terms", "groups")]
     laws = value.get("laws", {})
     return (
-        all(isinstance(table, dict) and all(map(_finite, table.values())) for table in tables)
+        all(isinstance(table, dict) and all(map(is_finite, table.values())) for table in tables)
         and isinstance(laws, dict)
-        and all(isinstance(law, list) and all(map(_finite, law)) for law in laws.values())
+        and all(isinstance(law, list) and all(map(is_finite, law)) for law in laws.values())
     )
 
 
@@ -255,11 +263,17 @@ def is_scored(value: Any) -> bool:
     """Whether a line of `scores.jsonl` is one."""
     return (
         isinstance(value, dict)
-        and isinstance(value.get("step"), int)
+        and is_step(value.get("step"))
         and isinstance(value.get("scores"), dict)
-        and all(map(_finite, value["scores"].values()))
+        and all(map(is_finite, value["scores"].values()))
     )
 
 
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def is_step(value: Any) -> bool:
+    """Whether it is a number of steps that a checkpoint can have."""
+    return isinstance(value, int) and 0 <= value <= _MOST_STEPS
+
+
+def is_finite(value: Any) -> bool:
+    """Whether it is a number that a float holds; whole numbers of JSON may be of any length."""
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max

@@ -52,6 +52,12 @@ def test_a_lock_of_this_process_holds_too(tmp_path):
         pass
 
 
+def test_a_pipe_in_the_place_of_the_lock_is_damage_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / LOCK)
+    with pytest.raises(CbdmError, match="is damaged .*: remove it"), held(tmp_path, "a test"):
+        pass
+
+
 @pytest.mark.parametrize("cleans", [True, False])
 def test_what_a_killed_process_left_goes_where_the_folder_is_the_programs_own(tmp_path, cleans):
     half = tmp_path / f"{WRITING}1-step-00000400"

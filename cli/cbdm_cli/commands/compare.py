@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from cbdm_cli.live import LiveJobs
 from cbdm_cli.locking import held, holder
 from cbdm_cli.overlay import load_config, setting
 from cbdm_cli.preset_files import preset_names
-from cbdm_cli.run_folder import COMPARISON_FILE, claimed_folder, write_json
+from cbdm_cli.run_folder import COMPARISON_FILE, claimed_folder, is_record, parsed_line, write_json
 from cbdm_cli.study.compare_options import CompareOptions
 from cbdm_cli.study.job import config_of, job_command
 from cbdm_cli.study.launching import Launch, is_done, open_jobs, shell_lines, write_script
@@ -33,8 +32,11 @@ from cbdm_cli.study.pool import Child, run_children
 from cbdm_cli.study.summary import summarise
 from cbdm_cli.trust import features_option, quoted, refuse_code, runs_code
 from cbdm_core.errors import CbdmError
+from cbdm_core.reading import regular_file
 
 __all__ = ["compare"]
+
+_END = 1 << 16  # bytes of metrics that hold a whole record, also with the laws of many classes
 
 
 @dataclass
@@ -78,14 +80,15 @@ class _Job:
         return 0.5 * min(self._step() / self.steps, 1) + 0.5 * written / there
 
     def _step(self) -> int:
+        """The step of the last whole record; a job says itself what is wrong with its files."""
         file = self.path / "metrics.jsonl"
         try:
-            with file.open("rb") as opened:
-                opened.seek(max(0, file.stat().st_size - 4096))
-                lines = opened.read().splitlines()
-            return int(json.loads(lines[-1])["step"]) if lines else 0
-        except (OSError, ValueError, KeyError):
+            with regular_file(file).open("rb") as opened:
+                opened.seek(max(0, file.stat().st_size - _END))
+                lines = opened.read().decode("utf-8", errors="replace").splitlines()
+        except (OSError, CbdmError):
             return 0
+        return next((record["step"] for record in map(parsed_line, reversed(lines)) if is_record(record)), 0)
 
     def words(self) -> str:
         """The state in a phrase."""

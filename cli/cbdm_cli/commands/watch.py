@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from time import sleep, time
 from typing import Any
 
 from cbdm_cli.durations import duration
 from cbdm_cli.live import LiveView
 from cbdm_cli.locking import holder
-from cbdm_cli.run_folder import COMPARISON_FILE, SCORES_FILE, is_record, is_scored, parsed_line, read_records
+from cbdm_cli.run_folder import (
+    COMPARISON_FILE,
+    SCORES_FILE,
+    is_record,
+    is_scored,
+    is_step,
+    parsed_line,
+    read_records,
+)
 from cbdm_core.errors import CbdmError
 from cbdm_core.metrics.scores import digits_of, label_of
-from cbdm_core.reading import clean_text
+from cbdm_core.reading import clean_text, regular_file
 from cbdm_core.run_config import read_config
 
 __all__ = ["Standing", "Tail", "standing", "watch_run"]
@@ -37,7 +45,7 @@ class Tail:
 
     def read(self) -> list[dict[str, Any]]:
         """The records now; a line that is still being written waits."""
-        size = self.path.stat().st_size if self.path.exists() else 0
+        size = regular_file(self.path).stat().st_size if self.path.exists() else 0
         if size < self._offset:  # a run that was gone on with from an earlier step
             self.records.clear()
             self._offset = 0
@@ -99,7 +107,7 @@ class Standing:
         lines = [head, *(f"{name:<{width}}  {value:.4f}" for name, value in self.losses.items())]
         if self.scores:
             at, scores = self.scores
-            told = (f"{label_of(name)} {value:.{digits_of(name)}f}" for name, value in scores.items())
+            told = (f"{clean_text(label_of(name))} {value:.{digits_of(name)}f}" for name, value in scores.items())
             lines.append(f"at step {at:,}: {', '.join(told)}")
         return lines
 
@@ -144,7 +152,7 @@ def _last_scores(file: Path) -> tuple[int, dict[str, float]] | None:
 
 def _mean(records: list[dict[str, Any]], value: Any) -> float:
     there = [v for record in records if (v := value(record)) is not None]
-    return fmean(there)
+    return math.fsum(v / len(there) for v in there)  # whose sum may be more than a float holds
 
 
 def _held(path: Path) -> bool:
@@ -157,7 +165,7 @@ def _held(path: Path) -> bool:
 
 def _steps(config: Mapping[str, Any], step: int) -> int:
     steps = config["training"].get("steps") if isinstance(config.get("training"), dict) else None
-    return steps if isinstance(steps, int) else step
+    return steps if is_step(steps) else step
 
 
 def _saved(path: Path) -> list[tuple[int, float]]:

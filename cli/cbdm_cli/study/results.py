@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cbdm_cli.run_folder import is_finite
 from cbdm_cli.study.plan import READINGS, Plan, readings_of, run_folder
 from cbdm_core.errors import CbdmError
 from cbdm_core.metrics.scores import compared_scores
@@ -76,7 +77,7 @@ def read_result(file: Path) -> Result:
 
 
 def _plain(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float) and math.isfinite(value))
+    return value is None or is_finite(value)
 
 
 def read_results(

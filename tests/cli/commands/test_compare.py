@@ -298,3 +298,31 @@ def test_the_time_left_is_told_in_words_and_not_once_all_is_done(monkeypatch, do
         for share in shares
     ]
     assert compare._time_left(jobs, 0, {id(job): 0.0 for job in jobs}) == told
+
+
+@pytest.mark.parametrize(
+    ("end", "step"),
+    [
+        ("", 40),
+        ('{"step": 50, "lo', 40),
+        ("[1]\n", 40),
+        ("null\n", 40),
+        ("[" * 5000, 40),
+        ('{"step": 1e999, "loss": 1.0}\n', 40),
+        ('{"step": 50, "loss": 1.0, "laws": {"learned": [' + "0.0123456789, " * 1000 + "0.5]}}\n", 50),
+    ],
+)
+def test_a_jobs_step_is_that_of_its_last_whole_record(tmp_path, end, step):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 40, "loss": 1.0}\n' + end)
+    assert job_at(tmp_path)._step() == step
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: None])
+def test_a_job_without_a_file_of_records_has_done_no_step(tmp_path, make):
+    make(tmp_path / "metrics.jsonl")
+    assert job_at(tmp_path)._step() == 0
+
+
+def job_at(path):
+    ddpm = Variant(name="ddpm", parts="ddpm")
+    return compare._Job(ddpm, 0, path, Plan(preset="digits-lt", variants=(ddpm,)), 100, Child("", [], path / "log"))

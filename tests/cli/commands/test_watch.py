@@ -14,6 +14,7 @@ from cbdm_cli.commands.watch import Tail, standing
 from cbdm_cli.durations import duration
 from cbdm_cli.live import half_blocks
 from cbdm_cli.locking import LOCK
+from cbdm_core.errors import CbdmError
 from tests.cli.terminal import Terminal
 
 
@@ -67,7 +68,11 @@ def test_a_line_being_written_waits_and_a_shorter_file_starts_anew(folder):
 
 @pytest.mark.parametrize(
     "line",
-    ["", "garbage", "[1]", "7", '{"loss": 1.0}', '{"step": 1, "loss": null}', '{"step": "1", "loss": 1.0}', "[" * 9999],
+    [
+        *["", "garbage", "[1]", "7", '{"loss": 1.0}', '{"step": 1, "loss": null}', '{"step": "1", "loss": 1.0}'],
+        *["[" * 9999, f'{{"step": {10**400}, "loss": 1.0}}', f'{{"step": 1, "loss": {10**400}}}'],
+        *['{"step": -1, "loss": 1.0}', '{"step": 1, "loss": NaN}'],
+    ],
 )
 def test_a_line_that_is_no_record_is_passed_over(folder, line):
     write(folder, record(1) + line + "\n" + record(3, 5.0), 1010)
@@ -75,8 +80,29 @@ def test_a_line_that_is_no_record_is_passed_over(folder, line):
     assert now.step == 3 and now.losses["loss"] == 3.0
 
 
-def test_names_from_the_file_cannot_steer_the_terminal(folder):
+def test_losses_whose_sum_no_float_holds_have_a_mean(folder):
+    write(folder, record(1, 1e308) + record(2, 1.5e308), 1010)
+    now = standing(folder, Tail(folder / "metrics.jsonl"), deque(), 1010.0)
+    assert now.losses["loss"] == pytest.approx(1.25e308)
+
+
+def test_a_number_of_steps_that_nothing_counts_to_is_none(folder):
+    (folder / "config.toml").write_text(f"[network]\n[schedule]\n[facts]\n[training]\nsteps = {10**400}\n")
+    write(folder, record(7), 1010)
+    assert standing(folder, Tail(folder / "metrics.jsonl"), deque(), 1010.0).steps == 7
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "scores.jsonl"])
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_a_folder_or_pipe_in_the_place_of_records_is_refused_and_not_waited_for(folder, name, make):
+    make(folder / name)
+    with pytest.raises(CbdmError, match=f"{name} is "):
+        standing(folder, Tail(folder / "metrics.jsonl"), deque(), 1010.0)
+
+
+def test_names_from_the_files_cannot_steer_the_terminal(folder):
     write(folder, record(1, **{"\x1b[2J": 1.0}), 1010)
+    (folder / "scores.jsonl").write_text(json.dumps({"step": 1, "scores": {"\x1b[2J": 1.0}}) + "\n")
     assert not any("\x1b" in line for line in standing(folder, Tail(folder / "metrics.jsonl"), deque(), 1010.0).lines())
 
 

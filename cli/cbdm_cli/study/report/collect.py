@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from cbdm_cli.method import completed_entries
 from cbdm_cli.overlay import flat
-from cbdm_cli.run_folder import COMPARISON_FILE, read_records
+from cbdm_cli.run_folder import COMPARISON_FILE, is_finite, read_records
 from cbdm_cli.study.plan import READINGS, Plan, Variant, load_plan, run_folder
 from cbdm_cli.study.report.diagnosis import Diagnosed, read_diagnosis
 from cbdm_cli.study.results import Result, estimate, read_results
@@ -314,7 +313,7 @@ def _result(file: Path) -> Result:
 
 
 def _plain(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float) and math.isfinite(value))
+    return value is None or is_finite(value)
 
 
 def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
