@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cbdm_cli.config import Config, Data
+from cbdm_cli.numerals import number
 from cbdm_cli.run_data import IMPORTED, known_counts
 from cbdm_core.metrics.scores import known_scores
 from cbdm_core.run import Run
@@ -73,7 +74,7 @@ def _quality(path: Path) -> list[str]:
     lines = [f"| | {' | '.join(score.label for score in shown)} |", f"|---|{'---|' * len(shown)}"]
     for name, scores in rows.items():
         values = [(scores.get(score.key), score.digits) for score in shown]
-        cells = ("–" if value is None else f"{value:.{digits}f}" for value, digits in values)
+        cells = (number(value, digits) for value, digits in values)
         lines.append(f"| {name} | {' | '.join(cells)} |")
     features = report.get("features") or evaluation.get("features")
     return [*lines, *(["", f"Features: {features}."] if features else []), *_verdict(path)]

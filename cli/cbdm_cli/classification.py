@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from cbdm_cli.numerals import difference
 from cbdm_cli.study.results import Estimate, estimate
 from cbdm_core.metrics.recognition import ARMS, Recognition, recognition_groups
 
@@ -98,7 +99,7 @@ class Classified:
 
 
 def _points(e: Estimate) -> str:
-    return f"{100 * e.mean:+.1f} ± {100 * e.half_width:.1f} points"
+    return f"{difference(e, 1, scale=100)} points"
 
 
 def _plain(e: Estimate) -> dict[str, float | None]:

@@ -15,6 +15,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from cbdm_cli.numerals import difference, number
 from cbdm_core.metrics.scores import Score, compared_scores, digits_of, known_scores, label_of, meanings
 
 if TYPE_CHECKING:  # the help page must not pay for torch
@@ -79,10 +80,6 @@ def progress(shown: bool = True) -> Progress:
     )
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
 def _shown() -> list[Score]:
     return [score for score in known_scores() if score.shown]
 
@@ -92,7 +89,7 @@ def _heads() -> list[str]:
 
 
 def _cells(scores: Scores) -> list[str]:
-    return [_number(scores.value(score.key), score.digits) for score in _shown()]
+    return [number(scores.value(score.key), score.digits) for score in _shown()]
 
 
 def made_table(title: str, columns: Sequence[str], left: int = 1) -> Table:
@@ -178,7 +175,7 @@ def sweep_table(rows: Iterable[tuple[str, str, Report]], title: str) -> None:
     lines = []
     for run, omega, report in rows:
         tail = report.groups.get("tail", report.overall)
-        extra = [_number(tail.value(score.key), score.digits) for score in of_tail]
+        extra = [number(tail.value(score.key), score.digits) for score in of_tail]
         lines.append([run, omega, *_cells(report.overall), *extra])
     _print_columns(title, columns, lines, left=2)
 
@@ -193,7 +190,7 @@ def law_table(rows: Iterable[tuple[str, Sequence[float | None]]], title: str, si
     """
     table = made_table(title, ["law", "p common", "p rare", "entropy", "KL", "eff. number"])
     for name, values in rows:
-        table.add_row(name, *[_number(v, d) for v, d in zip(values, (4, 4, 3, 3, 2), strict=True)])
+        table.add_row(name, *[number(v, d) for v, d in zip(values, (4, 4, 3, 3, 2), strict=True)])
     CONSOLE.print(table)
     note(
         "p common, p rare: probability of the commonest and rarest class or region · entropy and KL(law ‖ training) in "
@@ -244,8 +241,7 @@ def plain_table(rows: Iterable[tuple[str, str]], title: str, columns: tuple[str,
 def _estimate(e: Estimate | None, digits: int, sign: bool = False) -> str:
     if e is None:
         return "–"
-    width = "" if e.half_width == float("inf") else f" ± {e.half_width:.{digits}f}"
-    return f"{e.mean:{'+' if sign else ''}.{digits}f}{width}"
+    return difference(e, digits).removeprefix("" if sign else "+")
 
 
 def comparison_table(summary: Summary, title: str) -> None:
@@ -259,7 +255,7 @@ def comparison_table(summary: Summary, title: str) -> None:
         if row.differences:
             against = _estimate(row.differences.get(first), digits_of(first), sign=True)
         mean = _estimate(row.scores.get(first), digits_of(first))
-        rest = [_number(means.get(score), digits_of(score)) for score in others]
+        rest = [number(means.get(score), digits_of(score)) for score in others]
         lines.append([row.name, row.omega_text() + " (edge)" * row.at_edge, mean, against, *rest])
     _print_columns(title, columns, lines, left=1)
     note(

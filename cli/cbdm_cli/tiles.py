@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from cbdm_cli.numerals import true_minus
 from cbdm_core.writing import replacing
 
 __all__ = ["by_count", "map_grid", "named", "signal_grid", "tile_grid"]
@@ -106,12 +107,16 @@ def signal_grid(path: Path, x: Tensor, labels: Tensor, names: Sequence[str], cou
     low, high, colours = low - room, high + room, list(_COLOURS)[: values.shape[1]]
     which = f"; channels 0 to {len(colours) - 1} are {', '.join(colours)}" if len(colours) > 1 else ""
     left = f", of {x.shape[1]}" if x.shape[1] > len(colours) else ""
-    caption = f"{x.shape[2]} places from left to right, values from {low:.3g} to {high:.3g}{which}{left}"
+    caption = f"{x.shape[2]} places from left to right, values from {_short(low)} to {_short(high)}{which}{left}"
 
     def tile(sample: int) -> Any:
         return _curves(values[sample], low, high, [_COLOURS[name] for name in colours])
 
     tile_grid(path, tile, _SIGNAL, labels, names, counts, 8, caption)
+
+
+def _short(value: float) -> str:
+    return true_minus(f"{value:.3g}")
 
 
 def _curves(values: Any, low: float, high: float, colours: Sequence[tuple[int, int, int]]) -> Any:
@@ -149,7 +154,7 @@ def map_grid(path: Path, x: Tensor, labels: Tensor, names: Sequence[str], counts
     pixels = (((values - mean) / (4 * spread) + 0.5).clamp(0, 1) * 255).round().byte().movedim(1, -1).numpy()
     ends = (float((mean + sign * spread)[0, 0].item()) for sign in (-2, 2))
     how = "three channels as red, green and blue" if colours else f"channel 0 of {x.shape[1]}"
-    span = "each" if colours else "black {:.3g} to white {:.3g},".format(*ends)
+    span = "each" if colours else "black {} to white {},".format(*map(_short, ends))
     middle = f"; the middle of {' × '.join(map(str, slices))} slices" if slices else ""
     height, width = x.shape[-2:]
     scale = max(1, round(40 / max(height, width)))

@@ -6,7 +6,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from cbdm_cli import pictures
+from cbdm_cli import pictures, tiles
 
 NAMES, COUNTS, Y = ("a", "b"), (5, 2), torch.tensor([0, 1, 0, 1, 0])
 
@@ -31,6 +31,16 @@ def test_a_signal_is_a_line_over_the_range_of_all(tmp_path, channels):
     rows = [np.flatnonzero(blue[:, column]).mean() for column in (1, 60, 118)]
     ends = [48 * (3.5 - v) / 11 for v in (-7, -2, 3)]  # of −7.5 to 3.5
     assert rows == pytest.approx(ends, abs=2.5)
+
+
+def test_captions_have_a_true_minus(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(tiles, "tile_grid", lambda *args, caption="": told.append(caption or args[-1]))
+    drawn_as = {(1, 2): "values from −3.3 to 3.3", (2, 1, 2): "black −6 to white 6,"}
+    for shape, words in drawn_as.items():
+        x = 3 * torch.tensor([-1.0, 1.0]).expand(2, *shape)
+        (tiles.signal_grid if len(shape) == 2 else tiles.map_grid)(tmp_path / "x.png", x, torch.zeros(2), ["a"], [2])
+        assert words in told[-1]
 
 
 def test_a_map_is_channel_0_in_grey_about_the_mean(tmp_path):

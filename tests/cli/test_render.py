@@ -1,5 +1,6 @@
 """What the lines beside a table say."""
 
+import math
 import re
 import sys
 
@@ -32,7 +33,7 @@ def test_copies_are_told_as_an_excess_and_never_below_0(capsys, memorised, told)
     report_table(report(memorised), "title", "caption")
     out = capsys.readouterr().out
     assert f"copies of training images {told} · tail copies of training images {told}" in out
-    assert not re.search(r"-\d", out)
+    assert not re.search(r"[-−]\d", out)
 
 
 def test_unknown_copies_are_not_told(capsys):
@@ -73,6 +74,15 @@ def test_the_end_of_the_grid_is_told_beside_the_best(wide, capsys):
     comparison_table(Summary((plain, row), "verdict", "features"), "title")
     found = cells(capsys.readouterr().out)
     assert found["ddpm"][1] == "1 (edge)" and found["mine"][1] == "0.5"
+
+
+def test_a_number_below_0_has_a_true_minus(wide, capsys):
+    plain = Row("ddpm", "ddpm", "", "1", True, (0,), {"fid": Estimate(1.0, 0.5)}, None, (), {})
+    scores = {"fid": Estimate(0.5, 0.5), "tail copies": Estimate(-0.012, 0.01)}
+    row = Row("mine", "mine", "", "0", False, (0,), scores, {"fid": Estimate(-0.5, math.inf)}, (), {})
+    comparison_table(Summary((plain, row), "verdict", "features"), "title")
+    found = cells(capsys.readouterr().out)["mine"]
+    assert found[2:4] == ["0.50 ± 0.50", "−0.50"] and "−0.012" in found
 
 
 def test_title_and_facts_of_live_jobs_are_whole_lines_and_names_are_text(monkeypatch, capsys):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cbdm_cli.numerals import difference
 from cbdm_cli.study import results
 from cbdm_cli.study.plan import Plan
 from cbdm_cli.study.results import Estimate, Result, at_edge, best_omega, estimate, read_results, scores_of
@@ -199,8 +200,8 @@ def _verdict(rows: Sequence[Row], primary: str) -> str:
         if d is not None and d.excludes_zero:
             (better if sign * d.mean < 0 else worse).append((row, d))
     at = f"{baseline.name} at its best ω ({baseline.omega})"
-    gains = [f"{r.name} by {d.mean:+.2f} ± {d.half_width:.2f}" for r, d in better]
-    lost = [f"{r.name} by {d.mean:+.2f} ± {d.half_width:.2f}" for r, d in worse]
+    gains = [f"{r.name} by {difference(d, 2)}" for r, d in better]
+    lost = [f"{r.name} by {difference(d, 2)}" for r, d in worse]
     parts = []
     if gains:
         parts.append(f"Better than {at} in {name}: {'; '.join(gains)}.")
@@ -227,7 +228,7 @@ def _against_implied(rows: Sequence[Row], primary: str) -> str | None:
         d = against(row, implied, primary)
         if d is not None and len(row.seeds) >= 3 and d.excludes_zero:
             word = "better" if sign * d.mean < 0 else "worse"
-            parts.append(f"{row.name} is {word} by {d.mean:+.2f} ± {d.half_width:.2f}")
+            parts.append(f"{row.name} is {word} by {difference(d, 2)}")
     return f"Against {implied.name}: {'; '.join(parts) or 'no method is shown to differ'}."
 
 

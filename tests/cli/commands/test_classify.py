@@ -160,6 +160,8 @@ def test_the_sentence_says_where_the_interval_holds_0(monkeypatch):
         "where the 95 % interval holds 0. Filled against oversampling: "
     )
     same = classified([[0.8, 0.3]] * 3, [[0.8, 0.3]] * 3).verdict()
+    lost = classified([[0.8, 0.3]] * 3, [[0.8, 0.6], [0.8, 0.61], [0.8, 0.59]]).verdict()
+    assert "differs in tail by −30.0 ± 2.5 points" in lost
     assert "differs" not in same and "nothing is shown for medium, tail" in same
 
 

@@ -309,7 +309,7 @@ def test_the_ways_to_sample_the_plain_model_are_rows_of_its_own_only(tmp_path):
     names = ["ddpm", "ddpm, ω_eff(t)", "ddpm, interval", "cbdm:null"]
     assert [row.name for row in summary.rows] == names
     assert [row.differences and row.differences["fid"].mean for row in summary.rows] == [None, -3, -2, -5]
-    assert all(f"{name} by -" in summary.verdict for name in names[1:])
+    assert all(f"{name} by −" in summary.verdict for name in names[1:])
 
 
 SMALL, LARGE = (10.0, 11.0, 12.0), (20.0, 21.5, 22.0)
@@ -320,7 +320,7 @@ SMALL, LARGE = (10.0, 11.0, 12.0), (20.0, 21.5, 22.0)
     [
         (
             {"cbdm:null": LARGE, "cbdm:uniform": SMALL},
-            "Better than cbdm:null at its best ω (0) in FID: cbdm:uniform by -10.17 ± 0.72.",
+            "Better than cbdm:null at its best ω (0) in FID: cbdm:uniform by −10.17 ± 0.72.",
         ),
         (
             {"cbdm:null": SMALL, "cbdm:uniform": LARGE},
@@ -332,7 +332,7 @@ SMALL, LARGE = (10.0, 11.0, 12.0), (20.0, 21.5, 22.0)
         ),
         (
             {"cbdm:null": LARGE, "cbdm:uniform": SMALL, "cbdm:training": (20.0, 22.0, 21.0)},
-            "Better than cbdm:null at its best ω (0) in FID: cbdm:uniform by -10.17 ± 0.72. "
+            "Better than cbdm:null at its best ω (0) in FID: cbdm:uniform by −10.17 ± 0.72. "
             "Of the other 1, none is shown to differ from cbdm:null at its best ω (0) in FID: the 95 % interval holds",
         ),
         ({"cbdm:null": LARGE, "cbdm:uniform": SMALL[:2]}, "No verdict: 2 paired seeds, and at least 3 are needed"),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cbdm_cli.numerals import number
 from cbdm_cli.study.plan import readings_of
 from cbdm_cli.study.report.collect import Story
-from cbdm_cli.study.report.wording import estimate_text, number
+from cbdm_cli.study.report.wording import estimate_text
 from cbdm_cli.study.summary import Row, against
 from cbdm_core.metrics.scores import compared_scores, digits_of, label_of
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from cbdm_cli.numerals import number
 from cbdm_cli.study.report.axes import as_fraction, framed, plain_numbers
 from cbdm_cli.study.report.collect import MethodScores, Story
 from cbdm_cli.study.report.drawing import Drawing, Style, canvas, finished, ramp, style_of
-from cbdm_cli.study.report.wording import estimate_text, number
+from cbdm_cli.study.report.wording import estimate_text
 from cbdm_cli.study.results import Estimate
 from cbdm_core.metrics.report import rank_groups
 from cbdm_core.metrics.scores import digits_of, label_of

@@ -12,6 +12,7 @@ from importlib.resources import files
 from typing import Any
 
 from cbdm_cli.config import validated
+from cbdm_cli.numerals import number
 from cbdm_cli.overlay import flat
 from cbdm_cli.study.report import figures
 from cbdm_cli.study.report.card import card
@@ -19,7 +20,7 @@ from cbdm_cli.study.report.collect import MethodScores, Story, differing
 from cbdm_cli.study.report.drawing import COLOURS, Drawing
 from cbdm_cli.study.report.heat_maps import diagnoses
 from cbdm_cli.study.report.neighbours import Neighbours
-from cbdm_cli.study.report.wording import number, width_text
+from cbdm_cli.study.report.wording import width_text
 from cbdm_cli.study.results import Estimate
 from cbdm_cli.study.summary import Row, against, implied_row
 from cbdm_core.errors import CbdmError

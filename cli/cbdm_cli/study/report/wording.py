@@ -1,17 +1,13 @@
-"""How the page says a number and a score."""
+"""How the page says an estimate."""
 
 from __future__ import annotations
 
 import math
 
+from cbdm_cli.numerals import number
 from cbdm_cli.study.results import Estimate
 
-__all__ = ["estimate_text", "number", "width_text"]
-
-
-def number(value: float | None, digits: int, sign: bool = False) -> str:
-    """With a true minus; a dash where there is none."""
-    return "–" if value is None else f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
+__all__ = ["estimate_text", "width_text"]
 
 
 def width_text(found: Estimate | None, digits: int) -> str:

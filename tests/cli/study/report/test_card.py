@@ -44,7 +44,7 @@ def test_a_method_that_wins_by_copying_is_told_to_stop_earlier(folder):
     lines = dict(card(collect([folder])))
     assert lines["What decides"].endswith("better") and "keep_best" in lines["Next"]
     verdict = summarise(folder, load_plan(folder)).verdict
-    assert "Against ddpm, ω_eff(t), τ=0.1: cbdm τ=0.1 is better by -6.50 ± 0.00" in verdict
+    assert "Against ddpm, ω_eff(t), τ=0.1: cbdm τ=0.1 is better by −6.50 ± 0.00" in verdict
 
 
 def test_differences_have_the_minus_of_all_numbers_of_the_page(folder):
