@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from comparisons import run_jobs
 
+from cbdm_cli.numerals import true_minus
 from cbdm_cli.study.pool import Child
 
 if TYPE_CHECKING:
@@ -220,7 +221,7 @@ def summary(records: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
 
 
 def _cell(value: tuple[float, float], sign: str = "") -> str:
-    return f"{1000 * value[0]:{sign}.1f} ± {1000 * value[1]:.1f}"
+    return true_minus(f"{1000 * value[0]:{sign}.1f} ± {1000 * value[1]:.1f}")
 
 
 def page(table: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -113,9 +114,13 @@ def _width(e: Estimate, digits: int) -> str:
 
 
 def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    rows = ["| " + " | ".join(cells) + " |" for cells in (head, *lines)]
+    """A table in Markdown; numbers below 0 have a true minus, except in code."""
+    rows = ["| " + " | ".join(map(_true_minus, cells)) + " |" for cells in (head, *lines)]
     return "\n".join([rows[0], "|" + "---|" * len(head), *rows[1:]])
+
+
+def _true_minus(cell: str) -> str:
+    return cell if "`" in cell else re.sub(r"(?<![\w-])-(?=\d)", "−", cell)
 
 
 def methods_table(rows: Mapping[str, ByOmega]) -> str:

@@ -230,7 +230,7 @@ def test_what_is_added_to_other_batches_is_told_at_equal_omega(candidates):
     # Of (1, 2, 3) times what is added the mean is 2 and the half-width 4.303/√3, Student's t of two degrees.
     assert [line.split(" | ")[:4] for line in lines] == [
         [f"| `{row}`", "1000", omega, told]
-        for row, told in (("split+shrinkage:4", "+6.00 ± 7.45"), ("augment:0.3", "-0.50 ± 0.62"))
+        for row, told in (("split+shrinkage:4", "+6.00 ± 7.45"), ("augment:0.3", "−0.50 ± 0.62"))
         for omega in ("0", "1")
     ]
 

@@ -121,9 +121,9 @@ def test_a_difference_is_bold_only_where_its_interval_excludes_0(programs, small
     text = tables.methods_table(tables.gathered(plans, tmp_path)["cell"]["rows"])
     lines = {line.split("|")[1].strip(): line for line in text.splitlines()}
     assert "| 1 | 3.10 | baseline | 3.10 | baseline | 0.900 | 0.500 | 0.500 | — |" in lines["ddpm"]
-    assert "| 1 | 2.10 | **-1.00 ± 0.00** |" in lines["cbdm:null"]
+    assert "| 1 | 2.10 | **−1.00 ± 0.00** |" in lines["cbdm:null"]
     low, high = ttest_rel([1.0, 5.0, 3.0], [3.0, 3.1, 3.2]).confidence_interval(0.95)
-    assert f"| -0.10 ± {(high - low) / 2:.2f} |" in lines["ddpm, ω_eff(t)"]
+    assert f"| −0.10 ± {(high - low) / 2:.2f} |" in lines["ddpm, ω_eff(t)"]
 
 
 def test_where_the_data_lie_is_no_part_of_the_result(programs, small, tmp_path, monkeypatch):

@@ -68,7 +68,7 @@ def test_the_readme_gives_the_figures_of_the_result(tail, tables):
     pulled = json.loads(tail.result_file("pulled").read_text(encoding="utf-8"))
     same_cost = tables.above_table(pulled, result).splitlines()[3].split("|")
     assert [cell.strip() for cell in same_cost[1:4]] == ["`cbdm:null+resample:uniform@0.2`", "1000", "2000"]
-    assert f"{same_cost[-2].strip(' *-')} points" in readme
+    assert f"{same_cost[-2].strip(' *−')} points" in readme
     assert tables.told_of_resampling(json.loads(tail.result_file("fashion").read_text(encoding="utf-8"))) in " ".join(
         readme.split()
     )

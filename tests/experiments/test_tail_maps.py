@@ -28,7 +28,7 @@ def test_a_change_is_of_each_seed_and_level_and_bold_where_its_interval_leaves_o
     spread = 4.303 * 2 / math.sqrt(3) / math.sqrt(3)  # −10, −10 and −12: a standard deviation of 2/√3
     lines = maps.learned_table(result).splitlines()
     assert lines[0] == "| method | steps | t = 0.25 | t = 0.75 |" and len(lines) == 4
-    assert lines[2] == f"| `mine` | 1000 | **-11 ± {spread:.0f}** | +17 ± 190 |"
+    assert lines[2] == f"| `mine` | 1000 | **−11 ± {spread:.0f}** | +17 ± 190 |"
     assert maps.memorised(other["3000"]["tail"]) == pytest.approx([(3 + 3 + 4) / 3, (0.5 + 8 + 1) / 3])
     assert maps.memorised_table(result).splitlines()[2] == "| `ddpm` | 1000 | 2.00 | 2.00 |"
 
@@ -36,7 +36,7 @@ def test_a_change_is_of_each_seed_and_level_and_bold_where_its_interval_leaves_o
 def test_longer_training_is_held_against_shorter_seed_by_seed(maps):
     short, long = ({"tail": {"held out": [[4.0], [2.0], [1.0]]}}, {"tail": {"held out": [[2.0], [1.0], [0.5]]}})
     result = {"times": [0.5], "methods": {"ddpm": {"1000": short, "3000": long}}}
-    assert maps.longer_table(result).splitlines()[2] == "| tail | **-50 ± 0** |"
+    assert maps.longer_table(result).splitlines()[2] == "| tail | **−50 ± 0** |"
 
 
 def test_the_page_holds_the_tables_of_the_result(maps):

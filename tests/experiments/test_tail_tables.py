@@ -74,7 +74,7 @@ def test_what_cbdm_adds_is_against_the_same_law_without_it(tables):
     pulled = {"ddpm": curves([0.0] * 3), names[1]: curves([0.01] * 3)}
     lines = tables.above_table({"methods": pulled}, {"methods": digits}).splitlines()[2:]
     assert [line.split("|")[2:4] for line in lines] == [[f" {a} ", f" {b} "] for a, b in tables.ABOVE]
-    assert all(line.endswith("| +0.00 ± 0.00 | **-1 ± 0** |") for line in lines)
+    assert all(line.endswith("| +0.00 ± 0.00 | **−1 ± 0** |") for line in lines)
 
 
 def test_what_the_readme_gives_is_worked_out_from_the_curves(tables):
