@@ -149,7 +149,7 @@ def test_an_affinity_against_its_formula():
 
 
 def test_an_affinity_draws_by_the_label_of_the_row():
-    table = torch.tensor([[0.2, 0.8, 0.0], [0.0, 0.0, 1.0], [0.5, 0.25, 0.25]]).double()
+    table = torch.tensor([[0.2, 0.8, 0.0], [0.0, 0.0, 1.0], [0.5, 0.25, 0.25]], dtype=torch.float64)
     law, label = Affinity.of_table(table), torch.arange(30_000) % 3
     other = law.sample(Condition.of(label), draws=draws_of(30_000)).value
     for y in range(3):
