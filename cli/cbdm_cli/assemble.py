@@ -35,6 +35,8 @@ from cbdm_priors.penalties.penalty import named_time_weight
 
 __all__ = ["Experiment", "assemble", "build_sampler", "settings_of"]
 
+_OFFERED = ("target", "training", "counts", "network", "num_features")  # what a class may say that it needs
+
 
 @dataclass(frozen=True, eq=False)
 class Experiment:
@@ -114,9 +116,11 @@ def _wrapped(part: Part, inner: PriorAdjustment, needed: dict[str, Any], table_s
     refuse_strays(part)
     missing = [name for name, value in defaults.items() if value is inspect.Parameter.empty and name not in options]
     if missing:
-        raise CbdmError(
-            f"method part {part.name!r} needs {missing[0]!r}: set method.{part.name}.{missing[0]}, or give it a default"
-        )
+        name = missing[0]
+        mend = f"set method.{part.name}.{name}, or give it a default"
+        if name in _OFFERED:
+            mend = f"its class is given that where it says needs = ({name!r},)"
+        raise CbdmError(f"method part {part.name!r} needs {name!r}: {mend}")
     if isinstance(options.get("time_weight"), str):  # of a name, of which one asks for the schedule's table
         options["time_weight"] = named_time_weight(options["time_weight"], table_steps)
     try:

@@ -10,7 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cbdm_cli.method import BATCH_LAWS, BATCH_PARTS, PURE, RESAMPLE, Part, part_class, parted_levels, takes_law
+from cbdm_cli.method import (
+    BATCH_LAWS,
+    BATCH_PARTS,
+    PURE,
+    RESAMPLE,
+    Part,
+    part_class,
+    part_options,
+    parted_levels,
+    takes_law,
+)
 from cbdm_core.conditions import space_to_dict
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.errors import CbdmError
@@ -82,11 +92,18 @@ def choose_laws(parts: Sequence[Part], data: Dataset) -> ChosenLaws:
     return ChosenLaws(laws, made_from, levels)
 
 
+def _own_mend(part: Part) -> str:
+    """What a class of the user's own lacks, whose constructor has a place for a law."""
+    return ', or let its class say needs = ("target",)' if "target" in part_options(part.name) else ""
+
+
 def law_text(part: Part) -> str | None:
     """The text of a part's law, or None where it takes none."""
     if not takes_law(part.name):
         if part.law is not None:
-            raise CbdmError(f"method part {part.name!r} takes no law, got {part.law!r}: write just {part.name}")
+            raise CbdmError(
+                f"method part {part.name!r} takes no law, got {part.law!r}: write just {part.name}{_own_mend(part)}"
+            )
         return None
     default = _DEFAULTS[part.name] if part.name in BATCH_LAWS else part_class(part.name).default_law
     text = part.law or default

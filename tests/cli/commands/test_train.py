@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shlex
 import signal
@@ -216,6 +217,27 @@ def test_a_third_party_law_is_found_by_name(tmp_path, cache):
     assert tomllib.loads((tmp_path / "r" / "config.toml").read_text())["facts"]["laws"] == {"cbdm": "theirs"}
     table = cbdm("priors", "--law", "theirs", cwd=tmp_path, env=env, check=0).stdout
     assert "theirs" in table
+
+
+def test_the_penalty_of_the_guide_is_a_part_of_a_method(tmp_path, cache):
+    """Registered as the guide says; the same without `needs` is told what it lacks."""
+    guide = (Path(__file__).parents[3] / "docs" / "guides" / "own-parts.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    penalty = next(block for block in blocks if "class ToLaw" in block).partition("\nrows = ")[0]
+    info = tmp_path / "site" / "mine-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[cbdm.adjustments]\nto_law = mine:ToLaw\nbare = mine:Bare\n")
+    bare = "\n\nclass Bare(ToLaw):\n    needs = ()\n"
+    (info.parent / "mine.py").write_text(f"import torch\n{penalty}{bare}", encoding="utf-8")
+    paths = filter(None, (str(info.parent), os.environ.get("PYTHONPATH")))
+    told = {"cwd": tmp_path, "env": {"PYTHONPATH": os.pathsep.join(paths)}}
+    method = ("--method", "to_law:uniform", "--set", "method.to_law.strength=0.5")
+    cbdm("train", *method, "--steps", 1, *UNJUDGED, "--out", "r", check=0, **told)
+    assert tomllib.loads((tmp_path / "r" / "config.toml").read_text())["method"][0]["strength"] == 0.5
+    for text in ("bare", "bare:uniform"):
+        refused = cbdm("train", "--method", text, "--steps", 1, *UNJUDGED, "--out", "r2", check=2, **told).stderr
+        assert 'needs = ("target",)' in refused.replace("'", '"')
 
 
 def test_vectors_train_too(run, tmp_path):
