@@ -17,6 +17,7 @@ from cbdm_core.writing import replacing
 __all__ = ["as_image", "law_curves", "loss_curve", "pairs", "sample_grid", "samples", "scatter"]
 
 _COLUMNS = 4  # of a vector that are drawn against one another
+_GROUPS: dict[str, tuple[Any, int]] = {"medium": ((0, (8, 4)), 6), "tail": ((0, (4, 8)), 3)}  # line, size of a mark
 _LEGEND = 20  # the most classes that there is room to name
 
 
@@ -140,14 +141,21 @@ def loss_curve(path: Path, records: Sequence[dict[str, Any]]) -> None:
         width = max(1, len(values) // 50)
         smooth = np.convolve(values, np.ones(width) / width, mode="valid")
         label = f"denoising term, {name}" if name in ("head", "medium", "tail") else name
-        axes.plot(steps[width - 1 :], smooth, label=label, linewidth=1.4)
+        axes.plot(steps[width - 1 :], smooth, label=label, linewidth=1.4, **_apart(name, len(smooth)))
     axes.set(xlabel="step", ylabel="loss (running mean)", yscale="log")
+    axes.locator_params(axis="x", integer=True, min_n_ticks=1)
     if curves:
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, handlelength=3.2)
     else:
         axes.set_title("no step was recorded: training.log_every is larger than the run", fontsize=9)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="svg", metadata={"Date": None})
+
+
+def _apart(name: str, records: int) -> dict[str, Any]:
+    """How a curve is drawn such that equal groups show through one another; of one record, which is no line, a mark."""
+    line, size = _GROUPS.get(name, ("-", 9))
+    return {"linestyle": line, "marker": "o", "markersize": size} if records == 1 else {"linestyle": line}
 
 
 def law_curves(folder: Path, records: Sequence[dict[str, Any]], names: Sequence[str]) -> None:

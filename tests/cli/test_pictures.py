@@ -1,8 +1,12 @@
 """Samples are drawn as what they are: lines, maps and columns, where the numbers say."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -80,6 +84,25 @@ def test_vectors_are_their_columns_against_one_another(tmp_path, monkeypatch, co
 def test_what_does_not_vary_is_drawn_too(tmp_path):
     for shape in ((5, 1, 1), (5, 4, 8, 8), (5, 3, 1, 1)):
         assert drawn(tmp_path / "x.png", torch.full(shape, 3.0)).shape[0] > 60
+
+
+def test_equal_curves_are_all_to_be_seen_and_so_is_a_single_record(tmp_path):
+    """By the pixels: two groups of the same loss have both colours, over many records as over one."""
+    for count in (1, 30):
+        figures, values = [], {"head": 0.5, "medium": 0.5, "tail": 0.5}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Figure, "savefig", lambda figure, *args, kept=figures, **options: kept.append(figure))
+            patch.setattr(pictures, "replacing", nullcontext)
+            records = [{"step": i, "terms": {"denoising": 0.5}, "groups": values} for i in range(1, count + 1)]
+            pictures.loss_curve(tmp_path / "loss.svg", records)
+        figures[0].axes[0].get_legend().remove()
+        canvas = FigureCanvasAgg(figures[0])
+        canvas.draw()
+        pixels = np.asarray(canvas.buffer_rgba())[..., :3].astype(int).reshape(-1, 3)
+        for colour in ("tab:blue", "tab:orange", "tab:green"):
+            there = abs(pixels - 255 * np.array(to_rgb(colour))).max(1) < 12
+            assert there.sum() >= 10, (count, colour)
+        assert all(float(tick).is_integer() for tick in figures[0].axes[0].get_xticks())
 
 
 def test_a_run_shorter_than_log_every_says_why_its_loss_is_empty(tmp_path):
