@@ -32,7 +32,7 @@ from cbdm_cli.study.pool import Child, run_children
 from cbdm_cli.study.summary import summarise
 from cbdm_cli.trust import features_option, quoted, refuse_code, runs_code
 from cbdm_core.errors import CbdmError
-from cbdm_core.reading import regular_file
+from cbdm_core.reading import clean_text, regular_file
 
 __all__ = ["compare"]
 
@@ -113,7 +113,24 @@ def compare(target: str, options: CompareOptions, out: Path | None, launch: Laun
     if _is_comparison(target):
         _extend(Path(target), options.more(target, out=out), options.seeds, options.settings, launch=launch)
     else:
+        _refuse_path(target)
         _begin(options.plan(target), out, launch)
+
+
+def _refuse_path(text: str) -> None:
+    """A file or folder that is there, which is data or a run, and told so."""
+    from cbdm_cli.own_data import source_of
+
+    path = Path(text)
+    if text in preset_names() or not text.strip() or not path.exists():
+        return
+    start = f"{clean_text(text)} is neither a preset nor the folder of a comparison: "
+    if (path / "config.toml").exists():
+        raise CbdmError(f"{start}it is a run; a comparison trains its own, and cbdm report shows runs side by side")
+    data = source_of(path)
+    named = [f"data.source={data['source']}", *(f"data.options.{k}={v}" for k, v in data["options"].items())]
+    settings = " ".join(f"--set {quoted(text)}" for text in (*named, "data.profile=none"))
+    raise CbdmError(f"{start}data of your own go over a preset, such as cbdm compare digits-lt {settings}")
 
 
 def _is_comparison(text: str) -> bool:

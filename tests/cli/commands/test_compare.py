@@ -2,12 +2,14 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import threading
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from cbdm_cli.commands import compare
@@ -71,6 +73,20 @@ from tests.cli.tiny import TINY
 def test_a_mistake_is_one_line_before_anything_is_written(refused, tmp_path, arguments, words):
     assert words in refused("compare", *arguments)
     assert not list(tmp_path.iterdir()), "a refused command leaves nothing behind"
+
+
+def test_a_path_that_is_no_comparison_is_told_how(refused, run, tmp_path):
+    """The command that a file of data is told plans a comparison of them; a run is no comparison."""
+    labels = np.arange(40) % 2
+    np.savez(tmp_path / "a.npz", images=np.zeros((40, 1, 8, 8), np.uint8), labels=labels)
+    told = refused("compare", "a.npz")
+    assert "a.npz is neither a preset nor the folder of a comparison: data of your own" in told
+    command = shlex.split(told.partition("such as cbdm ")[2])
+    options = ["--methods", "ddpm,cbdm", "--launcher", "commands", "--out", "c"]
+    assert run(*command, *options)[1].startswith("# 10 of 10 jobs are open")
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "config.toml").touch()
+    assert "it is a run; a comparison trains its own" in refused("compare", "r")
 
 
 @pytest.fixture
