@@ -23,6 +23,7 @@ __all__ = ["CUSTOM", "condition_words", "named_path", "own_table", "source_of", 
 CUSTOM = "custom"  # names runs on data of one's own, for which no preset was named
 _ENDINGS = {".npz": ("npz", "path"), ".parquet": ("parquet", "root"), ".tar": ("webdataset", "root")}
 _PARTS = (".parquet", ".tar")  # of which several files are one data set
+_CIFAR = {"data_batch_1.bin": "cifar10", "data_batch_1": "cifar10", "train.bin": "cifar100", "train": "cifar100"}
 _KINDS = (*_PARTS, ".csv", ".npz")
 _COARSEST = 4  # pixels of a side at the last level
 _LEVELS = 4
@@ -49,8 +50,8 @@ def named_path(text: str) -> Path:
 def source_of(path: Path) -> dict[str, Any]:
     """{"source": name, "options": {…}} of the source that reads a file or folder.
 
-    An npz, parquet or tar file; a CSV, for the images in its folder; a folder of npy files, parquet files or tars, or
-    one with a single CSV or npz in it; else class folders.
+    An npz, parquet or tar file; a CSV, for the images in its folder; a folder of npy files, parquet files or tars, of
+    CIFAR's files, or one with a single CSV or npz in it; else class folders.
 
     Raises:
         CbdmError: nothing is there, a file of another kind, or a folder with several that it could be, class folders
@@ -77,6 +78,8 @@ def source_of(path: Path) -> dict[str, Any]:
 def _of_folder(path: Path) -> dict[str, Any]:
     if (path / "images.npy").exists() or any(path.glob("images-*.npy")):
         return {"source": "npy", "options": {"path": str(path)}}
+    if (cifar := next((source for file, source in _CIFAR.items() if (path / file).is_file()), None)) is not None:
+        return {"source": cifar, "options": {"root": str(path)}}
     there = {kind: files for kind in _KINDS if (files := sorted(path.glob(f"*{kind}")))}
     if not there:
         return {"source": "folder", "options": {"path": str(path)}}

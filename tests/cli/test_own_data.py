@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cbdm_cli.own_data import source_of, suited
+from cbdm_cli.own_data import own_table, source_of, suited, told_words
 from cbdm_core.conditions import Classes
 from cbdm_core.data import npz
 from cbdm_core.errors import CbdmError
@@ -48,6 +48,8 @@ def images(tmp_path):
         ("tars", "0.tar", "webdataset", {"root": "tars"}),
         ("faces", "who.csv", "folder", {"path": "faces", "labels": "who.csv"}),
         ("ecg", "ecg.npz", "npz", {"path": "ecg/ecg.npz"}),
+        ("cifar-10-batches-bin", "data_batch_1.bin", "cifar10", {"root": "cifar-10-batches-bin"}),
+        ("cifar-100-python", "train", "cifar100", {"root": "cifar-100-python"}),
         ("B.NPZ", None, "npz", {"path": "B.NPZ"}),
     ],
 )
@@ -243,6 +245,19 @@ def test_a_folder_of_several_readings_is_refused(tmp_path, files, texts, said):
     with pytest.raises(CbdmError) as caught:
         source_of(lay(tmp_path, *files, **texts))
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_attributes_are_told_as_such(tmp_path, capsys):
+    """By what training says it is told, and `cbdm data`."""
+    x = np.zeros((20, 1, 8, 8), np.uint8)
+    for name, told, words in (
+        ("a", np.eye(3, dtype=int)[[0] * 20], "3 attributes"),
+        ("v", np.ones((20, 2)), "2 numbers"),
+    ):
+        np.savez(tmp_path / f"{name}.npz", images=x, conditions=told)
+        own_table(tmp_path / f"{name}.npz", None, None, [])
+        assert f"told {words} each, no label" in capsys.readouterr().out
+        assert words == told_words(npz.npz(path=tmp_path / f"{name}.npz"))
 
 
 def test_a_table_of_images_in_folders_is_read(tmp_path):
