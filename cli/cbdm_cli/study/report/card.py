@@ -42,11 +42,18 @@ def _best(rows: Sequence[Row], score: str) -> str:
     if row is None:
         return ""
     text = f"{row.name} at ω {row.omega_text()}: {estimate_text(row.scores[score], digits_of(score))}"
+    if same := sum(_digits(other, score) == _digits(row, score) for other in rows if other is not row):
+        return f"{text}, as {'one other row has' if same == 1 else f'{same} other rows have'}"
     difference = (row.differences or {}).get(score)
     if difference is None:
         return text
     shown = "" if difference.excludes_zero else ", not shown to differ"
     return f"{text} ({_signed(difference.mean, score)} against {rows[0].name}{shown})"
+
+
+def _digits(row: Row, score: str) -> str | None:
+    """The mean as the page writes it."""
+    return number(row.scores[score].mean, digits_of(score)) if score in row.scores else None
 
 
 def _decides(rows: Sequence[Row]) -> str:

@@ -28,6 +28,7 @@ from cbdm_core.metrics.scores import compared_scores, digits_of, label_of, meani
 
 __all__ = ["page"]
 
+_ROWS = "A row per class, the rarest last, with its number of training images"
 _GRIDS = 2_500_000  # bytes for all sample grids together: the page must stay below 5 MB
 
 
@@ -201,11 +202,16 @@ def _grid_note(story: Story) -> str:
     for method in story.methods:
         config = method.runs[0].config
         parts.append((config.get("seed"), config.get("sampling"), config.get("evaluation"), config.get("schedule")))
-    alike = "A row per class, the rarest last, with its number of training images; drawn at the run's own ω."
+    vectors = len(story.facts["shape"]) == 1  # drawn as points
+    rows = "A colour per class, with its number of training examples" if vectors else _ROWS
+    alike, place = (
+        f"{rows}; drawn at the run's own ω.",
+        "" if vectors else ", so that the same place holds the same draw",
+    )
     if len(parts) > 1 and all(other == parts[0] for other in parts):
-        return f"{alike} All grids have the same noise and labels, so that the same place holds the same draw."
+        return f"{alike} All grids have the same noise and labels{place}."
     if len(parts) > 1:
-        return f"{alike} The runs differ in seed or sampling, so that the same place does not hold the same draw."
+        return f"{alike} The runs differ in seed or sampling{place.replace('holds', 'does not hold')}."
     return alike
 
 

@@ -56,6 +56,17 @@ def test_differences_have_the_minus_of_all_numbers_of_the_page(folder):
     assert "(−6.00 against ddpm)" in lines["Best FID"] and "FID −6.00 ± 0.00, better" in lines["What decides"]
 
 
+def test_a_best_that_others_have_too_is_told_as_such(folder):
+    for file in folder.glob("runs/*/seed-*/readings/*.json"):
+        found = json.loads(file.read_text())
+        found["groups"]["tail"]["recall"] = 1.0
+        file.write_text(json.dumps(found))
+    story = collect([folder])
+    lines, others = dict(card(story)), len(story.method_scores) - 1
+    assert lines["Best tail recall"].endswith(f"1.000 ± 0.000, as {others} other rows have") and others > 1
+    assert "as " not in lines["Best FID"]
+
+
 def test_what_is_missing_comes_first(folder):
     next(folder.glob("runs/*/seed-2/readings/*.json")).unlink()
     lines = dict(card(collect([folder])))

@@ -225,6 +225,11 @@ def test_grids_are_the_files_and_the_caption_says_when_they_are_paired(compariso
     for run in runs:
         write_picture(run)
     assert "does not hold the same draw" in page(collect(runs))
+    for run in runs:
+        config = run / "config.toml"
+        config.write_text(re.sub(r"shape = \[[^\]]*\]", "shape = [2]", config.read_text()))
+    told = page(collect(runs))
+    assert "A colour per class, with its number of training examples;" in told and "A row per class" not in told
 
 
 def test_the_page_stays_below_five_megabytes_whatever_the_grids_are(tmp_path):
