@@ -52,7 +52,9 @@ def plain_write_errors(path: Path, option: str = "--out") -> Iterator[None]:
         yield
     except OSError as error:
         why = _MENDS.get(error.errno or 0, f"{error.strerror or error}: ") + f"choose another {option}"
-        raise CbdmError(f"cannot write {error.filename or path}: {why}; what was written before is intact") from error
+        raise CbdmError(
+            f"cannot write {_known(error.filename, path)}: {why}; what was written before is intact"
+        ) from error
     except (SafetensorError, RuntimeError) as error:
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if not any(word in why for word in _WRITE_FAULTS):
@@ -60,6 +62,12 @@ def plain_write_errors(path: Path, option: str = "--out") -> Iterator[None]:
         raise CbdmError(
             f"cannot write {path}: {why}; free some space or choose another {option}; what was written before is intact"
         ) from error
+
+
+def _known(failed: str | None, path: Path) -> Path:
+    """What was not written by a name that the user knows, which that of an unfinished file is not."""
+    places = (Path(str(failed or path)), path, path.parent)
+    return next((place for place in places if not place.name.startswith(WRITING)), path.parent)
 
 
 @contextmanager

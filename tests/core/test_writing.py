@@ -41,10 +41,21 @@ def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     ],
 )
 def test_a_failed_write_is_one_line_with_its_mend(error, words):
-    with pytest.raises(CbdmError, match=words) as caught, plain_write_errors("here"):
+    with pytest.raises(CbdmError, match=words) as caught, plain_write_errors(Path("here")):
         raise error
     assert "\n" not in str(caught.value) and str(caught.value).endswith("what was written before is intact")
     assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize(("name", "told"), [("x.png", "gone/x.png"), (".writing-1-new.png", "gone")])
+def test_no_unfinished_file_is_named(tmp_path, monkeypatch, name, told):
+    """Nor one that is made beside another unfinished one, of which the folder is told."""
+    monkeypatch.chdir(tmp_path)
+    with (
+        pytest.raises(CbdmError, match=f"^cannot write {told}: No such file"),
+        replacing(Path("gone", name)) as temporary,
+    ):
+        temporary.write_text("x")
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes disagree"), SafetensorError("invalid header")])
