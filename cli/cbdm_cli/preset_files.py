@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any
 
 from cbdm_core.errors import CbdmError, unknown_name
+from cbdm_core.reading import clean_text
 
 __all__ = ["EXTENDS", "preset_names", "preset_question", "preset_texts"]
 
@@ -47,10 +49,25 @@ def preset_texts(name: str) -> dict[str, str]:
         if wanted in texts:
             raise CbdmError(f"preset {wanted!r} extends itself by way of {', '.join(texts)}: break the circle")
         if wanted not in _presets():
-            raise unknown_name("preset", wanted, preset_names())
+            raise _unknown(wanted)
         texts[wanted], table = _read(wanted)
         wanted = table.get(EXTENDS)
     return dict(reversed(texts.items()))
+
+
+def _unknown(name: str) -> CbdmError:
+    """The error for a name that no preset has; a path that is there was meant as one."""
+    path, shown = Path(name), clean_text(name)
+    if not name.strip() or not path.exists():
+        return unknown_name("preset", name, preset_names())
+    if (path / "config.toml").exists():
+        return CbdmError(
+            f"{clean_text(name)} is a run, no preset: go on with it by cbdm train --resume {clean_text(name)}"
+        )
+    return CbdmError(
+        f"{shown} is a path, no preset: cbdm train --data {shown} trains on data of your own; other "
+        "commands take them over a preset, by --set data.source=NAME and the source's data.options"
+    )
 
 
 def preset_question(name: str) -> str:

@@ -77,3 +77,14 @@ def test_presets_that_extend_wrongly_are_refused(tmp_path, monkeypatch, texts, w
 def test_an_extended_preset_is_printed_with_its_base(run):
     _, out, _ = run("presets", "cifar100lt-cbdm")
     assert out.index("# cifar100lt-ddpm") < out.index('law = "training"') and 'name = "published"' in out
+
+
+def test_a_path_in_place_of_a_preset_is_told_where_it_goes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("photos", "r"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "r" / "config.toml").touch()
+    told = {"photos": "photos is a path, no preset: cbdm train --data photos ", "r": "cbdm train --resume r$"}
+    for name, words in {**told, "nowhere": "unknown preset 'nowhere'", "": "unknown preset ''"}.items():
+        with pytest.raises(CbdmError, match=words):
+            preset_files.preset_texts(name)
