@@ -12,7 +12,7 @@ from torch import Tensor
 from cbdm_cli.numerals import true_minus
 from cbdm_core.writing import replacing
 
-__all__ = ["by_count", "map_grid", "named", "signal_grid", "tile_grid"]
+__all__ = ["by_count", "lettering", "map_grid", "named", "signal_grid", "tile_grid"]
 
 _INK = (20, 20, 20)
 _COLOURS = {
@@ -59,9 +59,9 @@ def tile_grid(
         columns: at most so many samples a row.
         caption: below the tiles, broken into lines as wide as they are.
     """
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
-    order, gap, font = by_count(labels, counts), 4, ImageFont.load_default(size=13)
+    order, gap, font = by_count(labels, counts), 4, lettering()
     texts = {y: named(str(names[y]), counts[y]) for y in order}
     margin = 16 + int(max(font.getlength(text) for text in texts.values()))
     shown = max(min(columns, int((labels == y).sum())) for y in order)
@@ -113,6 +113,14 @@ def signal_grid(path: Path, x: Tensor, labels: Tensor, names: Sequence[str], cou
         return _curves(values[sample], low, high, [_COLOURS[name] for name in colours])
 
     tile_grid(path, tile, _SIGNAL, labels, names, counts, 8, caption)
+
+
+def lettering() -> Any:
+    """The font of names and captions: matplotlib's, as Pillow's own has no minus, ×, ω or accent."""
+    from matplotlib import get_data_path
+    from PIL import ImageFont
+
+    return ImageFont.truetype(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", 12)
 
 
 def _short(value: float) -> str:

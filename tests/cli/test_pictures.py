@@ -37,14 +37,17 @@ def test_a_signal_is_a_line_over_the_range_of_all(tmp_path, channels):
     assert rows == pytest.approx(ends, abs=2.5)
 
 
-def test_captions_have_a_true_minus(tmp_path, monkeypatch):
-    told = []
+def test_captions_have_a_true_minus_and_the_font_has_their_letters(tmp_path, monkeypatch):
+    """The font draws what it does not have as one box."""
+    told, font = ["Ünïcode σ Ж"], tiles.lettering()
     monkeypatch.setattr(tiles, "tile_grid", lambda *args, caption="": told.append(caption or args[-1]))
-    drawn_as = {(1, 2): "values from −3.3 to 3.3", (2, 1, 2): "black −6 to white 6,"}
+    drawn_as = {(1, 2): "values from −3.3 to 3.3", (2, 1, 2): "black −6 to white 6,", (2, 3, 1, 2): "of 3 slices"}
     for shape, words in drawn_as.items():
         x = 3 * torch.tensor([-1.0, 1.0]).expand(2, *shape)
         (tiles.signal_grid if len(shape) == 2 else tiles.map_grid)(tmp_path / "x.png", x, torch.zeros(2), ["a"], [2])
         assert words in told[-1]
+    box = bytes(font.getmask("\uffff"))
+    assert all(bytes(font.getmask(letter)) != box for letter in "".join(told) + "×" if letter != " ")
 
 
 def test_a_map_is_channel_0_in_grey_about_the_mean(tmp_path):
