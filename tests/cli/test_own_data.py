@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cbdm_cli.own_data import own_table, source_of, suited, told_words
+from cbdm_cli.own_data import condition_words, own_table, source_of, suited
 from cbdm_core.conditions import Classes
 from cbdm_core.data import npz
 from cbdm_core.errors import CbdmError
@@ -257,7 +257,7 @@ def test_attributes_are_told_as_such(tmp_path, capsys):
         np.savez(tmp_path / f"{name}.npz", images=x, conditions=told)
         own_table(tmp_path / f"{name}.npz", None, None, [])
         assert f"told {words} each, no label" in capsys.readouterr().out
-        assert words == told_words(npz.npz(path=tmp_path / f"{name}.npz"))
+        assert words == condition_words(npz.npz(path=tmp_path / f"{name}.npz"))
 
 
 def test_a_table_of_images_in_folders_is_read(tmp_path):
