@@ -13,6 +13,7 @@ from torch import Tensor
 from cbdm_cli.run_folder import write_json
 from cbdm_core.distributed import World, sum_over_ranks
 from cbdm_core.errors import CbdmError
+from cbdm_core.reading import CONFIG_BYTES, regular_file
 
 __all__ = ["MANIFEST", "opened", "stream"]
 
@@ -29,9 +30,11 @@ def opened(folder: Path, request: dict[str, Any]) -> int:
     if not file.is_file():
         return 0
     try:
-        there = json.loads(file.read_text(encoding="utf-8"))
-        done, before = int(there["done"]), there["request"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        there = json.loads(regular_file(file, CONFIG_BYTES).read_text(encoding="utf-8"))
+        done, before = there["done"], dict(there["request"])
+        if not isinstance(done, int) or not 0 <= done <= before["n"]:
+            raise ValueError(f"{done} samples are done")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CbdmError(f"{file} cannot be read ({type(error).__name__}): choose another --out") from error
     differing = sorted(key for key in {*before, *request} if before.get(key) != request.get(key))
     if differing:
@@ -64,6 +67,8 @@ def stream(
         world: the processes that draw.
     """
     here = opened(folder, request) if world.leads else 0
+    if world.leads and not here:  # so that a stop within the first shard is gone on with
+        write_json(folder / MANIFEST, {"request": request, "done": 0})
     before = int(sum_over_ranks(torch.tensor(here, device=world.device)))  # as the leader reads it
     for first in range(before, total, size):
         end = min(first + size, total)

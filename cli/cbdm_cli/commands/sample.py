@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from cbdm_cli import render
 from cbdm_cli.config import Config, validated
 from cbdm_cli.durations import duration
 from cbdm_cli.limits import check_samples, check_steps
+from cbdm_cli.locking import held
 from cbdm_cli.naming import path_name
 from cbdm_cli.overlay import flat
 from cbdm_cli.resolve import with_sampling
@@ -169,7 +171,8 @@ def _stream(
     def write(folder: Path, first: int, x: Tensor) -> None:
         STREAMS[format_](folder, drawing.drawn(x, first))
 
-    before = stream(target, recorded, total, shard_size, drawing.batches, write, drawing.world)
+    with held(target, "cbdm sample") if drawing.world.leads else nullcontext():
+        before = stream(target, recorded, total, shard_size, drawing.batches, write, drawing.world)
     if drawing.world.leads:
         earlier = f" ({before} of them from before)" if before else ""
         render.note(f"{total} samples{earlier} {drawing.under()}: {target}")

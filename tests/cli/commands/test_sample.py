@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from cbdm import (
 from cbdm_cli import render
 from cbdm_cli.__main__ import main
 from cbdm_cli.config import validated
+from cbdm_cli.locking import held
 from cbdm_cli.resolve import with_sampling
 from cbdm_cli.sampling import drawn_in_batches, solver
 from cbdm_core.data.dataset import to_uint8
@@ -319,6 +321,43 @@ def test_shards_of_eight_times_the_samples_take_no_more_memory(run, tmp_path):
     few, many = (peak("sample", "r", "--n", n, *options, "--out", str(n)) for n in (50, 400))
     assert len(list(Path("400").glob("*.npz"))) == 40
     assert many - few < 40e6
+
+
+def test_a_folder_stopped_within_its_first_shard_is_gone_on_with(run, trained, monkeypatch):
+    from cbdm_cli import sample_files
+
+    asked = ["sample", trained, "--n", 6, "--format", "folder", "--steps", 2, "--out", "cut"]
+    write = sample_files._write_folder
+
+    def stops(target, drawn):
+        write(target, replace(drawn, x=drawn.x[:2], labels=drawn.labels[:2]))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setitem(sample_files.STREAMS, "folder", stops)
+        run(*asked)
+    assert len(list(Path("cut").glob("*/*.png"))) == 2
+    assert run(*asked)[0] == 0
+    assert len(list(Path("cut").glob("*/*.png"))) == 6
+
+
+def test_one_process_at_a_time_writes_into_a_stream(refused, trained):
+    Path("s").mkdir()
+    with held(Path("s"), "cbdm sample"):
+        assert "already runs in s" in refused("sample", trained, "--n", 2, "--format", "folder", "--out", "s")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *["[]", "[" * 9999, '{"done": 2, "request": null}', '{"done": 2, "request": []}'],
+        *[f'{{"done": {done}, "request": {{"n": 4}}}}' for done in ("1e999", -2, 5, 10**30)],
+    ],
+)
+def test_a_damaged_list_of_what_is_done_is_one_line(refused, trained, content):
+    Path("s").mkdir()
+    Path("s", ".sampling.json").write_text(content)
+    assert ".sampling.json cannot be read" in refused("sample", trained, "--n", 4, "--format", "folder", "--out", "s")
 
 
 def test_another_request_does_not_go_on_with_a_stream(run, refused, trained):
