@@ -27,7 +27,9 @@ def read_config(path: Path) -> dict[str, Any]:
         raise CbdmError(f"{path} is no run folder: it has no config.toml; name a folder that cbdm train made") from None
     except RecursionError:
         raise CbdmError(f"{file} is nested too deeply to be a configuration: restore it") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except CbdmError:
+        raise
+    except (OSError, ValueError) as error:  # no TOML, or a number of more digits than Python reads
         raise CbdmError(f"{file} cannot be read: {error}") from error
     missing = [key for key in ("network", "schedule", "facts") if key not in config]
     if missing:

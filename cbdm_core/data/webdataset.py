@@ -120,7 +120,9 @@ def _label(name: str, parts: dict[str, bytes], entry: str) -> str | list[Any]:
             value = value.get(entry) if isinstance(value, dict) else value
         else:
             raise CbdmError(f"{name} has no label: add the member .cls or .json")
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except CbdmError:
+        raise
+    except (ValueError, RecursionError) as error:  # a number of more digits than Python reads is no JSONDecodeError
         raise CbdmError(f"{name} has a label that cannot be read: save it as UTF-8 text or JSON") from error
     if is_listed(value):
         return value

@@ -52,11 +52,13 @@ def _read(file: Path) -> dict[str, Any]:
         table = tomllib.loads(regular_file(file, CONFIG_BYTES).read_text(encoding="utf-8"))
         table.pop("facts", None)  # in a saved one, of the data that it was trained on
         return table
+    except CbdmError:
+        raise
     except (OSError, UnicodeDecodeError) as error:
         raise CbdmError(f"--config {file} cannot be read: {error}") from error
     except RecursionError:
         raise CbdmError(f"--config {file} is nested too deeply to be a configuration") from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # a number of more digits than Python reads is no TOMLDecodeError
         raise CbdmError(f"--config {file} is no TOML: {error}") from error
 
 
@@ -74,7 +76,7 @@ def setting(text: str) -> dict[str, Any]:
         raise CbdmError(f"--set {key}: facts are what the program found in the data; leave them out")
     try:
         parsed: Any = tomllib.loads(f"v = {value}")["v"]
-    except tomllib.TOMLDecodeError:
+    except ValueError:
         parsed = value.strip()
     except RecursionError:
         raise CbdmError(f"--set {key}: its value is nested too deeply to be one of a configuration") from None

@@ -251,6 +251,7 @@ def test_an_optimiser_file_that_would_execute_is_not_loaded(refused, trained):
         (["train", "--device", "tpu"], "unknown device 'tpu'"),
         (["train", "--precision", "fp8"], "training.precision = 'fp8'"),
         (["train", "--config", "nowhere.toml"], "cannot be read"),
+        (["train", "--set", f"training.steps={'9' * 5000}"], "training.steps"),
         (["priors", "--law", "unifrom"], "did you mean 'uniform'?"),
         (["presets", "digits"], "did you mean 'digits-lt'?"),
         (["sample", "nowhere"], "no run folder"),

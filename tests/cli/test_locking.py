@@ -54,7 +54,7 @@ def test_a_lock_of_this_process_holds_too(tmp_path):
 
 def test_a_pipe_in_the_place_of_the_lock_is_damage_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / LOCK)
-    with pytest.raises(CbdmError, match="is damaged .*: remove it"), held(tmp_path, "a test"):
+    with pytest.raises(CbdmError, match="is damaged "), held(tmp_path, "a test"):
         pass
 
 

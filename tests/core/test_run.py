@@ -106,6 +106,7 @@ def test_what_a_law_was_made_from_is_read_beside_it(folder):
         (lambda path: (path / "config.toml").unlink(), "is no run folder: it has no config.toml"),
         (lambda path: (path / "config.toml").write_text("= 3"), "cannot be read: "),
         (lambda path: (path / "config.toml").write_bytes(b"\xff"), "cannot be read: "),
+        (lambda path: (path / "config.toml").write_text(f"n = {'9' * 5000}"), "cannot be read: "),
         (lambda path: (path / "config.toml").write_text("[network]"), "it lacks schedule, facts"),
         (
             lambda path: (path / "config.toml").write_text(CONFIG.replace("counts = [6, 3, 1]\n", "")),

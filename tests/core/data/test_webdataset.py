@@ -71,6 +71,7 @@ def test_lists_are_several_labels_or_a_vector(tmp_path):
             "of 1 examples is a list, that of 1 is not",
         ),
         ({"1.png": PNG[0], "1.json": b"{"}, "has a label that cannot be read"),
+        ({"1.png": PNG[0], "1.json": b"9" * 5000}, "has a label that cannot be read"),
         ({"1.png": PNG[0], "1.json": b"[" * 100_000}, "has a label that cannot be read"),
         ({"1.png": PNG[0], "1.cls": b"\xff"}, "has a label that cannot be read"),
         ({"1.png": PNG[0][:60], "1.cls": b"0"}, r"1 of .* \(png\) cannot be read as an image"),
