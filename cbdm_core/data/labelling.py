@@ -14,7 +14,15 @@ from cbdm_core.data.mapped_rows import MappedRows
 from cbdm_core.data.regions import REGIONS, by_combination, by_density
 from cbdm_core.errors import CbdmError
 
-__all__ = ["Labelling", "conditions_of", "from_attributes", "from_classes", "from_vectors", "in_regions"]
+__all__ = [
+    "Labelling",
+    "check_conditions",
+    "conditions_of",
+    "from_attributes",
+    "from_classes",
+    "from_vectors",
+    "in_regions",
+]
 
 _MOST_UNNAMED = 65_536  # labels that are really identity numbers would make as many classes as their largest
 _NEIGHBOURS = 10
@@ -112,10 +120,7 @@ def conditions_of(values: np.ndarray) -> Tensor:
     Raises:
         CbdmError: what are no numbers, none in a row, or more than float32 holds.
     """
-    if values.dtype.kind not in "biuf" or values.ndim not in (1, 2) or values.size == 0:
-        raise CbdmError(
-            f"conditions are {values.dtype} of shape {values.shape}: save numbers, (N, D) or (N,), a row an example"
-        )
+    check_conditions(values)
     rows = values.reshape(len(values), -1)
     if rows.dtype.kind != "f" and np.isin(rows, (0, 1)).all():
         return _attributes(rows)
@@ -127,6 +132,18 @@ def conditions_of(values: np.ndarray) -> Tensor:
             f"{unfinite[0]}: remove or mend those examples"
         )
     return _vectors(rows)
+
+
+def check_conditions(values: np.ndarray) -> None:
+    """Refuse what cannot be conditions, without a look at the values.
+
+    Raises:
+        CbdmError: what are no numbers, or none in a row.
+    """
+    if values.dtype.kind not in "biuf" or values.ndim not in (1, 2) or values.size == 0:
+        raise CbdmError(
+            f"conditions are {values.dtype} of shape {values.shape}: save numbers, (N, D) or (N,), a row an example"
+        )
 
 
 def _attributes(rows: np.ndarray) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from cbdm_core.data.dataset import Dataset
-from cbdm_core.data.labelling import Labelling, conditions_of, in_regions
+from cbdm_core.data.labelling import Labelling, check_conditions, conditions_of, in_regions
 from cbdm_core.data.mapped_rows import Layout, MappedRows
 from cbdm_core.data.npz import DAMAGE, implied_layout, labels_of, names_of_labels
 from cbdm_core.data.units import Units
@@ -79,6 +79,8 @@ def _beside(folder: Path, stem: str, rows: list[int]) -> list[np.ndarray]:
 
 
 def _joined(folder: Path, conditions: list[np.ndarray]) -> np.ndarray:
+    for part in conditions:  # before they are joined: rows without bytes may be of any length
+        check_conditions(part)
     kinds = {part.shape[1:] for part in conditions}
     if len(kinds) > 1:
         raise CbdmError(f"{folder} has conditions files of the shapes {sorted(kinds)} a row: save all of one shape")

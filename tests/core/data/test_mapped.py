@@ -100,6 +100,18 @@ def test_files_that_do_not_fit_are_told(tmp_path, break_it, words):
         npy(path=folder)
 
 
+def test_conditions_without_bytes_are_refused_before_they_are_joined(tmp_path, monkeypatch):
+    """A file of 128 bytes may claim rows of any length."""
+    folder = written(tmp_path / "d", (5, 4), np.uint8)
+    for number, rows in enumerate(SHARDS):
+        with (folder / f"conditions-{number}.npy").open("wb") as file:
+            header = {"descr": "|V0", "fortran_order": False, "shape": (rows, 10**12)}
+            np.lib.format.write_array_header_1_0(file, header)
+    monkeypatch.setattr(np, "concatenate", lambda parts: pytest.fail("they were joined"))
+    with pytest.raises(CbdmError, match=r"conditions are \|V0 of shape"):
+        npy(path=folder)
+
+
 def test_other_mistakes_are_told(tmp_path):
     images, values = written(tmp_path / "i", (5, 4), np.uint8), written(tmp_path / "v", (6,), np.float32)
     with pytest.raises(CbdmError, match="did you mean 'last'"):
