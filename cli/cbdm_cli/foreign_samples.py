@@ -168,8 +168,10 @@ def _class_names(path: Path, names: np.ndarray) -> list[str]:
 
 def _examples(path: Path, x: np.ndarray, data: Dataset) -> Tensor:
     """(N, *shape) float32 in the model's range."""
-    if len(x) == 0 if x.ndim else True:
+    if x.ndim == 0:
         raise CbdmError(f"{path} has 0 samples: give one or more of each class")
+    if x.size == 0:
+        raise CbdmError(f"{path} has samples of shape {x.shape}, which hold nothing: give one or more of each class")
     if not data.is_images:
         return _values(path, x, data)
     if x.dtype == np.uint8:
