@@ -29,7 +29,15 @@ from cbdm_core.sharding import spread, whole_on_cpu
 from cbdm_core.training import TrainState
 from cbdm_core.writing import WRITING, flush, plain_write_errors
 
-__all__ = ["checkpoints", "latest_checkpoint", "load_checkpoint", "load_weights", "read_tensors", "save_checkpoint"]
+__all__ = [
+    "checkpoints",
+    "latest_checkpoint",
+    "load_checkpoint",
+    "load_weights",
+    "read_tensors",
+    "save_checkpoint",
+    "verified",
+]
 
 _FILES = ("model.safetensors", "ema.safetensors", "optimizer.pt")
 _FORMAT = 1
@@ -132,7 +140,7 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> TrainState:
     Raises:
         CbdmError: a missing, truncated or altered file, or weights of another network.
     """
-    facts = _verified(checkpoint, (*_FILES, "averages.safetensors") if state.averages.of else _FILES)
+    facts = verified(checkpoint, (*_FILES, "averages.safetensors") if state.averages.of else _FILES)
     load_weights(checkpoint / "model.safetensors", state.objective)
     load_weights(checkpoint / "ema.safetensors", state.ema)
     file = checkpoint / "optimizer.pt"
@@ -200,7 +208,7 @@ def load_weights(path: Path, module: nn.Module, *, verify: bool = False) -> None
         CbdmError: the file is missing or damaged, or it holds the weights of another network.
     """
     if verify:
-        _verified(path.parent, (path.name,))
+        verified(path.parent, (path.name,))
     tensors = read_tensors(path)
     if has_experts(tensors) and not has_experts(module):
         tensors = merged_state(tensors)
@@ -225,8 +233,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _verified(checkpoint: Path, names: tuple[str, ...]) -> dict[str, Any]:
-    """The facts in `state.json`, once the named files agree with them."""
+def verified(checkpoint: Path, names: tuple[str, ...]) -> dict[str, Any]:
+    """The facts in `state.json`, once the named files agree with them.
+
+    Raises:
+        CbdmError: a file that is missing, truncated or altered.
+    """
     try:
         facts = json.loads(regular_file(checkpoint / "state.json", CONFIG_BYTES).read_text(encoding="utf-8"))
         lacking = [name for name in names if name not in facts["files"]]

@@ -53,7 +53,7 @@ def plain_write_errors(path: Path, option: str = "--out") -> Iterator[None]:
     except OSError as error:
         why = _MENDS.get(error.errno or 0, f"{error.strerror or error}: ") + f"choose another {option}"
         raise CbdmError(
-            f"cannot write {_known(error.filename, path)}: {why}; what was written before is intact"
+            f"cannot write {_known(error.filename2 or error.filename, path)}: {why}; what was written before is intact"
         ) from error
     except (SafetensorError, RuntimeError) as error:
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -11,9 +11,12 @@ from cbdm_cli.config import Config, Data
 from cbdm_cli.numerals import number
 from cbdm_cli.run_data import IMPORTED, known_counts
 from cbdm_core.metrics.scores import known_scores
+from cbdm_core.reading import clean_text, regular_file
 from cbdm_core.run import Run
 
 __all__ = ["model_card"]
+
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 def model_card(run: Run, config: Config, how: str) -> str:
@@ -64,10 +67,17 @@ def _images(count: int | None) -> str:
 
 def _quality(path: Path) -> list[str]:
     """The scores of the run's own evaluation, overall and by class group, and the verdict of its study, if any."""
-    try:
-        evaluation: dict[str, Any] = json.loads((path / "evaluation.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    file = path / "evaluation.json"
+    if not file.exists():
         return ["Not evaluated."]
+    try:
+        table = _table(json.loads(regular_file(file).read_text(encoding="utf-8")))
+    except _DAMAGE:
+        return ["Its evaluation cannot be read."]
+    return [*table, *_verdict(path)]
+
+
+def _table(evaluation: dict[str, Any]) -> list[str]:
     report = evaluation.get("report", evaluation)
     rows = {"overall": report.get("overall", {}), **report.get("groups", {})}
     shown = [score for score in known_scores() if score.shown and rows["overall"].get(score.key) is not None]
@@ -75,17 +85,17 @@ def _quality(path: Path) -> list[str]:
     for name, scores in rows.items():
         values = [(scores.get(score.key), score.digits) for score in shown]
         cells = (number(value, digits) for value, digits in values)
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append(f"| {clean_text(name)} | {' | '.join(cells)} |")
     features = report.get("features") or evaluation.get("features")
-    return [*lines, *(["", f"Features: {features}."] if features else []), *_verdict(path)]
+    return [*lines, *(["", f"Features: {clean_text(str(features))}."] if features else [])]
 
 
 def _verdict(path: Path) -> list[str]:
     """What the study that the run belongs to says of its methods."""
     for folder in (path.parent, path.parent.parent):
         try:
-            summary = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-            return ["", f"Verdict of the comparison that it was trained in: {summary['verdict']}"]
-        except (OSError, ValueError, KeyError, TypeError):
+            summary = json.loads(regular_file(folder / "results.json").read_text(encoding="utf-8"))
+            return ["", f"Verdict of the comparison that it was trained in: {clean_text(str(summary['verdict']))}"]
+        except _DAMAGE:
             continue
     return ["", "Verdict: one run; a difference to another method needs paired seeds (`cbdm compare`)."]

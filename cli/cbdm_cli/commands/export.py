@@ -14,10 +14,12 @@ from cbdm_cli.config import Config, validated
 from cbdm_cli.observing import AVERAGES
 from cbdm_cli.run_folder import new_folder, write_tensors, write_text
 from cbdm_cli.scoring import best_checkpoint
-from cbdm_core.checkpoint import read_tensors
+from cbdm_core.checkpoint import read_tensors, verified
 from cbdm_core.ema import post_hoc
 from cbdm_core.errors import CbdmError, unknown_name
+from cbdm_core.reading import regular_file
 from cbdm_core.run import LAW_DATA, Run, load_run
+from cbdm_core.writing import plain_write_errors
 
 __all__ = ["FORMATS", "export_run", "load_average"]
 
@@ -83,7 +85,7 @@ def _run(run: Run, config: Config, folder: Path) -> str:
     target.mkdir(parents=True)
     for name in ("config.toml", "environment.json", LAW_DATA):
         if (run.path / name).exists():
-            shutil.copyfile(run.path / name, folder / name)
+            shutil.copyfile(regular_file(run.path / name), folder / name)
     shutil.copyfile(source / "model.safetensors", target / "model.safetensors")  # what laws have learned is in it
     write_tensors(target / "ema.safetensors", dict(run.network.state_dict()))
     state = json.loads((source / "state.json").read_text(encoding="utf-8"))
@@ -114,7 +116,7 @@ def export_run(path: Path, to: str, out: Path, average: str | None, *, best: boo
 
     Raises:
         CbdmError: an unknown format, no best checkpoint, both choices, an average that is not there, or a folder that
-            is not empty.
+            is not empty or cannot be written; for a run, a checkpoint that is damaged.
     """
     if to not in FORMATS:
         raise unknown_name("format", to, FORMATS)
@@ -122,8 +124,11 @@ def export_run(path: Path, to: str, out: Path, average: str | None, *, best: boo
         raise CbdmError(f"--best and --average {average} each choose the weights: leave one out")
     run = load_average(load_run(path, checkpoint=best_checkpoint(path) if best else None), average)
     config = validated(run.config)
+    if to == "run":  # which copies it, and tells its hash anew
+        verified(run.checkpoint, ("model.safetensors",))
     folder = new_folder(out, "")
-    how = FORMATS[to](run, config, folder)
+    with plain_write_errors(folder, "folder"):
+        how = FORMATS[to](run, config, folder)
     write_text(folder / "README.md", model_card(run, config, how))
     chosen = f", average {average}" if average else ""
     render.note(f"exported {run.step:,} steps{chosen} as {to}: {folder}")

@@ -1,12 +1,16 @@
 """`cbdm export`: what is written says what the run says, in diffusers too, and other averages may be chosen."""
 
+import errno
 import json
+import os
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from cbdm import DDIM, ClassifierFreeGuidance, generate, load_run
+from cbdm_cli.commands import export
 from cbdm_core.checkpoint import latest_checkpoint
 from cbdm_core.ema import post_hoc
 from cbdm_core.metrics.scores import known_scores
@@ -104,3 +108,52 @@ def test_mistakes_are_told(source, refused, tmp_path):
     line = refused("export", source, "full", "--to", "run")
     assert "full is not empty: choose a new folder" in line and "--resume" not in line and "--out" not in line
     assert not (tmp_path / "o").exists()
+
+
+def damaged(source, tmp_path):
+    """A copy of a run that may be written into."""
+    return shutil.copytree(source, tmp_path / "damaged")
+
+
+def test_a_damaged_checkpoint_is_not_given_new_hashes(source, refused, tmp_path):
+    copy = damaged(source, tmp_path)
+    file = latest_checkpoint(copy / "checkpoints") / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x99")
+    assert "model.safetensors is damaged" in refused("export", copy, "out", "--to", "run")
+    file.unlink()
+    assert "model.safetensors is damaged" in refused("export", copy, "out", "--to", "run")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *["[]", "null", "[" * 9999, '{"report": 3}', '{"report": {"overall": {"fid": "x"}}}'],
+        f'{{"overall": {{"fid": {10**400}}}}}',
+    ],
+)
+def test_an_evaluation_that_cannot_be_read_is_said_to_be_such_in_the_card(source, run, tmp_path, content):
+    copy = damaged(source, tmp_path)
+    (copy / "evaluation.json").write_text(content)
+    (tmp_path / "results.json").write_text(content)
+    code, _, err = run("export", copy, "out", "--to", "safetensors")
+    assert code == 0 and "Its evaluation cannot be read." in (tmp_path / "out" / "README.md").read_text(), err
+
+
+def test_words_of_an_evaluation_do_not_steer_the_terminal_from_the_card(source, run, tmp_path):
+    copy = damaged(source, tmp_path)
+    evaluation = {"overall": {"fid": 1}, "features": "\x1b[2J", "groups": {"\x1b": {}}}
+    (copy / "evaluation.json").write_text(json.dumps(evaluation))
+    (tmp_path / "results.json").write_text(json.dumps({"verdict": "\x1b[2J"}))
+    assert run("export", copy, "out", "--to", "safetensors")[0] == 0
+    assert "\x1b" not in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("to", ["run", "safetensors"])
+def test_a_full_disk_is_one_line(source, refused, monkeypatch, to):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "from", None, "out/config.toml")
+
+    monkeypatch.setattr(export.shutil, "copyfile", full)
+    monkeypatch.setattr(export, "write_tensors", full)
+    assert "cannot write out/config.toml: the disk is full" in refused("export", source, "out", "--to", to)
