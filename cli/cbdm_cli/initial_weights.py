@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cbdm_cli.config import Origin
+from cbdm_cli.run_folder import is_step
 from cbdm_core.checkpoint import latest_checkpoint, read_tensors, read_torch
 from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.networks.base import ScoreNetwork
@@ -86,4 +87,4 @@ def read_state_dict(path: Path, weights: str) -> tuple[dict[str, torch.Tensor], 
     named = isinstance(state, dict) and bool(state) and all(isinstance(name, str) for name in state)
     if not named or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise CbdmError(f"{path} holds no state dict of tensors: expected net_model and ema_model, or bare tensors")
-    return state, step if isinstance(step, int) and step >= 0 else 0
+    return state, int(step) if is_step(step) else 0

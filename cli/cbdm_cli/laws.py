@@ -34,6 +34,7 @@ __all__ = [
     "law_of",
     "law_takers",
     "law_text",
+    "parted",
     "read_table",
     "sampled_from",
     "table_law",
@@ -80,7 +81,8 @@ def choose_laws(parts: Sequence[Part], data: Dataset) -> ChosenLaws:
         text = law_text(part)
         if text is None:
             continue
-        text, levels = _parted(part.name, text, levels)
+        text, own = parted(part.name, text)
+        levels = own or levels
         similarity = _similarity(part.affinity, data) if _made_from(text) == "similarity" else None
         if similarity is None and part.affinity is not None:
             raise CbdmError(f"method.{part.name}.affinity = {part.affinity!r}: its law is {text!r}, not affinity")
@@ -112,12 +114,16 @@ def law_text(part: Part) -> str | None:
     return text
 
 
-def _parted(part: str, text: str, levels: str | None) -> tuple[str, str | None]:
-    """The law without its noise levels, which only `resample` reads, and these, or else `levels` as they were."""
-    law, own = parted_levels(text)
-    if own is not None and part != RESAMPLE:
+def parted(part: str, text: str) -> tuple[str, str | None]:
+    """A part's law without its noise levels, and these, None for all.
+
+    Raises:
+        CbdmError: levels of another part than `resample`, which alone reads them.
+    """
+    law, levels = parted_levels(text)
+    if levels is not None and part != RESAMPLE:
         raise CbdmError(f"method part {part!r}: only {RESAMPLE} reads noise levels, got {text!r}; write {part}:{law}")
-    return law, levels if own is None else own
+    return law, levels
 
 
 def _made_from(text: str) -> str:

@@ -12,7 +12,8 @@ import torch
 from cbdm_cli import render
 from cbdm_cli.config import Config, Data, Facts, Network, Sampling, Schedule, Training
 from cbdm_cli.initial_weights import read_state_dict
-from cbdm_cli.method import Part, completed, parse_parts, part_class, takes_law
+from cbdm_cli.laws import law_text, parted
+from cbdm_cli.method import Part, completed, parse_parts
 from cbdm_cli.run_data import IMPORTED
 from cbdm_cli.run_folder import claimed_folder, environment, write_json, write_text
 from cbdm_core.adjustment import DenoisingLoss
@@ -45,17 +46,12 @@ def published_parts(text: str) -> tuple[Part, ...]:
     """
     parts = completed(parse_parts(text))
     for part in parts:
-        if takes_law(part.name) and part.law is None and part_class(part.name).default_law is None:
-            raise CbdmError(f"--method {text}: {part.name} needs its law, for example {part.name}:training")
+        law_text(part)  # a law that is open is refused
     weight = {"time_weight": "published"}
     return tuple(
         Part.model_validate({**part.model_dump(), **weight}) if "time_weight" in part.options else part
         for part in parts
     )
-
-
-def _law(part: Part) -> str:
-    return part.law or str(part_class(part.name).default_law)
 
 
 def _counts(text: str, classes: int) -> tuple[int, ...]:
@@ -105,7 +101,7 @@ def _configuration(
             counts=counts,
             data_hash="",
             split_hash="",
-            laws={part.name: _law(part) for part in parts if takes_law(part.name)},
+            laws={part.name: text for part in parts if (text := law_text(part)) is not None},
         ),
     )
 
@@ -145,8 +141,10 @@ def import_checkpoint(
     # A checkpoint does not say how many images each class had; one each makes every law from counts uniform.
     known = (1,) * classes if counts is None else _counts(counts, classes)
     for part in parts:
-        law = _law(part).partition("@")[0]  # the levels of a batch law stand behind it
-        if takes_law(part.name) and PRIORS[law.partition(":")[0]].made_from == "counts":
+        if (text := law_text(part)) is None:
+            continue
+        law, _ = parted(part.name, text)  # the levels of a batch law stand behind it
+        if PRIORS[law.partition(":")[0]].made_from == "counts":
             make_law(law, known)  # a law that does not exist is refused
     config = _configuration(path.name, network, parts, known, beta_1, beta_T, step)
     schedule = build_schedule(config.schedule.model_dump())

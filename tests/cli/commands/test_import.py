@@ -35,6 +35,11 @@ def test_import_makes_a_run_that_samples(run, tmp_path):
     [
         (["--method", "cbdm:power:x"], "no list of numbers"),
         (["--method", "cbdm:fixed:0.5,0.5"], "one number per class, 5"),
+        (
+            ["--method", "cbdm:training@0.2"],
+            "only resample reads noise levels, got 'training@0.2'; write cbdm:training",
+        ),
+        (["--method", "t2h:uniform"], "'t2h' takes no law"),
         (["--image-size", 1_000_000], "--image-size 1000000"),
         (["--counts", "5,4,3,2"], "--counts has 4 numbers, and the checkpoint has 5 classes"),
         (["--counts", "5,000,4,3,2,1"], "'000' is no number of images"),
@@ -52,6 +57,22 @@ def test_an_import_of_what_cannot_be_is_refused(refused, tmp_path, asked, words)
     size = [] if "--image-size" in asked else ["--image-size", 8]
     assert words in refused("import", "ckpt.pt", *asked, *size, "--out", "theirs")
     assert not (tmp_path / "theirs").exists()
+
+
+@pytest.mark.parametrize(("step", "kept"), [(7, 7), (True, 1), (2**63 - 1, 2**63 - 1), (2**63, 0), (-1, 0), ("7", 0)])
+def test_a_step_that_no_checkpoint_can_have_is_none(run, tmp_path, step, kept):
+    """The imported run could not be opened."""
+    published_checkpoint(tmp_path / "ckpt.pt")
+    torch.save({**torch.load(tmp_path / "ckpt.pt"), "step": step}, tmp_path / "ckpt.pt")
+    assert run("import", "ckpt.pt", "--out", "theirs", "--image-size", 8)[0] == 0
+    assert load_run("theirs").step == kept
+
+
+@pytest.mark.parametrize(("method", "law"), [("resample", "uniform"), ("pure", "training"), ("cbdm:null", "null")])
+def test_a_law_that_is_not_said_is_that_of_a_training(run, tmp_path, method, law):
+    published_checkpoint(tmp_path / "ckpt.pt")
+    assert run("import", "ckpt.pt", "--out", "theirs", "--image-size", 8, "--method", method)[0] == 0
+    assert load_run("theirs").config["facts"]["laws"] == {method.partition(":")[0]: law}
 
 
 def test_counts_that_are_told_reach_laws_card_and_pictures(run, tmp_path):
