@@ -57,8 +57,10 @@ class Encoded:
         """(C, H, W) uint8 of each, none of which is kept.
 
         Raises:
-            CbdmError: what `Framing.each` refuses, or grey and coloured images where the framing says no channels.
+            CbdmError: what `Framing.each` refuses, a size of which the memory holds no image, or grey and coloured
+                images where the framing says no channels.
         """
+        self.framing.check_fits([], 1)
         first = None
         for name, pixels in self.framing.each(self.images()):
             first = first or (name, len(pixels))

@@ -97,7 +97,7 @@ class Framing:
         def within_memory() -> Iterator[tuple[str, Path | bytes]]:
             for image in images:
                 if count is None or len(found) < 2:  # the first tells size and channels, where they are not given
-                    self._check_memory(found, count)
+                    self.check_fits(found, count)
                 yield image
 
         for _, pixels in self.each(within_memory()):
@@ -106,8 +106,16 @@ class Framing:
         _warn_of_grey(sum(pixels.shape[0] < channels for pixels in found), len(found))
         return torch.from_numpy(np.stack([np.broadcast_to(p, (channels, *p.shape[1:])) for p in found]))
 
-    def _check_memory(self, found: list[np.ndarray], count: int | None) -> None:
-        """Refuse images that do not fit, before the next is decoded."""
+    def check_fits(self, found: list[np.ndarray], count: int | None) -> None:
+        """Refuse images that do not fit, before the next is decoded.
+
+        Args:
+            found: those that are held.
+            count: how many there are, None where that is not known.
+
+        Raises:
+            CbdmError: they do not.
+        """
         n = max(count or 0, len(found) + 1)
         one = found[0].nbytes if found else (self.channels or 1) * (self.size or 0) ** 2
         # Each is held by itself and once more in the array of all.

@@ -118,6 +118,12 @@ def test_it_is_the_set_that_the_source_reads(tmp_path, monkeypatch, kind, part):
     assert [len(np.load(file)) for file in sorted(folder.glob("images-*"))][:1] == [min(11, per_file)]
 
 
+def test_a_size_of_which_the_memory_holds_no_image_is_refused_before_one_is_decoded(tmp_path):
+    encoded = ENCODED.build("folder", {**folders(tmp_path / "from"), "size": 10_000_000})
+    with pytest.raises(CbdmError, match=r"reading 1 image of size=10,000,000 needs at least .* of memory"):
+        next(encoded.rows())
+
+
 def test_every_source_of_images_is_a_source_of_the_same_options():
     import inspect
 
