@@ -60,6 +60,13 @@ class Variant(_Frozen):
     parts: str
     tau: float | None = None
 
+    @field_validator("name")
+    @classmethod
+    def _printable(cls, name: str) -> str:
+        if not name.isprintable():  # it goes to terminals and to the command lines of jobs
+            raise ValueError(f"the name {name!r} has characters that are not printed; restore the file")
+        return name
+
     @property
     def folder(self) -> str:
         """A folder name that no other variant of the plan has."""
@@ -110,7 +117,7 @@ class Plan(_Frozen):
     steps: Annotated[int | None, Field(ge=1)] = None
     seeds: Annotated[int, Field(ge=1, le=MOST_SEEDS)] = 5
     omegas: tuple[str, ...] = OMEGAS
-    variants: tuple[Variant, ...]
+    variants: Annotated[tuple[Variant, ...], Field(min_length=1)]
 
     @field_validator("omegas")
     @classmethod

@@ -152,7 +152,10 @@ def test_two_at_once_in_one_folder(refused, planned):
         (b"[]", "is no plan of a comparison"),
         (b'{"preset": "digits-lt", "variants": [{"name": "ddpm"}]}', "variants.0.parts: Field required"),
         (b'{"preset": "digits-lt", "variants": [], "seeds": 0}', "seeds: Input should be greater than or equal to 1"),
-        (b'{"preset": "digits-lt", "variants": [], "seed": 3}', "seed: Extra inputs are not permitted"),
+        (
+            b'{"preset": "digits-lt", "variants": [{"name": "a", "parts": "ddpm"}], "seed": 3}',
+            "seed: Extra inputs are not permitted",
+        ),
     ],
 )
 def test_a_damaged_plan_is_named(refused, planned, text, words):

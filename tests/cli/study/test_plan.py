@@ -1,5 +1,7 @@
 """What a comparison consists of: variants and readings, the command line that asks for them, the file of both."""
 
+import json
+
 import pytest
 
 from cbdm_cli.study.job import config_of
@@ -74,6 +76,20 @@ def test_a_plan_is_read_as_it_was_written(tmp_path):
         extended(plan, variants_of(["ddpm"], [], []))
     with pytest.raises(CbdmError, match="has 2 already"):
         extended(plan, (), 1)
+
+
+@pytest.mark.parametrize(
+    ("variants", "words"),
+    [
+        ([], "variants: Tuple should have at least 1 item"),
+        ([{"name": "\x1b[2J", "parts": "ddpm"}], r"the name '\\x1b\[2J' has characters that are not printed"),
+        ([{"name": "\ud800", "parts": "ddpm"}], "characters that are not printed"),
+    ],
+)
+def test_a_strangers_plan_without_methods_or_with_names_that_steer_a_terminal_is_refused(tmp_path, variants, words):
+    (tmp_path / "compare.json").write_text(json.dumps({"preset": "digits-lt", "variants": variants}))
+    with pytest.raises(CbdmError, match=words):
+        load_plan(tmp_path)
 
 
 @pytest.mark.parametrize(
