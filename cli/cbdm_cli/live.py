@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import sys
+import zlib
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,11 +13,14 @@ from rich.live import Live
 from rich.text import Text
 
 from cbdm_cli.render import CONSOLE, made_table, note, plain_console
+from cbdm_core.reading import clean_text, regular_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = ["LiveJobs", "LiveView", "half_blocks"]
+
+_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, zlib.error, struct.error)
 
 
 class LiveView:
@@ -51,13 +56,19 @@ class LiveView:
 
 
 def half_blocks(picture: Path, width: int) -> Text:
-    """A picture in characters that are two pixels each, the upper in the colour of the letter; at most `width` wide."""
+    """A picture in characters that are two pixels each, the upper in the colour of the letter; at most `width` wide.
+
+    In place of one that cannot be read its name says so.
+    """
     from PIL import Image
 
-    with Image.open(picture) as image:
-        columns = min(width, image.width)
-        rows = max(1, round(image.height * columns / image.width / 2))
-        data = image.convert("RGB").resize((columns, 2 * rows)).tobytes()
+    try:
+        with Image.open(regular_file(picture), formats=("PNG",)) as image:
+            columns = min(width, image.width)
+            rows = max(1, round(image.height * columns / image.width / 2))
+            data = image.convert("RGB").resize((columns, 2 * rows)).tobytes()
+    except (*_DAMAGE, Image.DecompressionBombError):
+        return Text(f"{clean_text(str(picture))} cannot be read as a picture")
     colours = [f"rgb({data[i]},{data[i + 1]},{data[i + 2]})" for i in range(0, len(data), 3)]
     text = Text()
     for row in range(0, 2 * rows, 2):

@@ -210,5 +210,22 @@ def test_a_picture_is_drawn_in_its_colours(tmp_path):
     assert [str(span.style) for span in text.spans] == ["rgb(255,0,0) on rgb(0,0,255)", "rgb(0,255,0) on rgb(9,9,9)"]
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: p.mkdir(),
+        os.mkfifo,
+        lambda p: p.symlink_to("nowhere"),
+        lambda p: p.write_bytes(b"no picture"),
+        lambda p: (Image.effect_noise((90, 90), 9).save(p), os.truncate(p, 300)),
+        lambda p: Image.new("L", (9, 9)).save(p, format="BMP"),
+    ],
+    ids=["a folder", "a pipe", "a link to nothing", "no picture", "cut off", "another format"],
+)
+def test_a_picture_that_cannot_be_read_is_named_in_its_place(tmp_path, make):
+    make(tmp_path / "p.png")
+    assert half_blocks(tmp_path / "p.png", 80).plain == f"{tmp_path}/p.png cannot be read as a picture"
+
+
 def test_durations():
     assert [duration(s) for s in (0.2, 42, 210, 25920, 181440)] == ["under 1 s", "42 s", "3.5 min", "7.2 h", "2.1 days"]
