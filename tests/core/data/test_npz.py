@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from cbdm_core.data.labelling import from_attributes, from_vectors
 from cbdm_core.data.npz import npz
+from cbdm_core.data.regions import REGIONS
 from cbdm_core.errors import CbdmError, CbdmWarning
 
 Y = np.array([0, 2, 1, 0, 2])
@@ -233,6 +234,17 @@ def test_conditions_that_cannot_be_told(load, options, conditions, said, labelle
         said = "has no array 'labels'"
     with pytest.raises(CbdmError, match=said):
         load(options, images=pixels(5, 2, 2), conditions=conditions, **({"labels": Y} if labelled else {}))
+
+
+def test_labels_that_are_named_must_be_there_also_beside_conditions(load):
+    with pytest.raises(CbdmError, match="has no array 'kinds'"):
+        load({"labels": "kinds"}, images=pixels(5, 2, 2), conditions=VECTORS)
+
+
+def test_names_of_classes_that_no_label_names_are_not_used_and_warned_of(load):
+    with pytest.warns(CbdmWarning, match="not used: class_names; used: images, conditions"):
+        data = load(images=pixels(5, 2, 2), conditions=VECTORS, class_names=np.array(["a", "b"]))
+    assert data.class_names == REGIONS
 
 
 def test_conditions_of_a_single_number_are_refused(load):
