@@ -15,7 +15,7 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from cbdm_cli.locking import contents, held
 from cbdm_cli.naming import path_name
@@ -269,11 +269,11 @@ def is_scored(value: Any) -> bool:
     )
 
 
-def is_step(value: Any) -> bool:
+def is_step(value: Any) -> TypeGuard[int]:
     """Whether it is a number of steps that a checkpoint can have."""
     return isinstance(value, int) and 0 <= value <= _MOST_STEPS
 
 
-def is_finite(value: Any) -> bool:
+def is_finite(value: Any) -> TypeGuard[float]:
     """Whether it is a number that a float holds; whole numbers of JSON may be of any length."""
     return isinstance(value, int | float) and abs(value) <= sys.float_info.max
