@@ -138,7 +138,7 @@ def own_table(
     base: dict[str, Any] = {"method": "ddpm", "evaluation": {"reference": "training"}}
     named = {"preset": CUSTOM, "question": ""}
     asked = _laid_over({**overlaid(base, file), **named}, path, data, settings)
-    config = validated(asked)
+    config = _without_method(asked)
     read = ReadData.of(config.data)
     full = read.full
     given = {name for name in ("steps", "batch_size") if name in asked.get("training", {})}
@@ -146,8 +146,13 @@ def own_table(
     steps = steps or (config.training.steps if "steps" in given else None)
     chosen = suited(tuple(full.shape), len(full), full.num_classes, batch, steps, images=full.is_images)
     table = _laid_over({**overlaid(merged(base, chosen), file), **named}, path, data, settings)
-    render.note(_description(full, validated(table), steps))
+    render.note(_description(full, _without_method(table), steps))
     return table, read
+
+
+def _without_method(table: dict[str, Any]) -> Config:
+    """The configuration but for the method, whose parts another option may name; it chooses nothing here."""
+    return validated({name: value for name, value in table.items() if name != "method"})
 
 
 def _laid_over(table: dict[str, Any], path: Path, data: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:

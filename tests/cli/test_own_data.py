@@ -114,6 +114,13 @@ def test_a_run_on_ones_own_data_says_what_was_chosen(run, images):
     assert run("train", "--resume", "r", "--steps", 4)[0] == 0
 
 
+def test_options_of_a_method_that_the_command_line_names_are_its_own(run, refused, images):
+    asked = ["train", "--data", images, "--steps", 1, "--dry-run", "--set", "method.cbdm.draws=2"]
+    code, _, err = run(*asked, "--method", "cbdm:null")
+    assert code == 0, err
+    assert "'ddpm' has no such part" in refused(*asked)
+
+
 @pytest.mark.parametrize("named", [[], ["digits-lt"]])
 def test_the_data_are_read_once(run, images, monkeypatch, named):
     """Those that the network and the length were chosen for are those that are trained on."""
