@@ -11,6 +11,7 @@ import json
 import os
 import pickle
 import shutil
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -163,7 +164,9 @@ def read_torch(file: Path, device: torch.device | str = "cpu") -> Any:
     """
     regular_file(file)
     try:
-        content = torch.load(file, map_location=device, weights_only=True)
+        with warnings.catch_warnings():  # of a pickle's protocol, beside the refusal
+            warnings.simplefilter("ignore")
+            content = torch.load(file, map_location=device, weights_only=True)
     except OSError as error:
         raise CbdmError(f"{file} cannot be read: {error.strerror or error}") from error
     except pickle.UnpicklingError as error:

@@ -1,5 +1,7 @@
 """`cbdm import`: checkpoints of the published program become runs, and no pickle is executed."""
 
+import pickle
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +138,14 @@ def test_a_pickle_that_would_execute_is_not_loaded(refused, tmp_path):
     torch.save({"net_model": Evil()}, tmp_path / "evil.pt")
     assert "was not loaded" in refused("import", "evil.pt", "--out", "o")
     assert not Path("executed").exists() and not Path("o").exists()
+
+
+def test_a_bare_pickle_is_refused_without_a_warning_beside(refused, tmp_path):
+    (tmp_path / "ckpt.pt").write_bytes(pickle.dumps(Evil(), protocol=4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "could execute code" in refused("import", "ckpt.pt", "--out", "theirs")
+    assert not (tmp_path / "executed").exists()
 
 
 def test_a_truncated_import_is_refused(refused, tmp_path):
