@@ -237,33 +237,22 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def verified(checkpoint: Path, names: tuple[str, ...]) -> dict[str, Any]:
-    """The facts in `state.json`, once the named files agree with them.
+    """The step in `state.json`, once the named files agree with the facts in it.
 
     Raises:
         CbdmError: a file that is missing, truncated or altered.
     """
-    try:
-        facts = json.loads(regular_file(checkpoint / "state.json", CONFIG_BYTES).read_text(encoding="utf-8"))
-        lacking = [name for name in names if name not in facts["files"]]
-        expected = {name: facts["files"][name] for name in names if name not in lacking}
-        step, known = facts["step"], facts["format"] == _FORMAT
-        if not isinstance(step, int) or not 0 <= step < 2**63:
-            raise ValueError(f"step is {step!r}")
-        if any(set(fact) != {"bytes", "sha256"} for fact in expected.values()):
-            raise ValueError("a file has no size or hash")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CbdmError(
-            f"{checkpoint} is no complete checkpoint ({type(error).__name__} in state.json): delete it and "
-            "resume from an earlier one"
-        ) from error
+    facts = _facts(checkpoint)
+    lacking = [name for name in names if name not in facts["files"]]
     if lacking:
         raise CbdmError(
             f"{checkpoint} has no {lacking[0]}, as in an exported run: it can be sampled and judged, and a new "
             "training can start from its weights (cbdm train --from)"
         )
-    if not known:
+    if facts["format"] != _FORMAT:
         raise CbdmError(f"{checkpoint} has format {facts['format']}; this version reads format {_FORMAT}")
-    for name, fact in expected.items():
+    for name in names:
+        fact = facts["files"][name]
         file = checkpoint / name
         if not file.exists() or _fingerprint(file) != fact:
             size = file.stat().st_size if file.exists() else 0
@@ -271,7 +260,24 @@ def verified(checkpoint: Path, names: tuple[str, ...]) -> dict[str, Any]:
                 f"{file} is damaged: {size} bytes, expected {fact['bytes']} with another hash; delete "
                 f"{checkpoint.name} and resume from an earlier checkpoint"
             )
-    return {"step": step}
+    return {"step": facts["step"]}
+
+
+def _facts(checkpoint: Path) -> dict[str, Any]:
+    """What `state.json` says of a checkpoint: its format, its step, and size and hash of each file."""
+    try:
+        facts = json.loads(regular_file(checkpoint / "state.json", CONFIG_BYTES).read_text(encoding="utf-8"))
+        step, _ = facts["step"], facts["format"]
+        if not isinstance(step, int) or not 0 <= step < 2**63:
+            raise ValueError(f"step is {step!r}")
+        if any(set(fact) != {"bytes", "sha256"} for fact in facts["files"].values()):
+            raise ValueError("a file has no size or hash")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CbdmError(
+            f"{checkpoint} is no complete checkpoint ({type(error).__name__} in state.json): delete it and "
+            "resume from an earlier one"
+        ) from error
+    return facts
 
 
 def _first_line(error: Exception, line: int = 0) -> str:

@@ -48,37 +48,40 @@ def classify_run(path: Path, options: dict[str, Any], fill: int | None, seeds: i
     Raises:
         CbdmError: numbers out of range, a run that is told no classes, other data than the run's, nothing to test on.
     """
-    if seeds < 1:
-        raise CbdmError(f"--seeds {seeds}: it must be 1 or more; 2 at least for an interval")
-    if seeds > _MOST_SEEDS:
-        raise CbdmError(f"--seeds {seeds}: at most {_MOST_SEEDS:,} are trained")
-    if fill is not None and fill < 1:
-        raise CbdmError(f"--fill {fill}: it is the number of images a class is filled up to, 1 or more")
+    _check(seeds, fill)
     run, config, full, data = _read(path, options, device)
     test = full[held_out_rows(full.x, data.x)]
     if fill is not None:
         check_samples("--fill", fill, run.shape, fill * data.num_classes)
-    labels = filling_labels(data.counts(), fill)
-    values: dict[str, list[Recognition]] = {arm: [] for arm in ARMS}
-    with counted(run.network) as rows:
-        for seed in range(seeds):
-            generated = _generated(run, config, full, labels, seed)
-            for arm, found in _recognised(data, test, generated, labels, seed, run).items():
-                values[arm].append(found)
     counts = data.counts()
+    labels = filling_labels(counts, fill)
+    with counted(run.network) as rows:
+        by_seed = [
+            _recognised(data, test, _generated(run, config, full, labels, seed), labels, seed, run)
+            for seed in range(seeds)
+        ]
     result = Classified(
         class_names=full.class_names,
         training_counts=tuple(counts.tolist()),
         test_counts=tuple(test.counts().tolist()),
         fill=int(counts.max()) if fill is None else fill,
         generated=len(labels),
-        values=values,
+        values={arm: [found[arm] for found in by_seed] for arm in ARMS},
     )
     file = path / _file_name(config, result.fill, seeds)
     write_json(file, evaluation_facts(config, run.step, result, {"nfe": rows.per(seeds * len(labels))}))
     render.recognition_table(result, f"{report_title(config)} · filled up to {result.fill}")
     for line in (*_left_out(result), result.verdict(), f"result: {file}"):
         render.note(line)
+
+
+def _check(seeds: int, fill: int | None) -> None:
+    if seeds < 1:
+        raise CbdmError(f"--seeds {seeds}: it must be 1 or more; 2 at least for an interval")
+    if seeds > _MOST_SEEDS:
+        raise CbdmError(f"--seeds {seeds}: at most {_MOST_SEEDS:,} are trained")
+    if fill is not None and fill < 1:
+        raise CbdmError(f"--fill {fill}: it is the number of images a class is filled up to, 1 or more")
 
 
 def _read(path: Path, options: dict[str, Any], device: str) -> tuple[Run, Config, Dataset, Dataset]:
