@@ -11,7 +11,7 @@ import numpy as np
 from cbdm_cli.numerals import number
 from cbdm_cli.study.report.axes import as_fraction, framed, plain_numbers
 from cbdm_cli.study.report.collect import MethodScores, Story
-from cbdm_cli.study.report.drawing import Drawing, Style, canvas, finished, ramp, style_of
+from cbdm_cli.study.report.drawing import Drawing, canvas, finished, ramp, style_of
 from cbdm_cli.study.report.wording import estimate_text
 from cbdm_cli.study.results import Estimate
 from cbdm_core.metrics.report import rank_groups
@@ -63,41 +63,47 @@ def class_bars(story: Story, score: str) -> Drawing | None:
         score: `fid` or `recall`, as a class has it.
     """
     _, names, order = _classes(story)
-    shown = [j for j in story.method_scores if not j.row.kind]
-    tables = [(j, t) for j in shown if np.isfinite(t := _per_class(j, score)[order]).any()]
+    shown = [scores_of for scores_of in story.method_scores if not scores_of.row.kind]
+    tables = [(m, table) for m in shown if np.isfinite(table := _per_class(m, score)[order]).any()]
     if not tables:
         return None
     counts = [int(story.facts["counts"][y]) for y in order]
     many = len(order) > _MANY or len(order) * len(tables) > 120
     height = 3.0 if many else _lying(len(order), 0.12 + 0.12 * len(tables))
     with canvas(1, height) as (figure, (axes,)):
-        for i, (scores_of, table) in enumerate(tables):
-            style, mean = style_of(scores_of.method), _nanmean(table)
-            if many:
-                line = {**style.points(), "markersize": 4, "linestyle": "none"}
-                axes.plot(np.maximum(counts, 0.8), mean, label=scores_of.row.name, alpha=0.85, **line)
-            else:
-                _bars(axes, i, len(tables), table, mean, style, scores_of.row.name)
         if many:
-            axes.set(xscale="log", xlabel="training images of the class", ylabel=label_of(score))
-            axes.invert_xaxis()
-            plain_numbers(axes.xaxis)
-            framed(axes.yaxis, score)
+            _class_points(axes, tables, counts, score)
         else:
+            for place, (scores_of, table) in enumerate(tables):
+                _bars(axes, place, len(tables), table, scores_of)
             axes.set(xlabel=label_of(score), xlim=(0, None))
             _class_ticks(axes, [f"{names[y]} ({n})" for y, n in zip(order, counts, strict=True)])
         alt = f"{label_of(score)} of each class by method. " + " ".join(
-            _class_alt(j, _nanmean(t), names, order, counts, score) for j, t in tables
+            _class_alt(scores_of, _nanmean(table), names, order, counts, score) for scores_of, table in tables
         )
-        better = "less is better" if score == "fid" else "more is better"
-        biased = " From few samples FID is too high: read it between methods, not between classes."
-        several = any(len(j.row.seeds) > 1 for j, _ in tables)
+        several = any(len(scores_of.row.seeds) > 1 for scores_of, _ in tables)
         spread = " Mean over seeds." if many else " Mean over seeds; whiskers: the lowest and highest seed."
-        caption = (
-            f"Each class, with its training images, at each method's {_at(story)} ω: {label_of(score)}, {better}."
-            f"{spread if several else ''}{biased if score == 'fid' else ''}"
-        )
-        return finished(figure, f"classes-{score}", alt, caption)
+        return finished(figure, f"classes-{score}", alt, _class_caption(story, score, spread if several else ""))
+
+
+def _class_points(axes: Any, tables: Sequence[tuple[MethodScores, Any]], counts: Sequence[int], score: str) -> None:
+    """A mark for each class over its training images, where there are too many classes for bars."""
+    for scores_of, table in tables:
+        line = {**style_of(scores_of.method).points(), "markersize": 4, "linestyle": "none"}
+        axes.plot(np.maximum(counts, 0.8), _nanmean(table), label=scores_of.row.name, alpha=0.85, **line)
+    axes.set(xscale="log", xlabel="training images of the class", ylabel=label_of(score))
+    axes.invert_xaxis()
+    plain_numbers(axes.xaxis)
+    framed(axes.yaxis, score)
+
+
+def _class_caption(story: Story, score: str, spread: str) -> str:
+    better = "less is better" if score == "fid" else "more is better"
+    biased = " From few samples FID is too high: read it between methods, not between classes."
+    return (
+        f"Each class, with its training images, at each method's {_at(story)} ω: {label_of(score)}, {better}."
+        f"{spread}{biased if score == 'fid' else ''}"
+    )
 
 
 def plane(story: Story) -> Drawing | None:
@@ -174,12 +180,7 @@ def _omega_curve(axes: Any, scores_of: MethodScores, curve: Sequence[tuple[float
 
 def strength_curves(story: Story) -> Drawing | None:
     """Scores against τ at the best ω, where methods differ in τ only."""
-    lines: dict[str, list[tuple[float, MethodScores]]] = {}
-    for j in story.method_scores:
-        method = story.methods[j.method]
-        if method.tau is not None and not j.row.kind:
-            lines.setdefault(method.parts, []).append((method.tau, j))
-    lines = {parts: sorted(found, key=lambda pair: pair[0]) for parts, found in lines.items() if len(found) > 1}
+    lines = _by_strength(story)
     if not lines:
         return None
     panels = [s for s in _CURVES if all(s in j.row.scores for found in lines.values() for _, j in found)]
@@ -208,6 +209,16 @@ def strength_curves(story: Story) -> Drawing | None:
             "the frame."
         )
         return finished(figure, "strength", f"Scores against strength τ. {'; '.join(described)}.", caption)
+
+
+def _by_strength(story: Story) -> dict[str, list[tuple[float, MethodScores]]]:
+    """Parts → (τ, scores) by τ, of those methods that were trained at two strengths or more."""
+    lines: dict[str, list[tuple[float, MethodScores]]] = {}
+    for scores_of in story.method_scores:
+        method = story.methods[scores_of.method]
+        if method.tau is not None and not scores_of.row.kind:
+            lines.setdefault(method.parts, []).append((method.tau, scores_of))
+    return {parts: sorted(found, key=lambda pair: pair[0]) for parts, found in lines.items() if len(found) > 1}
 
 
 def _strengths(axes: Any, parts: str, found: Sequence[tuple[float, MethodScores]], score: str) -> None:
@@ -340,11 +351,11 @@ def _nanmean(table: Any) -> Any:
     return np.where(known.any(1), np.where(known, table, 0).sum(1) / np.maximum(known.sum(1), 1), np.nan)
 
 
-def _bars(axes: Any, place: int, count: int, table: Any, mean: Any, style: Style, name: str) -> None:
-    width = 0.84 / count
+def _bars(axes: Any, place: int, count: int, table: Any, scores_of: MethodScores) -> None:
+    style, mean, width = style_of(scores_of.method), _nanmean(table), 0.84 / count
     y = np.arange(len(mean)) - 0.42 + (place + 0.5) * width
     known = np.isfinite(mean)
-    axes.barh(y[known], mean[known], width * 0.92, color=style.colour, hatch=style.hatch, label=name)
+    axes.barh(y[known], mean[known], width * 0.92, color=style.colour, hatch=style.hatch, label=scores_of.row.name)
     if table.shape[1] > 1:
         rows = table[known]
         low, high = np.nanmin(rows, 1), np.nanmax(rows, 1)
