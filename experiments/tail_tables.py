@@ -288,7 +288,7 @@ def best(curves: Curves, length: int) -> Mapping[str, Sequence[float]]:
     return curves[str(length)][_best_omega(curves, length)]
 
 
-def told(result: Mapping[str, Any]) -> list[str]:
+def readme_figures(result: Mapping[str, Any]) -> list[str]:
     """The figures that the README gives, as it writes them: of resampling, and of balancing at high noise only."""
     lengths = _lengths(result)
     plain = best(result["methods"]["ddpm"], lengths[-1])
@@ -299,7 +299,7 @@ def told(result: Mapping[str, Any]) -> list[str]:
     return [f"{shares} %", *(_difference(mine[score], plain[score], digits) for mine, score, digits in figures)]
 
 
-def told_of_resampling(result: Mapping[str, Any]) -> str:
+def readme_on_resampling(result: Mapping[str, Any]) -> str:
     """The sentence of the README on resampling after the longest training, each method at its best ω."""
     length = _lengths(result)[-1]
     plain, resampled = (best(result["methods"][name], length) for name in ("ddpm", "resample:uniform"))

@@ -14,11 +14,10 @@ from cbdm_cli.evaluator import Evaluator
 from cbdm_cli.overlay import merged
 from cbdm_cli.run_folder import SCORES_FILE, Records, is_scored
 from cbdm_cli.sampling import balanced_samples, drawn_with_bar
-from cbdm_cli.study.results import scores_of
+from cbdm_cli.study.results import scores_of, sign_of
 from cbdm_core.checkpoint import latest_checkpoint, save_checkpoint
 from cbdm_core.distributed import largest_over_ranks
 from cbdm_core.errors import CbdmError
-from cbdm_core.metrics.scores import compared_scores
 from cbdm_core.networks.base import ScoreNetwork
 from cbdm_core.training import TrainState
 
@@ -95,4 +94,4 @@ class Scoring:
         name = self.config.training.keep_best
         if name is None or name not in scores:
             return math.inf
-        return scores[name] if compared_scores()[name][1].less_is_better else -scores[name]
+        return sign_of(name) * scores[name]

@@ -63,13 +63,13 @@ def test_a_job_trains_once_and_judges_every_length(tail, tmp_path):
 def test_the_readme_gives_the_figures_of_the_result(tail, tables):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     result = json.loads(tail.result_file("digits").read_text(encoding="utf-8"))
-    for figure in tables.told(result):
+    for figure in tables.readme_figures(result):
         assert figure in readme, f"the README does not say {figure}: python experiments/tail.py was run anew"
     pulled = json.loads(tail.result_file("pulled").read_text(encoding="utf-8"))
     same_cost = tables.above_table(pulled, result).splitlines()[3].split("|")
     assert [cell.strip() for cell in same_cost[1:4]] == ["`cbdm:null+resample:uniform@0.2`", "1000", "2000"]
     assert f"{same_cost[-2].strip(' *−')} points" in readme
-    assert tables.told_of_resampling(json.loads(tail.result_file("fashion").read_text(encoding="utf-8"))) in " ".join(
+    assert tables.readme_on_resampling(json.loads(tail.result_file("fashion").read_text(encoding="utf-8"))) in " ".join(
         readme.split()
     )
 

@@ -88,7 +88,7 @@ def test_what_the_readme_gives_is_worked_out_from_the_curves(tables):
     names = ("resample:uniform", "resample:uniform@0.2")
     methods = {"ddpm": curves([9.0] * 5), **dict.fromkeys(names, curves([10.0, 11.0, 12.0, 13.0, 14.0]))}
     width = 2.7764451 * math.sqrt(2.5 / 5)
-    told = tables.told({"methods": methods})
+    told = tables.readme_figures({"methods": methods})
     assert told == ["10, 10, 10, 10 %", f"(3.0 ± {width:.1f})", f"(3.00 ± {width:.2f})", f"(3.0 ± {width:.1f})"]
 
 

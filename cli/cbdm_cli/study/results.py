@@ -21,9 +21,11 @@ __all__ = [
     "at_edge",
     "best_omega",
     "estimate",
+    "finite_or_none",
     "read_result",
     "read_results",
     "scores_of",
+    "sign_of",
     "swept",
 ]
 
@@ -70,13 +72,14 @@ def read_result(file: Path) -> Result:
         raise CbdmError(f"{file} cannot be read: {error}; remove it, and cbdm compare makes it anew") from error
     if not isinstance(value, dict):
         raise CbdmError(f"{file} holds no result: remove it, and cbdm compare makes it anew")
-    wrong = [name for name, (path, _) in compared_scores().items() if not _plain(_value_at(value, path))]
+    wrong = [name for name, (path, _) in compared_scores().items() if not finite_or_none(_value_at(value, path))]
     if wrong:
         raise CbdmError(f"{file}: its {wrong[0]} is no number: remove it, and cbdm compare makes it anew")
     return value
 
 
-def _plain(value: Any) -> bool:
+def finite_or_none(value: Any) -> bool:
+    """Whether a value of a file is a finite number, or None, which stands for one that is not defined."""
     return value is None or is_finite(value)
 
 
@@ -129,8 +132,13 @@ def best_omega(means: Mapping[str, float], score: str = "fid") -> str:
         means: ω → mean.
         score: which way is better.
     """
-    sign = 1 if compared_scores()[score][1].less_is_better else -1
+    sign = sign_of(score)
     return min(means, key=lambda omega: sign * means[omega])
+
+
+def sign_of(score: str) -> int:
+    """1 for a compared score of which less is better, −1 for one of which more is: times it, less is always better."""
+    return 1 if compared_scores()[score][1].less_is_better else -1
 
 
 def at_edge(best: str, omegas: Sequence[str]) -> bool:

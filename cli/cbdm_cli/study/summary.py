@@ -11,7 +11,7 @@ from typing import Any
 from cbdm_cli.numerals import difference
 from cbdm_cli.study import results
 from cbdm_cli.study.plan import Plan
-from cbdm_cli.study.results import Estimate, Result, at_edge, best_omega, estimate, read_results, scores_of
+from cbdm_cli.study.results import Estimate, Result, at_edge, best_omega, estimate, read_results, scores_of, sign_of
 from cbdm_core.metrics.scores import compared_scores
 
 __all__ = ["Row", "Summary", "against", "by_score", "summarise", "summary_of"]
@@ -165,7 +165,7 @@ def against(row: Row, other: Row, score: str) -> Estimate | None:
 
 def implied_row(rows: Sequence[Row], primary: str = "fid") -> Row | None:
     """The plain model under the guidance that CBDM implies, at the best of its τ; None where it was not judged."""
-    sign = 1 if compared_scores()[primary][1].less_is_better else -1
+    sign = sign_of(primary)
     implied = [row for row in rows if row.variant == rows[0].variant and row.kind.startswith("ω_eff")]
     return min(implied, key=lambda row: sign * row.scores[primary].mean, default=None)
 
@@ -193,28 +193,34 @@ def _verdict(rows: Sequence[Row], primary: str) -> str:
     least = min(_paired(row, baseline, primary) for row in others)
     if least < 3:
         return f"No verdict: {least} paired seed{'' if least == 1 else 's'}, and at least 3 are needed for an interval."
-    sign = 1 if compared_scores()[primary][1].less_is_better else -1
-    better, worse = [], []
-    for row in others:
-        d = (row.differences or {}).get(primary)
-        if d is not None and d.excludes_zero:
-            (better if sign * d.mean < 0 else worse).append((row, d))
+    better, worse = _shown_to_differ(others, primary)
     at = f"{baseline.name} at its best ω ({baseline.omega})"
-    gains = [f"{r.name} by {difference(d, 2)}" for r, d in better]
-    lost = [f"{r.name} by {difference(d, 2)}" for r, d in worse]
+    gains, losses = ("; ".join(f"{row.name} by {difference(d, 2)}" for row, d in found) for found in (better, worse))
     parts = []
-    if gains:
-        parts.append(f"Better than {at} in {name}: {'; '.join(gains)}.")
+    if better:
+        parts.append(f"Better than {at} in {name}: {gains}.")
         parts += _copies([row for row, _ in better], baseline)
-    if lost:
-        parts.append(f"Worse than {at} in {name}: {'; '.join(lost)}.")
+    if worse:
+        parts.append(f"Worse than {at} in {name}: {losses}.")
     if (implied := _against_implied(rows, primary)) is not None:
         parts.append(implied)
-    rest = len(others) - len(gains) - len(lost)
+    rest = len(others) - len(better) - len(worse)
     if rest:
         which = "No method" if rest == len(others) else f"Of the other {rest}, none"
         parts.append(f"{which} is shown to differ from {at} in {name}: the 95 % interval holds 0.")
     return " ".join(parts)
+
+
+def _shown_to_differ(
+    rows: Sequence[Row], primary: str
+) -> tuple[list[tuple[Row, Estimate]], list[tuple[Row, Estimate]]]:
+    """(rows shown to be better than the baseline, rows shown to be worse), each with its difference."""
+    better, worse = [], []
+    for row in rows:
+        d = (row.differences or {}).get(primary)
+        if d is not None and d.excludes_zero:
+            (better if sign_of(primary) * d.mean < 0 else worse).append((row, d))
+    return better, worse
 
 
 def _against_implied(rows: Sequence[Row], primary: str) -> str | None:
@@ -223,11 +229,11 @@ def _against_implied(rows: Sequence[Row], primary: str) -> str | None:
     trained = [row for row in rows if row.variant != rows[0].variant]
     if implied is None or not trained:
         return None
-    sign, parts = 1 if compared_scores()[primary][1].less_is_better else -1, []
+    parts = []
     for row in trained:
         d = against(row, implied, primary)
         if d is not None and len(row.seeds) >= 3 and d.excludes_zero:
-            word = "better" if sign * d.mean < 0 else "worse"
+            word = "better" if sign_of(primary) * d.mean < 0 else "worse"
             parts.append(f"{row.name} is {word} by {difference(d, 2)}")
     return f"Against {implied.name}: {'; '.join(parts) or 'no method is shown to differ'}."
 

@@ -8,8 +8,9 @@ from cbdm_cli.numerals import number
 from cbdm_cli.study.plan import readings_of
 from cbdm_cli.study.report.collect import Story
 from cbdm_cli.study.report.wording import estimate_text
+from cbdm_cli.study.results import sign_of
 from cbdm_cli.study.summary import Row, against
-from cbdm_core.metrics.scores import compared_scores, digits_of, label_of
+from cbdm_core.metrics.scores import digits_of, label_of
 
 __all__ = ["card"]
 
@@ -32,7 +33,7 @@ def card(story: Story) -> list[tuple[str, str]]:
 
 
 def _best_row(rows: Sequence[Row], score: str) -> Row | None:
-    sign = 1 if compared_scores()[score][1].less_is_better else -1
+    sign = sign_of(score)
     having = [row for row in rows if score in row.scores]
     return min(having, key=lambda row: sign * row.scores[score].mean, default=None)
 

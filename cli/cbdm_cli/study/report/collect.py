@@ -10,10 +10,10 @@ from typing import Any
 
 from cbdm_cli.method import completed_entries
 from cbdm_cli.overlay import flat
-from cbdm_cli.run_folder import COMPARISON_FILE, is_finite, read_records
+from cbdm_cli.run_folder import COMPARISON_FILE, read_records
 from cbdm_cli.study.plan import READINGS, Plan, Variant, load_plan, run_folder
 from cbdm_cli.study.report.diagnosis import Diagnosed, read_diagnosis
-from cbdm_cli.study.results import Result, estimate, read_results
+from cbdm_cli.study.results import Result, estimate, finite_or_none, read_results
 from cbdm_cli.study.summary import Row, by_score, summary_of
 from cbdm_core.errors import CbdmError
 from cbdm_core.metrics.report import Report
@@ -307,13 +307,9 @@ def _result(file: Path) -> Result:
         report = Report.from_dict(value)
     except CbdmError as error:
         raise CbdmError(f"{file}: {error}") from error
-    if not all(_plain(scores.fid) for scores in (report.overall, *report.groups.values())):
+    if not all(finite_or_none(scores.fid) for scores in (report.overall, *report.groups.values())):
         raise CbdmError(f"{file}: a score is no number; evaluate the run again")
     return value
-
-
-def _plain(value: Any) -> bool:
-    return value is None or is_finite(value)
 
 
 def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
