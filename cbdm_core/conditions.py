@@ -86,7 +86,11 @@ class Condition:
 
     @staticmethod
     def cat(parts: Sequence[Condition]) -> Condition:
-        """The rows of several conditions one after another."""
+        """The rows of several conditions one after another.
+
+        Raises:
+            CbdmError: some have an augmentation vector and some have none.
+        """
         augments = [p.augment for p in parts if p.augment is not None]
         if augments and len(augments) != len(parts):
             raise CbdmError("conditions with and without an augmentation vector cannot be joined: give all or none one")

@@ -89,7 +89,11 @@ def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
 
 
 def join(device: str = "auto") -> World:
-    """Enter the process group that torchrun describes in the environment; without one, be alone."""
+    """Enter the process group that torchrun describes in the environment; without one, be alone.
+
+    Raises:
+        CbdmError: a device that this machine does not have, or the number of one GPU for several processes.
+    """
     torch.backends.cudnn.deterministic = True  # resume promises the same bits
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:

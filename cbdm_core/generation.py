@@ -106,7 +106,10 @@ def generate_stepwise(
     first: int = 0,
     world: World | None = None,
 ) -> Iterator[Tensor | None]:
-    """As `generate`, with None after every solver step of this process: something to move a bar by."""
+    """As `generate`, with None after every solver step of this process: something to move a bar by.
+
+    Arguments and errors are those of `generate`.
+    """
     place = world or World(0, 1, torch.device(device))
     numbers = torch.arange(first, len(conditions)).split(batch_size)
     for turn in range(0, len(numbers), place.size):

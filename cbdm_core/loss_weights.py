@@ -56,6 +56,9 @@ class MinSNR(LossWeight):
 
     Args:
         gamma: the cap on the signal-to-noise ratio, > 0; 5 in the paper.
+
+    Raises:
+        CbdmError: γ that is not above 0.
     """
 
     def __init__(self, gamma: float = 5.0) -> None:

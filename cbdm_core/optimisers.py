@@ -53,6 +53,13 @@ def adamw(
 ) -> torch.optim.Optimizer:
     """AdamW: Adam with the decay of the weights apart from the gradient.
 
+    Args:
+        parameters: to be optimised.
+        learning_rate: η > 0, before the schedule's factor.
+        weight_decay: λ ≥ 0; the weights shrink by ηλ of themselves at each step.
+        betas: (β_1, β_2) of the running means of the gradient and of its square, in [0, 1).
+        eps: > 0, added to the root of the second.
+
     Source: Loshchilov & Hutter, Decoupled Weight Decay Regularization, ICLR 2019, algorithm 2.
     """
     beta_1, beta_2 = betas
@@ -71,6 +78,13 @@ def adam(
 ) -> torch.optim.Optimizer:
     """Adam, with any decay of the weights in the gradient.
 
+    Args:
+        parameters: to be optimised.
+        learning_rate: η > 0, before the schedule's factor.
+        weight_decay: λ ≥ 0; the gradient gains λ times the weights.
+        betas: (β_1, β_2) of the running means of the gradient and of its square, in [0, 1).
+        eps: > 0, added to the root of the second.
+
     Source: Kingma & Ba, Adam, ICLR 2015, algorithm 1.
     """
     beta_1, beta_2 = betas
@@ -88,6 +102,13 @@ def sgd(
     nesterov: bool = False,
 ) -> torch.optim.Optimizer:
     """Stochastic gradient descent with momentum.
+
+    Args:
+        parameters: to be optimised.
+        learning_rate: η > 0, before the schedule's factor.
+        weight_decay: λ ≥ 0; the gradient gains λ times the weights.
+        momentum: μ in [0, 1).
+        nesterov: look ahead by the momentum, which must be above 0 then.
 
     Source: Sutskever et al., On the Importance of Initialization and Momentum in Deep Learning, ICML 2013, eq. 1–4.
     """

@@ -91,6 +91,12 @@ def build_network(
 ) -> ScoreNetwork:
     """The network of a configuration's `network` table, wrapped where it predicts something else than ε.
 
+    Args:
+        config: the table: name, options, and what it predicts.
+        shape: of one example.
+        condition: the space of what the network is told.
+        schedule: that it is trained under.
+
     Raises:
         CbdmError: an unknown name or option, a value of the wrong kind, or a table of times of another length than the
             schedule's.
@@ -209,7 +215,12 @@ def _made_from(data: Mapping[str, torch.Tensor], part: str) -> dict[str, torch.T
 
 
 def part_names(config: Mapping[str, Any]) -> list[str]:
-    """The parts of a run's method, the outermost first; runs written before parts were a list have them as a text."""
+    """The parts of a run's method, the outermost first; runs written before parts were a list have them as a text.
+
+    Raises:
+        TypeError: parts that are no names.
+        KeyError: an entry without a part.
+    """
     method = config.get("method", ())
     if isinstance(method, Mapping):
         names = [piece.partition(":")[0].strip() for piece in method["parts"].split("+")]

@@ -69,7 +69,20 @@ class Sampler(ABC):
     def step(
         self, network: ScoreNetwork, x_t: Tensor, t: float, s: float, c: Condition, memory: Any, *, draws: Draws
     ) -> tuple[Tensor, Any]:
-        """x_s from x_t for s < t, and what the next step wants to remember (None at first, opaque to the caller)."""
+        """x_s from x_t for s < t, and what the next step wants to remember.
+
+        Args:
+            network: the score network, guided or not.
+            x_t: (B, …) the samples at time t.
+            t: the time now, within the schedule's domain.
+            s: the time to go to, 0 ≤ s < t; 0 is data.
+            c: (B,) conditions.
+            memory: what the step before returned, opaque to the caller; None at the first step.
+            draws: B rows, at the number of this step; a step's noise comes from here.
+
+        Returns:
+            (B, …) x_s in the dtype of `x_t`, and the memory for the next step.
+        """
 
     def sample(
         self,
@@ -116,7 +129,10 @@ class Sampler(ABC):
         times: Sequence[float] | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Iterator[Tensor]:
-        """The points (B, *shape) that `sample` goes through, one after each solver step; arguments as there."""
+        """The points (B, *shape) that `sample` goes through, one after each solver step.
+
+        Arguments and errors are those of `sample`.
+        """
         grid = self.schedule.grid(steps) if times is None else [float(t) for t in times]
         if len(grid) < 2 or any(a <= b for a, b in pairwise(grid)):
             raise CbdmError(f"the time grid must decrease strictly and have 2 points or more, got {grid[:6]}")

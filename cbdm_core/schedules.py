@@ -82,7 +82,11 @@ class NoiseSchedule(ABC):
 
 
 def uniform_times(schedule: NoiseSchedule, steps: int) -> list[float]:
-    """`steps` + 1 times, uniform from the schedule's t_max to 0 (diffusers calls it trailing)."""
+    """`steps` + 1 times, uniform from the schedule's t_max to 0 (diffusers calls it trailing).
+
+    Raises:
+        CbdmError: `steps` < 1.
+    """
     if steps < 1:
         raise CbdmError(f"steps must be 1 or more, got {steps}")
     return [schedule.domain[1] * (steps - i) / steps for i in range(steps + 1)]

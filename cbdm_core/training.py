@@ -72,6 +72,9 @@ class TrainSettings:
         compile: compile the network and what draws its random numbers (torch.compile).
         channels_last: keep images and their convolutions with the channels last in memory.
         shard: spread weights, gradients, averages and the optimiser's state over the processes (`cbdm_core.sharding`).
+
+    Raises:
+        CbdmError: an unknown precision, a number out of range, or settings that do not go together.
     """
 
     seed: int = 0

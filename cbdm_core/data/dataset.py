@@ -216,6 +216,9 @@ class Dataset:
             rows: which examples.
             mirrored: (M,) long places in the result of images that are flipped along their last axis, for rows that
                 are given by number.
+
+        Raises:
+            CbdmError: `mirrored` with rows that are a slice, or with data that are no images.
         """
         if mirrored is not None and not (isinstance(rows, Tensor) and self.is_images):
             raise CbdmError("only images that are given by number are mirrored: those of a slice are the data's own")

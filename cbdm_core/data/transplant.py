@@ -108,7 +108,11 @@ class Transplant:
 
     @cached_property
     def basis(self) -> Tensor | None:
-        """(D, R) orthonormal: the principal components of the common classes' residuals, None for all of the space."""
+        """(D, R) orthonormal: the principal components of the common classes' residuals, None for all of the space.
+
+        Raises:
+            CbdmError: more components than the data have dimensions.
+        """
         if not self.components:
             return None
         size = math.prod(self.dataset.shape)

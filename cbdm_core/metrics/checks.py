@@ -13,6 +13,12 @@ __all__ = ["checked_features", "checked_pair"]
 def checked_features(features: Tensor, what: str, least: int, dtype: torch.dtype | None = torch.float64) -> Tensor:
     """(N, D) in float64, or in their own precision where `dtype` is None; finite, with at least `least` rows.
 
+    Args:
+        features: (N, D).
+        what: the rows are, for messages: "real", "generated".
+        least: rows, ≥ 0.
+        dtype: to convert to.
+
     Raises:
         CbdmError: another number of axes, too few rows, or rows with NaN or infinite values.
     """
@@ -35,6 +41,12 @@ def checked_pair(
     real: Tensor, fake: Tensor, least: int = 1, dtype: torch.dtype | None = torch.float64
 ) -> tuple[Tensor, Tensor]:
     """Both sets as `checked_features` gives them, and of the same D.
+
+    Args:
+        real: (N, D) features.
+        fake: (M, D) features.
+        least: rows of each, ≥ 0.
+        dtype: to convert to; None keeps their own.
 
     Raises:
         CbdmError: what `checked_features` refuses, or different D.

@@ -57,7 +57,11 @@ class EvaluatedRows:
 
 
 def rows_of(outputs: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
-    """On the CPU what an extractor has said, of so many rows."""
+    """On the CPU what an extractor has said, of so many rows.
+
+    Raises:
+        CbdmError: outputs of another number of rows.
+    """
     features, log_probs = (part.cpu() for part in outputs)
     if not len(features) == len(log_probs) == count:
         raise CbdmError(

@@ -35,7 +35,14 @@ class Interval(NamedTuple):
 
 
 def bootstrap_counts(n: int, resamples: int, seed: int = 0, purpose: str = "rows") -> Tensor:
-    """(resamples, n) long, how often each of n rows is taken when n are drawn with replacement."""
+    """(resamples, n) long, how often each of n rows is taken when n are drawn with replacement.
+
+    Args:
+        n: rows, ≥ 1.
+        resamples: ≥ 1.
+        seed: of the draws.
+        purpose: what they are for; sets of different purposes are drawn apart.
+    """
     rng = seeded(seed, f"bootstrap {purpose}")
     drawn = torch.from_numpy(rng.integers(n, size=(resamples, n)))
     return torch.zeros(resamples, n, dtype=torch.long).scatter_add_(1, drawn, torch.ones_like(drawn))

@@ -103,6 +103,9 @@ class AugmentEmbedding(nn.Module):
     Args:
         augmentations: A ≥ 0; 0 refuses a description.
         size: of the embedding.
+
+    Raises:
+        CbdmError: A below 0.
     """
 
     def __init__(self, augmentations: int, size: int) -> None:

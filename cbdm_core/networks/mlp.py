@@ -95,7 +95,11 @@ class MLP(ScoreNetwork):
         return self.with_features(x_t, t, c)[0]
 
     def with_features(self, x_t: Tensor, t: Tensor, c: Condition) -> tuple[Tensor, Tensor]:
-        """(ε̂, z), z (B, width) the last hidden layer."""
+        """(ε̂, z), z (B, width) the last hidden layer.
+
+        Raises:
+            CbdmError: as `forward`.
+        """
         check_batch(self.shape, x_t, t, c)
         if c.augment is not None:
             raise CbdmError("an mlp takes no augmentation vector: give conditions without one")

@@ -100,7 +100,11 @@ def _own_mend(part: Part) -> str:
 
 
 def law_text(part: Part) -> str | None:
-    """The text of a part's law, or None where it takes none."""
+    """The text of a part's law, or None where it takes none.
+
+    Raises:
+        CbdmError: a law for a part that takes none, or none for a part that needs one.
+    """
     if not takes_law(part.name):
         if part.law is not None:
             raise CbdmError(

@@ -86,7 +86,11 @@ def setting(text: str) -> dict[str, Any]:
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Two nested tables in one, `over` winning key by key; naming another source, network … drops the old options."""
+    """Two nested tables in one, `over` winning key by key; naming another source, network … drops the old options.
+
+    Raises:
+        CbdmError: a value in the place of a table.
+    """
     out = dict(base)
     for key, value in over.items():
         if key == "method":

@@ -58,6 +58,9 @@ def load_data(config: Config, read: ReadData | None = None) -> tuple[Dataset, Da
     Args:
         config: that names the data.
         read: data that were read before, and are taken where the configuration names the same.
+
+    Raises:
+        CbdmError: an imported run, which carries no data, or what the source or the long tail refuses.
     """
     data = config.data
     if data.source == IMPORTED:

@@ -47,7 +47,11 @@ class Drawn:
 
 
 def refuse_place(out: Path | None) -> None:
-    """A mistake in --out should show before anything is drawn."""
+    """A mistake in --out should show before anything is drawn.
+
+    Raises:
+        CbdmError: something is there already, or there is no folder to write into.
+    """
     if out is not None and out.exists():
         raise CbdmError(f"--out {out} is there already: choose another name")
     if out is not None and not out.parent.is_dir():

@@ -217,7 +217,11 @@ def _no_condition(text: str, size: int, names: Sequence[str], floats: bool) -> C
 def conditions_to_draw(
     request: SampleRequest, run: Run, seed: int
 ) -> tuple[Tensor, Tensor, tuple[str, ...], Sequence[int | None]]:
-    """(label of each sample, what the network is told, class names, counts)."""
+    """(label of each sample, what the network is told, class names, counts).
+
+    Raises:
+        CbdmError: fewer than one sample, or labels or conditions that the run does not have.
+    """
     if request.n is not None and request.n < 1:
         raise CbdmError(f"--n must be 1 or more, got {request.n}")
     if request.prior is not None:

@@ -211,7 +211,11 @@ def _distinct(variants: Iterable[Variant]) -> tuple[Variant, ...]:
 
 
 def extended(plan: Plan, more: Sequence[Variant], seeds: int | None = None) -> Plan:
-    """The plan with more variants, more seeds, or both."""
+    """The plan with more variants, more seeds, or both.
+
+    Raises:
+        CbdmError: fewer seeds than before, more than can be trained, or a variant that is there.
+    """
     if seeds is not None and seeds > MOST_SEEDS:
         raise CbdmError(f"--seeds {seeds}: at most {MOST_SEEDS:,} are trained")
     if seeds is not None and seeds < plan.seeds:

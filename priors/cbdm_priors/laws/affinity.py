@@ -45,7 +45,11 @@ class Affinity(ConditionPrior):
 
     @classmethod
     def of_table(cls, probs: Tensor) -> Affinity:
-        """The law with the rows of `probs` (K, K), numbers ≥ 0 that are normalised row by row."""
+        """The law with the rows of `probs` (K, K), numbers ≥ 0 that are normalised row by row.
+
+        Raises:
+            CbdmError: a number below 0 or not finite, or a row of zeros.
+        """
         probs = torch.as_tensor(probs, dtype=torch.float64)
         if not torch.isfinite(probs).all() or (probs < 0).any():
             raise CbdmError("an affinity's probabilities are finite numbers of 0 or more")

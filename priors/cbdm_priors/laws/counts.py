@@ -73,6 +73,9 @@ class Power(CountLaw):
     Args:
         counts: (K,) images of each class.
         kappa: κ, any finite number.
+
+    Raises:
+        CbdmError: counts as of `CountLaw`, or κ that is not finite.
     """
 
     def __init__(self, counts: Tensor | Sequence[int], kappa: float = 0.5) -> None:
@@ -107,6 +110,9 @@ class Balanced(CountLaw):
     Args:
         counts: (K,) images of each class.
         beta: β in [0, 1); 0 is uniform, β → 1 inverse frequency.
+
+    Raises:
+        CbdmError: counts as of `CountLaw`, or β outside [0, 1).
     """
 
     def __init__(self, counts: Tensor | Sequence[int], beta: float = 0.999) -> None:

@@ -122,6 +122,9 @@ class NeighbourBank(Bank):
         conditions: (N, D).
         exponent: a, any finite number.
         k: of the density estimate, in [1, N − 1].
+
+    Raises:
+        CbdmError: conditions as of `Bank`, an exponent that is not finite, or k out of range.
     """
 
     def __init__(self, conditions: Tensor, exponent: float = 1.0, k: int = 10) -> None:
@@ -138,6 +141,9 @@ class KernelBank(Bank):
         conditions: (N, D).
         exponent: a, any finite number.
         bandwidth: h in standard deviations, 0 for Scott's rule.
+
+    Raises:
+        CbdmError: conditions as of `Bank`, an exponent that is not finite, or h < 0.
     """
 
     def __init__(self, conditions: Tensor, exponent: float = 1.0, bandwidth: float = 0.0) -> None:
@@ -151,6 +157,9 @@ class Combinations(Bank):
     Args:
         conditions: (N, K) multi-hot rows.
         kappa: κ, any finite number.
+
+    Raises:
+        CbdmError: conditions as of `Bank`, or κ that is not finite.
     """
 
     def __init__(self, conditions: Tensor, kappa: float = 0.0) -> None:
