@@ -199,11 +199,13 @@ def evaluate(
 @app.command()
 def compare(
     target: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            autocompletion=completion.presets, help="A preset; or the folder of a comparison, to go on with it."
+            autocompletion=completion.presets,
+            help="A preset; or the folder of a comparison, to go on with it. Default: digits-lt.",
         ),
-    ] = "digits-lt",
+    ] = None,
+    data: OwnData = None,
     methods: Methods = None,
     priors: Laws = None,
     tau: Annotated[str | None, typer.Option(help="Strengths τ parted by commas, for each method with cbdm.")] = None,
@@ -230,7 +232,7 @@ def compare(
     from cbdm_cli.study.compare_options import CompareOptions
     from cbdm_cli.study.launching import Launch
 
-    options = CompareOptions(methods, priors, tau, add, seeds, omega or (), steps, set_ or (), one_omega)
+    options = CompareOptions(methods, priors, tau, add, seeds, omega or (), steps, set_ or (), one_omega, data)
     run_comparison(target, options, out, Launch(jobs, threads, device, launcher))
 
 

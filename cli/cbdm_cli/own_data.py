@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,14 +112,18 @@ def _check_class_folders(path: Path, file: Path) -> None:
 
 
 def own_table(
-    path: Path, preset: str | None, file: Path | None, settings: Sequence[str], steps: int | None = None
+    path: Path,
+    preset: str | None,
+    file: Path | None,
+    settings: Sequence[str],
+    steps: int | None = None,
+    tell: Callable[[str], None] = render.note,
 ) -> tuple[dict[str, Any], ReadData | None]:
     """The plain values of a training on the data in `path`: those of a preset, or without one what suits the data.
 
     In the second case the data have to be read, and are given besides.
 
     A file goes before what suits, but not before `path`; `a.b=v` settings go before both, except for another source.
-    A note says what was chosen.
 
     Args:
         path: `--data`.
@@ -127,6 +131,7 @@ def own_table(
         file: a configuration named besides.
         settings: `a.b=v` named besides.
         steps: of the training, where they are named besides.
+        tell: says what was chosen.
 
     Raises:
         CbdmError: as `source_of`, the source, or `load_config`; settings that name other data, or a tail that nothing
@@ -146,7 +151,7 @@ def own_table(
     steps = steps or (config.training.steps if "steps" in given else None)
     chosen = suited(tuple(full.shape), len(full), full.num_classes, batch, steps, images=full.is_images)
     table = _laid_over({**overlaid(merged(base, chosen), file), **named}, path, data, settings)
-    render.note(_description(full, _without_method(table), steps))
+    tell(_description(full, _without_method(table), steps))
     return table, read
 
 

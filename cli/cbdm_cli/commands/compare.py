@@ -12,7 +12,7 @@ from cbdm_cli.config import Config, validated
 from cbdm_cli.durations import duration
 from cbdm_cli.live import LiveJobs
 from cbdm_cli.locking import held, holder
-from cbdm_cli.overlay import load_config, setting
+from cbdm_cli.overlay import setting
 from cbdm_cli.preset_files import preset_names
 from cbdm_cli.run_folder import COMPARISON_FILE, claimed_folder, is_record, parsed_line, write_json
 from cbdm_cli.study.compare_options import CompareOptions
@@ -98,11 +98,11 @@ class _Job:
         return f"training {step}/{self.steps}" if step < self.steps else "judged {}/{}".format(*self.evaluated())
 
 
-def compare(target: str, options: CompareOptions, out: Path | None, launch: Launch) -> None:
+def compare(target: str | None, options: CompareOptions, out: Path | None, launch: Launch) -> None:
     """Begin a comparison, or go on with one.
 
     Args:
-        target: a preset, or the folder of a comparison.
+        target: a preset, or the folder of a comparison; None is digits-lt, or with data of the user's what suits them.
         options: of the command, which say what it shall hold.
         out: the folder of a new one, None for the next free.
         launch: how its jobs are started.
@@ -110,11 +110,12 @@ def compare(target: str, options: CompareOptions, out: Path | None, launch: Laun
     Raises:
         CbdmError: whatever a run would refuse, before anything is trained; jobs that failed, after the others ended.
     """
-    if _is_comparison(target):
+    if target is not None and _is_comparison(target):
         _extend(Path(target), options.more(target, out=out), options.seeds, options.settings, launch=launch)
-    else:
+        return
+    if target is not None:
         _refuse_path(target)
-        _begin(options.plan(target), out, launch)
+    _begin(options.plan(target), out, launch)
 
 
 def _refuse_path(text: str) -> None:
@@ -127,10 +128,8 @@ def _refuse_path(text: str) -> None:
     start = f"{clean_text(text)} is neither a preset nor the folder of a comparison: "
     if (path / "config.toml").exists():
         raise CbdmError(f"{start}it is a run; a comparison trains its own, and cbdm report shows runs side by side")
-    data = source_of(path)
-    named = [f"data.source={data['source']}", *(f"data.options.{k}={v}" for k, v in data["options"].items())]
-    settings = " ".join(f"--set {quoted(text)}" for text in (*named, "data.profile=none"))
-    raise CbdmError(f"{start}data of your own go over a preset, such as cbdm compare digits-lt {settings}")
+    source_of(path)  # where it is no data, that is told
+    raise CbdmError(f"{start}methods are compared on data of your own by cbdm compare --data {quoted(text)}")
 
 
 def _is_comparison(text: str) -> bool:
@@ -182,7 +181,7 @@ def _extend(
 
 def _common(plan: Plan) -> Config:
     """What all runs of a comparison are made from."""
-    return validated(load_config(plan.preset, None, plan.settings))
+    return validated(plan.table())
 
 
 def _refuse_settings(folder: Path, config: Config, settings: Sequence[str]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from cbdm_cli.omegas import omegas_of
@@ -12,7 +14,7 @@ from cbdm_core.errors import CbdmError
 
 __all__ = ["CompareOptions"]
 
-_METHODS = ("ddpm", "cbdm")
+_PRESET, _METHODS = "digits-lt", ("ddpm", "cbdm")
 _SEEDS = 5
 
 
@@ -30,6 +32,7 @@ class CompareOptions:
         steps: of training.
         settings: `a.b=v`.
         one_omega: whether one ω is meant.
+        data: a path of the user's own.
     """
 
     methods: str | None = None
@@ -41,16 +44,21 @@ class CompareOptions:
     steps: int | None = None
     settings: Sequence[str] = ()
     one_omega: bool = False
+    data: str | None = None
 
-    def plan(self, preset: str) -> Plan:
+    def plan(self, preset: str | None) -> Plan:
         """A new plan.
+
+        Args:
+            preset: of every run; None is digits-lt, or what suits data of the user's.
 
         Raises:
             CbdmError: one ω without `one_omega`: methods differ in their best ω, so that at one ω any verdict can be
-                had; numbers out of range; `add`, which is for a comparison that is there.
+                had; numbers out of range; `add`, which is for a comparison that is there; data that cannot be read.
         """
         if self.add is not None:
-            raise CbdmError(f"--add {self.add} goes with the folder of a comparison, and {preset} is none")
+            named = "no folder is named" if preset is None else f"{preset} is none"
+            raise CbdmError(f"--add {self.add} goes with the folder of a comparison, and {named}")
         if self.steps is not None and self.steps < 1:
             raise CbdmError(f"--steps {self.steps}: it must be 1 or more")
         omegas = tuple(dict.fromkeys(omegas_of(self.omegas or OMEGAS)))
@@ -60,14 +68,29 @@ class CompareOptions:
                 "several, or add --one-omega if you mean it"
             )
         variants = variants_of(_laws(self.methods) or _METHODS, _laws(self.priors), self._taus())
+        base = self._base(preset)
         return Plan(
-            preset=preset,
+            preset=base["preset"] if base else _PRESET if preset is None else preset,
             settings=tuple(self.settings),
             steps=self.steps,
             seeds=self._seeds(),
             omegas=omegas,
             variants=variants,
+            base=base,
         )
+
+    def _base(self, preset: str | None) -> dict[str, Any] | None:
+        """What is laid under the settings for data of the user's: of a preset, or without one what suits the data.
+
+        Their place is kept whole, for jobs may be run in another folder.
+        """
+        if self.data is None:
+            return None
+        from cbdm_cli.own_data import named_path, own_table
+
+        tell = partial(print, file=sys.stderr)  # standard output may be lines for a shell
+        table, _ = own_table(named_path(self.data).absolute(), preset, None, self.settings, self.steps, tell)
+        return table
 
     def more(self, target: str, **fixed: Any) -> tuple[Variant, ...]:
         """The methods by which a comparison that is there shall be extended.
@@ -79,7 +102,7 @@ class CompareOptions:
         Raises:
             CbdmError: an option that the comparison has already.
         """
-        fixed = {"methods": self.methods, "omega": self.omegas or None, "steps": self.steps, **fixed}
+        fixed = {"data": self.data, "methods": self.methods, "omega": self.omegas or None, "steps": self.steps, **fixed}
         if self.add is None:
             fixed |= {"priors": self.priors, "tau": self.tau}
         given = [name for name, value in fixed.items() if value is not None]

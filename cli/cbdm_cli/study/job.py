@@ -10,7 +10,7 @@ from typing import Any
 from cbdm_cli.config import Config
 from cbdm_cli.locking import contents, held
 from cbdm_cli.method import only_its_parts
-from cbdm_cli.overlay import load_config, merged
+from cbdm_cli.overlay import merged
 from cbdm_cli.refusal import refuse
 from cbdm_cli.study.orphans import end_with_parent
 from cbdm_cli.study.plan import READINGS, Plan, Reading, Variant, load_plan, missing_readings, run_folder
@@ -26,7 +26,7 @@ def config_of(plan: Plan, variant: Variant, seed: int) -> Config:
     """The run's configuration: the preset, the plan's settings, the variant and the seed."""
     from cbdm_cli.resolve import resolved
 
-    table = merged(load_config(plan.preset, None, plan.settings), variant.table())
+    table = merged(plan.table(), variant.table())
     # Options of a part are for the variants that have it.
     table = {**table, "method": only_its_parts(table["method"])}
     named = {"method": variant.parts, "prior": None, "tau": None, "gamma": None, "steps": plan.steps, "seed": seed}

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from cbdm_cli.config import validated
 from cbdm_cli.method import PLAIN, Part, format_parts, only_its_parts, parse_parts, with_law
 from cbdm_cli.naming import file_words, path_name
-from cbdm_cli.overlay import load_config, merged
+from cbdm_cli.overlay import merged, overlaid, preset_table
 from cbdm_cli.run_folder import COMPARISON_FILE, write_text
 from cbdm_core.errors import CbdmError
 from cbdm_core.reading import CONFIG_BYTES, regular_file
@@ -110,6 +110,7 @@ class Plan(_Frozen):
         seeds: how many; they are 0, 1, … and paired across variants.
         omegas: constant ω to judge at.
         variants: the first is the baseline.
+        base: what the settings are laid over in place of the preset, where the data are the user's own.
     """
 
     preset: str
@@ -118,6 +119,11 @@ class Plan(_Frozen):
     seeds: Annotated[int, Field(ge=1, le=MOST_SEEDS)] = 5
     omegas: tuple[str, ...] = OMEGAS
     variants: Annotated[tuple[Variant, ...], Field(min_length=1)]
+    base: dict[str, Any] | None = None
+
+    def table(self) -> dict[str, Any]:
+        """The plain values of every run but for its method and seed."""
+        return overlaid(preset_table(self.preset) if self.base is None else self.base, None, self.settings)
 
     @field_validator("omegas")
     @classmethod
@@ -152,15 +158,15 @@ def readings_of(plan: Plan, variant: Variant) -> list[Reading]:
 
 def _taus(plan: Plan) -> tuple[float, ...]:
     """Every strength that the plan pulls with; the preset's where it pulls nowhere."""
-    own = _preset_tau(plan.preset, plan.settings)
+    own = _own_tau(json.dumps(plan.table()))
     pulled = [v for v in plan.variants if any(part.name == "cbdm" for part in parse_parts(v.parts))]
     return tuple(dict.fromkeys(own if v.tau is None else v.tau for v in pulled)) or (own,)
 
 
 @cache
-def _preset_tau(preset: str, settings: tuple[str, ...]) -> float:
-    """The τ that cbdm has under the preset and the settings, whether or not the preset's method has it."""
-    table = merged(load_config(preset, None, settings), {"method": {"parts": "cbdm"}})
+def _own_tau(values: str) -> float:
+    """The τ that cbdm has under a plan's plain values, whether or not their method has it."""
+    table = merged(json.loads(values), {"method": {"parts": "cbdm"}})
     (part,) = validated({**table, "method": only_its_parts(table["method"])}).method
     return float(part.options.get("tau", 1.0))
 

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 from cbdm_cli.commands import compare
+from cbdm_cli.config import validated
 from cbdm_cli.locking import LOCK, held
+from cbdm_cli.overlay import load_config
 from cbdm_cli.run_folder import COMPARISON_FILE
 from cbdm_cli.study import pool
-from cbdm_cli.study.job import job_command
+from cbdm_cli.study.job import config_of, job_command
 from cbdm_cli.study.plan import (
     READINGS,
     Plan,
@@ -58,6 +60,8 @@ from tests.cli.tiny import TINY
         (["--threads", "-1"], "--jobs 2 --threads -1: both must be 1 or more"),
         (["--jobs", "many"], "Invalid value for '--jobs'"),
         (["--add", "cbdm"], "goes with the folder of a comparison"),
+        (["--data", "gone.npz"], "gone.npz is not there"),
+        (["--data", ""], "the path of the data is empty"),
         (["--device", "tpu"], "unknown device 'tpu'"),
         (["--set", "training.step=3"], "did you mean 'steps'?"),
         (["--set", "sampling.sampler=dimm"], "did you mean 'ddim'?"),
@@ -80,13 +84,32 @@ def test_a_path_that_is_no_comparison_is_told_how(refused, run, tmp_path):
     labels = np.arange(40) % 2
     np.savez(tmp_path / "a.npz", images=np.zeros((40, 1, 8, 8), np.uint8), labels=labels)
     told = refused("compare", "a.npz")
-    assert "a.npz is neither a preset nor the folder of a comparison: data of your own" in told
-    command = shlex.split(told.partition("such as cbdm ")[2])
+    assert "a.npz is neither a preset nor the folder of a comparison: methods are compared on data of your own" in told
+    command = shlex.split(told.partition("by cbdm ")[2])
     options = ["--methods", "ddpm,cbdm", "--launcher", "commands", "--out", "c"]
     assert run(*command, *options)[1].startswith("# 10 of 10 jobs are open")
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / "config.toml").touch()
     assert "it is a run; a comparison trains its own" in refused("compare", "r")
+
+
+def test_data_of_ones_own_are_compared_on_what_suits_them_or_on_a_preset(run, tmp_path, monkeypatch):
+    """The plan holds all that its jobs need, wherever they are run; settings and steps go before what suits."""
+    labels = np.arange(40) % 4 // 3
+    np.savez(tmp_path / "a.npz", images=np.zeros((40, 1, 8, 8), np.uint8), labels=labels)
+    common = ["--methods", "ddpm,cbdm", "--launcher", "commands", "--data", "a.npz"]
+    options = [*common, "--steps", 30, "--set", "training.batch_size=5", "--set", "network.options.width=16"]
+    assert run("compare", *options, "--out", "c")[0] == 0
+    assert run("compare", "mixture-lt", *common, "--set", "network.name=unet", "--out", "d")[0] == 0
+    plans = [load_plan(tmp_path / name) for name in ("c", "d")]
+    assert [plan.preset for plan in plans] == ["custom", "mixture-lt"]
+    monkeypatch.chdir("/")
+    own, over = (config_of(plan, plan.variants[1], 3) for plan in plans)
+    assert own.data.options == over.data.options == {"path": str(tmp_path / "a.npz")}
+    assert (own.data.profile, own.evaluation.reference, own.seed) == ("none", "training", 3)
+    assert (own.training.steps, own.training.batch_size, own.network.options["width"]) == (30, 5, 16)
+    assert own.network.options["multipliers"] == [1, 2] and [part.name for part in own.method] == ["cbdm"]
+    assert over.training.steps == validated(load_config("mixture-lt")).training.steps
 
 
 @pytest.fixture
@@ -110,6 +133,7 @@ def planned(tmp_path):
         (["--omega", "0,1"], "--omega: the comparison c has its own"),
         (["--set", "seed=1"], "--set: the comparison c has its own"),
         (["--out", "d"], "--out: the comparison c has its own"),
+        (["--data", "a.npz"], "--data: the comparison c has its own"),
         (["--seeds", "1"], "--seeds 1: the comparison has 2 already"),
         (["--seeds", "0"], "--seeds 0: the comparison has 2 already"),
         (["--add", "ddpm"], "'ddpm' twice"),
