@@ -65,8 +65,8 @@ def _unknown(name: str) -> CbdmError:
             f"{clean_text(name)} is a run, no preset: go on with it by cbdm train --resume {clean_text(name)}"
         )
     return CbdmError(
-        f"{shown} is a path, no preset: cbdm train --data {shown} trains on data of your own; other "
-        "commands take them over a preset, by --set data.source=NAME and the source's data.options"
+        f"{shown} is a path, no preset: cbdm train --data {shown} trains on data of your own, as cbdm compare --data "
+        "does; other commands take them over a preset, by --set data.source=NAME and the source's data.options"
     )
 
 

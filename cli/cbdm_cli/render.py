@@ -55,6 +55,16 @@ def note(text: str) -> None:
     CONSOLE.print(text, markup=False, soft_wrap=True)
 
 
+def aside(text: str) -> None:
+    """One line on standard error, of what goes on: standard output is for what comes out."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def has_bars() -> bool:
+    """Whether bars are seen: standard error is a terminal, and no log of a job."""
+    return sys.stderr.isatty()
+
+
 def progress(shown: bool = True) -> Progress:
     """A bar with the time left on standard error; silent where that is no terminal, or not `shown`."""
     # A command without a bar, such as `cbdm presets`, must not pay for it.
@@ -76,7 +86,7 @@ def progress(shown: bool = True) -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(),
         console=plain_console(stderr=True),
-        disable=not (shown and sys.stderr.isatty()),
+        disable=not (shown and has_bars()),
     )
 
 

@@ -157,7 +157,7 @@ def _no_label(text: str, word: str, classes: Iterable[str], *, alone: bool) -> C
     hint = f" did you mean {near!r}?" if near else ""
     return CbdmError(
         f"--labels {text!r}: {word!r} is no class of this run:{hint} allowed: cyclic, classes by number or name parted "
-        "by commas, or a law such as uniform, training or power:0.5"
+        f"by commas ({some_of([*classes])}), or a law such as uniform, training or power:0.5"
     )
 
 

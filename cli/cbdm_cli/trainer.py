@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from cbdm_cli import pictures, render
 from cbdm_cli.assemble import Experiment
 from cbdm_cli.config import Config
+from cbdm_cli.durations import duration
 from cbdm_cli.evaluator import Evaluator
 from cbdm_cli.locking import held
 from cbdm_cli.observing import Observer
@@ -30,7 +32,7 @@ from cbdm_core.distributed import World, largest_over_ranks, sum_over_ranks
 from cbdm_core.errors import CbdmError
 from cbdm_core.metrics.report import rank_groups
 from cbdm_core.numerics import numerics
-from cbdm_core.training import DivergedError, TrainState, train
+from cbdm_core.training import DivergedError, TrainRecord, TrainState, train
 
 __all__ = ["RunOptions", "Stopped", "folder_held", "run_training"]
 
@@ -101,7 +103,9 @@ def _train(experiment: Experiment, state: TrainState, folder: Path, log: str | N
     training, leads = experiment.config.training, state.world.leads
     groups, names = _class_groups(experiment.data)
     records = train(state, experiment.batches, steps=training.steps, groups=groups, group_names=names)
-    observer = Observer(experiment, state, folder, log)
+    observer, saved = Observer(experiment, state, folder, log), _Saved(state.step, training.steps)
+    if leads:
+        saved.begin(folder)
     try:
         with asked_to_stop() as came, render.progress(shown=leads) as bar:
             task = bar.add_task("training", total=training.steps, completed=state.step, facts="")
@@ -112,10 +116,37 @@ def _train(experiment: Experiment, state: TrainState, folder: Path, log: str | N
                 stopping = largest_over_ranks(came[0] if came else 0, state.world)  # all must stop after the same step
                 if record.step % training.checkpoint_every == 0 or last or stopping:
                     save_checkpoint(folder / "checkpoints", state, keep=training.keep)
+                    if leads:
+                        saved.tell(record)
                 if stopping:
                     raise _stopped(folder, experiment.config, record.step, stopping, state.world)
     finally:
         observer.close()
+
+
+class _Saved:
+    """A line for each checkpoint where no bar is seen, so that the log of a job says how far it is.
+
+    Args:
+        first: the step that this process begins at.
+        steps: of the training.
+    """
+
+    def __init__(self, first: int, steps: int) -> None:
+        self.first, self.steps, self.began = first, steps, perf_counter()
+
+    def begin(self, folder: Path) -> None:
+        """How to see more."""
+        if not render.has_bars():
+            render.note(f"training from step {self.first:,} to {self.steps:,}; to look on: cbdm watch {folder}")
+
+    def tell(self, record: TrainRecord) -> None:
+        """That this step is saved, and the time left at the rate since the beginning."""
+        if render.has_bars():
+            return
+        rate = (perf_counter() - self.began) / (record.step - self.first)
+        left = f"; {duration(rate * (self.steps - record.step))} left" if record.step < self.steps else ""
+        render.note(f"step {record.step:,} of {self.steps:,} saved, loss {record.loss:.4f}{left}")
 
 
 def _class_groups(data: Dataset) -> tuple[Tensor, tuple[str, ...]]:

@@ -31,6 +31,7 @@ def test_a_folder_of_pngs_is_trained_on_and_drawn_from(photographs):
     asked = ("train", "--data", "photos", *told, "--steps", 3, *TINY, "--no-evaluate", "--out", "r")
     trained = cbdm(*asked, cwd=tmp_path, check=0)
     assert "3×16×16" in trained.stdout and "2 classes" in trained.stdout and trained.stderr == ""
+    assert "training from step 0 to 3; to look on: cbdm watch r\nstep 3 of 3 saved" in trained.stdout
     assert [step.name for step in (tmp_path / "r" / "checkpoints").iterdir()] == ["step-00000003"]
     drawn = cbdm("sample", "r", "--labels", "dog,cat,dog", "--format", "npz", "--out", "a.npz", cwd=tmp_path, check=0)
     assert "a.npz" in drawn.stdout

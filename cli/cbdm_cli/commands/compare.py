@@ -31,7 +31,7 @@ from cbdm_cli.study.plan import (
 from cbdm_cli.study.pool import Child, run_children
 from cbdm_cli.study.summary import summarise
 from cbdm_cli.trust import features_option, quoted, refuse_code, runs_code
-from cbdm_core.errors import CbdmError
+from cbdm_core.errors import CbdmError, unknown_name
 from cbdm_core.reading import clean_text, regular_file
 
 __all__ = ["compare"]
@@ -114,17 +114,21 @@ def compare(target: str | None, options: CompareOptions, out: Path | None, launc
         _extend(Path(target), options.more(target, out=out), options.seeds, options.settings, launch=launch)
         return
     if target is not None:
-        _refuse_path(target)
+        _refuse_others(target)
     _begin(options.plan(target), out, launch)
 
 
-def _refuse_path(text: str) -> None:
-    """A file or folder that is there, which is data or a run, and told so."""
+def _refuse_others(text: str) -> None:
+    """Refuse what is no preset; a file or folder that is there, data or a run, is told so."""
     from cbdm_cli.own_data import source_of
 
     path = Path(text)
-    if text in preset_names() or not text.strip() or not path.exists():
+    if text in preset_names():
         return
+    if not text.strip() or not path.exists():
+        raise CbdmError(
+            f"{unknown_name('preset', text, preset_names())}; or the folder of a comparison, to go on with it"
+        )
     start = f"{clean_text(text)} is neither a preset nor the folder of a comparison: "
     if (path / "config.toml").exists():
         raise CbdmError(f"{start}it is a run; a comparison trains its own, and cbdm report shows runs side by side")

@@ -217,6 +217,8 @@ def _describe(experiment: Experiment, world: World, run_options: RunOptions) -> 
     parameters = sum(p.numel() for p in experiment.objective.network.parameters())
     training = experiment.config.training
     cost = step_cost(experiment, training.batch_size // world.size)
+    if world.leads:
+        render.aside("trying a few steps to see what they take")
     with numerics(tf32=training.tf32, determinism=training.determinism):
         state = experiment.start(world)
         seconds = seconds_per_step(state, experiment.batches, training.steps)

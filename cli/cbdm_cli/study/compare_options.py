@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
+from cbdm_cli import render
 from cbdm_cli.omegas import omegas_of
 from cbdm_cli.study.plan import MOST_SEEDS, OMEGAS, Plan, Variant, variants_of
 from cbdm_core.errors import CbdmError
@@ -88,8 +87,9 @@ class CompareOptions:
             return None
         from cbdm_cli.own_data import named_path, own_table
 
-        tell = partial(print, file=sys.stderr)  # standard output may be lines for a shell
-        table, _ = own_table(named_path(self.data).absolute(), preset, None, self.settings, self.steps, tell)
+        place = named_path(self.data).absolute()
+        # Standard output may be lines for a shell.
+        table, _ = own_table(place, preset, None, self.settings, self.steps, render.aside)
         return table
 
     def more(self, target: str, **fixed: Any) -> tuple[Variant, ...]:

@@ -71,7 +71,7 @@ from tests.cli.tiny import TINY
         (["--set", "evaluation.features=no_such:map"], "No module named 'no_such'"),
         (["--set", "evaluation.reference=held-out", "--set", "data.profile=none"], "training has seen every example"),
         (["digit-lt"], "did you mean 'digits-lt'?"),
-        (["nowhere/here"], "unknown preset"),
+        (["nowhere/here"], "mixture-lt; or the folder of a comparison, to go on with it"),
     ],
 )
 def test_a_mistake_is_one_line_before_anything_is_written(refused, tmp_path, arguments, words):

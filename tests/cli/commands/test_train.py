@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from cbdm import load_run
+from cbdm_cli import render
 from cbdm_cli.config import validated
 from cbdm_core import training
 from cbdm_core.run_config import read_config
@@ -153,6 +154,20 @@ def test_a_run_of_version_0_1_goes_on_bit_for_bit(run, tmp_path):
         assert run("train", "--resume", name, "--steps", 4, "--no-evaluate")[0] == 0
     assert fingerprint(tmp_path / "old") == fingerprint(tmp_path / "new")
     assert load_run(tmp_path / "old").laws.keys() == {"training", "cbdm"}
+
+
+@pytest.mark.parametrize("bars", [False, True])
+def test_the_log_of_a_job_says_how_far_it_is(run, tmp_path, monkeypatch, bars):
+    """A line for each checkpoint where no bar is seen; the loss is that of the records."""
+    monkeypatch.setattr(render, "has_bars", lambda: bars)
+    every = [f"--set=training.{name}=2" for name in ("checkpoint_every", "log_every")]
+    assert run("train", "--steps", 4, *UNJUDGED, *every, "--out", "r")[0] == 0
+    code, out, err = run("train", "--resume", "r", "--steps", 6, "--no-evaluate")
+    assert code == 0 and (bars or err == ""), err
+    loss = json.loads((tmp_path / "r" / "metrics.jsonl").read_text().splitlines()[-1])["loss"]
+    told = ["training from step 4 to 6; to look on: cbdm watch r", f"step 6 of 6 saved, loss {loss:.4f}"]
+    assert out.splitlines()[: 0 if bars else 2] == ([] if bars else told)
+    assert ("saved" in out) is not bars
 
 
 def test_dry_run_writes_nothing(run, tmp_path):
