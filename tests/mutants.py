@@ -29,7 +29,7 @@ MODULES = {
         "tests/test_contracts.py::TestSamplers",
     ),
     "cbdm_core/data/levels.py": ("tests/core/data/test_levels.py", "tests/truth/test_noise_levels.py"),
-    "cbdm_core/data/writing_rows.py": ("tests/core/data/test_writing_rows.py",),
+    "cbdm_core/data/writing_npy.py": ("tests/core/data/test_writing_npy.py",),
     "cbdm_core/data/transplant.py": ("tests/core/data/test_transplant.py", "tests/truth/test_noise_levels.py"),
     "cbdm_core/metrics/frechet.py": ("tests/core/metrics/test_frechet.py", "tests/truth/test_true_metrics.py"),
     "cbdm_core/metrics/kernel.py": ("tests/core/metrics/test_kernel.py", "tests/truth/test_true_metrics.py"),

@@ -24,7 +24,7 @@ __all__ = [
     "in_regions",
 ]
 
-_MOST_UNNAMED = 65_536  # labels that are really identity numbers would make as many classes as their largest
+MOST_UNNAMED = 65_536  # labels that are really identity numbers would make as many classes as their largest
 _NEIGHBOURS = 10
 
 
@@ -67,7 +67,7 @@ def from_classes(values: Sequence[str] | Sequence[int]) -> Labelling:
         place = {name: label for label, name in enumerate(names)}
         return Labelling(torch.tensor([place[text] for text in texts]), tuple(names))
     large = max(texts, key=lambda text: (len(text.lstrip("0")), text.lstrip("0")), default="0")
-    if len(large) > len(str(_MOST_UNNAMED)) or int(large) >= _MOST_UNNAMED:
+    if len(large) > len(str(MOST_UNNAMED)) or int(large) >= MOST_UNNAMED:
         raise CbdmError(f"label {large[:40]} makes too many classes: number the classes from 0, or name them by words")
     names = tuple(str(label) for label in range(int(large) + 1))
     return Labelling(torch.tensor([int(text) for text in texts]), names)

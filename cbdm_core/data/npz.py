@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from cbdm_core.data.dataset import Dataset
-from cbdm_core.data.labelling import Labelling, conditions_of, in_regions
+from cbdm_core.data.labelling import MOST_UNNAMED, Labelling, conditions_of, in_regions
 from cbdm_core.data.mapped_rows import Layout
 from cbdm_core.data.units import Units
 from cbdm_core.errors import CbdmError, CbdmWarning, closest, unknown_name
@@ -34,8 +34,8 @@ _NAMES = {"labels": "class_names", _CONDITIONS: "condition_names"}
 _OTHER_DEFAULTS = (("x", "y"), ("train_images", "train_labels"))
 _CHANNELS = (1, 3)
 _AS_VALUES = "kind=values (--set data.options.kind=values)"
+_MOST_WORDS = 200  # characters of what numpy says, which may quote a damaged header whole
 _INT64 = np.iinfo(np.int64).max
-_MOST_UNNAMED = 65_536  # labels that are really identity numbers would make as many classes as their largest
 DAMAGE = (
     *(OSError, EOFError, ValueError, RuntimeError, KeyError, SyntaxError, MemoryError, OverflowError),
     *(IndexError, TypeError, AttributeError, AssertionError),
@@ -246,7 +246,7 @@ def _member(path: Path, file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
 def _line(error: BaseException) -> str:
     """What is wrong; never numpy's advice to load what could run code."""
     line = (str(error).splitlines() or [type(error).__name__])[0]
-    return "no array in it" if "pickle" in line else line
+    return "no array in it" if "pickle" in line else line[:_MOST_WORDS]
 
 
 def labels_of(y: np.ndarray) -> np.ndarray:
@@ -288,7 +288,7 @@ def names_of_labels(y: np.ndarray) -> tuple[str, ...]:
         CbdmError: so many that they are identity numbers.
     """
     most = int(y.max(initial=0))
-    if most >= _MOST_UNNAMED:
+    if most >= MOST_UNNAMED:
         raise CbdmError(
             f"label {most} makes {most + 1} classes: number the classes from 0, or save class_names with them"
         )

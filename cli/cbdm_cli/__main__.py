@@ -9,7 +9,7 @@ from typing import cast
 
 from cbdm_cli.completion import split_words
 from cbdm_cli.refusal import DEBUG, refuse
-from cbdm_cli.warned import warnings_in_one_line
+from cbdm_cli.warning_format import warnings_in_one_line
 from cbdm_core.errors import CbdmError, CbdmWarning
 from cbdm_core.reading import clean_text
 

@@ -16,11 +16,11 @@ from cbdm_cli.trust import quoted
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.data.encoded import ENCODED, Encoded
 from cbdm_core.data.labelling import Labelling
-from cbdm_core.data.mapped import npy
+from cbdm_core.data.npy import npy
 from cbdm_core.data.npz import implied_layout
 from cbdm_core.data.sources import DATASETS
 from cbdm_core.data.units import Units
-from cbdm_core.data.writing_rows import write_npy
+from cbdm_core.data.writing_npy import write_npy
 from cbdm_core.errors import CbdmError
 from cbdm_core.reading import clean_text
 from cbdm_core.writing import WRITING, plain_write_errors

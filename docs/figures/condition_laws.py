@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from cbdm_core.data.measured import digits_pose
+from cbdm_core.data.digits_measured import digits_pose
 from cbdm_priors.laws.vectors import NeighbourBank
 from docs.figures.drawing import COLOURS, Figure, rounded
 

@@ -15,14 +15,14 @@ from cbdm_core.data.batches import Batches as Batches
 from cbdm_core.data.cifar import cifar10 as cifar10
 from cbdm_core.data.cifar import cifar100 as cifar100
 from cbdm_core.data.dataset import Dataset as Dataset
+from cbdm_core.data.digits_measured import digits_attributes as digits_attributes
+from cbdm_core.data.digits_measured import digits_pose as digits_pose
 from cbdm_core.data.fashion import fashion as fashion
 from cbdm_core.data.folders import folder as folder
 from cbdm_core.data.longtail import make_long_tail as make_long_tail
-from cbdm_core.data.mapped import npy as npy
-from cbdm_core.data.measured import digits_attributes as digits_attributes
-from cbdm_core.data.measured import digits_pose as digits_pose
 from cbdm_core.data.medmnist import medmnist as medmnist
 from cbdm_core.data.mnist import mnist as mnist
+from cbdm_core.data.npy import npy as npy
 from cbdm_core.data.npz import npz as npz
 from cbdm_core.data.parquet import parquet as parquet
 from cbdm_core.data.sources import DATASETS as DATASETS

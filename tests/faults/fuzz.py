@@ -40,7 +40,7 @@ from cbdm_core import memory
 from cbdm_core.adjustment import DenoisingLoss
 from cbdm_core.checkpoint import load_checkpoint, save_checkpoint
 from cbdm_core.data.folders import folder
-from cbdm_core.data.mapped import npy
+from cbdm_core.data.npy import npy
 from cbdm_core.data.npz import npz
 from cbdm_core.data.sources import mixture
 from cbdm_core.distributed import World

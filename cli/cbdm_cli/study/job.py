@@ -15,7 +15,7 @@ from cbdm_cli.refusal import refuse
 from cbdm_cli.study.orphans import end_with_parent
 from cbdm_cli.study.plan import READINGS, Plan, Reading, Variant, load_plan, missing_readings, run_folder
 from cbdm_cli.trust import features_setting
-from cbdm_cli.warned import warnings_in_one_line
+from cbdm_cli.warning_format import warnings_in_one_line
 from cbdm_core.errors import CbdmError, CbdmWarning
 from cbdm_core.writing import plain_write_errors
 

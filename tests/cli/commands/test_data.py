@@ -15,8 +15,8 @@ from PIL import Image
 
 from cbdm_cli.commands.data import convert_data
 from cbdm_cli.locking import LOCK
-from cbdm_core.data import writing_rows
-from cbdm_core.data.mapped import npy
+from cbdm_core.data import writing_npy
+from cbdm_core.data.npy import npy
 from cbdm_core.data.sources import DATASETS, digits
 from cbdm_core.errors import CbdmError
 from tests.cli.tiny import UNJUDGED, cbdm, one_line
@@ -156,7 +156,7 @@ def test_what_was_moved_in_part_is_not_read(tmp_path, monkeypatch, moved):
         return kept(file, target)
 
     monkeypatch.setattr(Path, "replace", replace)
-    monkeypatch.setattr(writing_rows, "_PART", 64_000)
+    monkeypatch.setattr(writing_npy, "_PART", 64_000)
     with pytest.raises(KeyboardInterrupt):
         convert_data("digits-attributes", [], str(tmp_path / "d"))
     assert len(list((tmp_path / "d").iterdir())) == moved

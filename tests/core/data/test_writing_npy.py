@@ -13,15 +13,15 @@ import pytest
 import torch
 from PIL import Image
 
-from cbdm_core.data import labelling, writing_rows
+from cbdm_core.data import labelling, writing_npy
 from cbdm_core.data.dataset import Dataset
 from cbdm_core.data.encoded import ENCODED
 from cbdm_core.data.labelling import Labelling
-from cbdm_core.data.mapped import npy
+from cbdm_core.data.npy import npy
 from cbdm_core.data.sources import DATASETS
-from cbdm_core.data.writing_rows import write_npy
+from cbdm_core.data.writing_npy import write_npy
 from cbdm_core.errors import CbdmError
-from tests.core.data.test_mapped import _capped
+from tests.core.data.test_npy import _capped
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (11, 6, 5, 3), dtype=np.uint8)
@@ -102,7 +102,7 @@ KINDS = {
 @pytest.mark.parametrize("part", [1, 200, 1 << 20], ids="a part of {} bytes".format)
 def test_it_is_the_set_that_the_source_reads(tmp_path, monkeypatch, kind, part):
     """Examples, labels, names and conditions, whatever the size of the files."""
-    monkeypatch.setattr(writing_rows, "_PART", part)
+    monkeypatch.setattr(writing_npy, "_PART", part)
     source, made = KINDS[kind]
     options, folder = made(tmp_path / "from"), tmp_path / "to"
     folder.mkdir()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 
 from cbdm_core.conditions import MultiLabel, Vectors
-from cbdm_core.data.measured import ATTRIBUTES, attributes, digits_attributes, digits_pose, pose
+from cbdm_core.data.digits_measured import ATTRIBUTES, attributes, digits_attributes, digits_pose, pose
 from cbdm_core.data.sources import digits
 from cbdm_core.errors import CbdmError
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from cbdm_core.data.batches import Batches
 from cbdm_core.data.longtail import make_long_tail
-from cbdm_core.data.mapped import npy
 from cbdm_core.data.mapped_rows import MappedRows
+from cbdm_core.data.npy import npy
 from cbdm_core.data.npz import npz
 from cbdm_core.errors import CbdmError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cbdm_core.data.labelling import Labelling
-from cbdm_core.data.mapped import CONDITION_NAMES, NAMES
+from cbdm_core.data.npy import CONDITION_NAMES, NAMES
 from cbdm_core.reading import clean_text
 
 __all__ = ["write_npy"]
