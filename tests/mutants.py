@@ -29,6 +29,7 @@ MODULES = {
         "tests/test_contracts.py::TestSamplers",
     ),
     "cbdm_core/data/levels.py": ("tests/core/data/test_levels.py", "tests/truth/test_noise_levels.py"),
+    "cbdm_core/data/listed.py": ("tests/core/data/test_listed.py",),
     "cbdm_core/data/writing_npy.py": ("tests/core/data/test_writing_npy.py",),
     "cbdm_core/data/transplant.py": ("tests/core/data/test_transplant.py", "tests/truth/test_noise_levels.py"),
     "cbdm_core/metrics/frechet.py": ("tests/core/metrics/test_frechet.py", "tests/truth/test_true_metrics.py"),

@@ -95,3 +95,8 @@ def test_lists_beside_others_are_refused():
     assert of_lists([[1], [2]]) and not of_lists([1, 2])
     with pytest.raises(CbdmError, match="of 1 examples is a list, that of 2 is not"):
         of_lists([1, [1], "a"])
+
+
+def test_as_many_labels_as_are_allowed_are_taken():
+    assert from_lists([[f"n{i}" for i in range(4096)]]).condition.shape == (1, 4096)
+    assert from_lists([[4095], [0, 1]]).condition.shape == (2, 4096)
