@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LiveJobs", "LiveView", "half_blocks"]
 
+_MOST_ROWS = 400
 _DAMAGE = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, zlib.error, struct.error)
 
 
@@ -58,6 +59,8 @@ class LiveView:
 def half_blocks(picture: Path, width: int) -> Text:
     """A picture in characters that are two pixels each, the upper in the colour of the letter; at most `width` wide.
 
+    One of more than 400 rows is squashed to them.
+
     In place of one that cannot be read its name says so.
     """
     from PIL import Image
@@ -65,7 +68,7 @@ def half_blocks(picture: Path, width: int) -> Text:
     try:
         with Image.open(regular_file(picture), formats=("PNG",)) as image:
             columns = min(width, image.width)
-            rows = max(1, round(image.height * columns / image.width / 2))
+            rows = min(max(1, round(image.height * columns / image.width / 2)), _MOST_ROWS)
             data = image.convert("RGB").resize((columns, 2 * rows)).tobytes()
     except (*_DAMAGE, Image.DecompressionBombError):
         return Text(f"{clean_text(str(picture))} cannot be read as a picture")

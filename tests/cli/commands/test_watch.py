@@ -210,6 +210,13 @@ def test_a_picture_is_drawn_in_its_colours(tmp_path):
     assert [str(span.style) for span in text.spans] == ["rgb(255,0,0) on rgb(0,0,255)", "rgb(0,255,0) on rgb(9,9,9)"]
 
 
+def test_a_picture_of_any_height_takes_so_many_lines(tmp_path):
+    Image.new("RGB", (1, 100_000)).save(tmp_path / "p.png")
+    assert len(half_blocks(tmp_path / "p.png", 80).plain.splitlines()) == 400
+    Image.new("RGB", (2, 7)).save(tmp_path / "p.png")
+    assert len(half_blocks(tmp_path / "p.png", 80).plain.splitlines()) == 4
+
+
 @pytest.mark.parametrize(
     "make",
     [
