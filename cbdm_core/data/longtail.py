@@ -15,7 +15,7 @@ from cbdm_core.errors import CbdmError, unknown_name
 
 __all__ = ["PROFILES", "long_tail_counts", "make_long_tail", "split_hash", "take"]
 
-PROFILES = ("exp", "step", "none")
+PROFILES = ("exp", "step", "held-out", "none")
 
 
 def long_tail_counts(profile: str, num_classes: int, n_max: int, imbalance: float) -> Tensor:
@@ -102,17 +102,21 @@ def make_long_tail(
     imbalance: float = 0.02,
     n_max: int | None = None,
     counts: Sequence[int] | Tensor | None = None,
+    held_out: float = 0.2,
     seed: int = 0,
 ) -> tuple[Dataset, Tensor, str]:
     """(the long-tailed part, its (n,) indices, the split's hash); a class without examples keeps none.
 
     Args:
         dataset: any labelled set.
-        profile: "exp", "step", or "none" to keep everything in its order.
+        profile: "exp", "step", "held-out" to keep all but a share of each class, for data whose tail is their own, or
+            "none" to keep everything in its order.
         imbalance: rarest over commonest, in (0, 1].
         n_max: examples of the commonest class; by default the size of the smallest class that has any, the most
             that every class can give.
-        counts: (K,) explicit numbers, which go before profile, imbalance and n_max.
+        counts: (K,) explicit numbers, which go before all others.
+        held_out: with that profile, the share of each class that is not kept, in (0, 1); to the nearest number, but one
+            at least of a class that has two, and never all.
         seed: of the split.
 
     Raises:
@@ -123,7 +127,7 @@ def make_long_tail(
     if counts is None and profile == "none":
         indices = torch.arange(len(dataset))
         return dataset, indices, split_hash(indices)
-    wanted = _profile_counts(dataset, profile, imbalance, n_max) if counts is None else counts
+    wanted = _wanted(dataset.counts(), profile, imbalance, n_max, held_out) if counts is None else counts
     if len(wanted) != dataset.num_classes:
         raise CbdmError(f"{len(wanted)} counts for {dataset.num_classes} classes: give one number per class")
     indices = take(dataset.y, wanted, seed=seed, class_names=dataset.class_names)
@@ -132,7 +136,16 @@ def make_long_tail(
     return dataset[indices], indices, split_hash(indices)
 
 
-def _profile_counts(dataset: Dataset, profile: str, imbalance: float, n_max: int | None) -> Tensor:
-    there = dataset.counts()
+def _wanted(there: Tensor, profile: str, imbalance: float, n_max: int | None, held_out: float) -> Tensor:
+    if profile == "held-out":
+        return _all_but(there, held_out)
     top = int(there[there > 0].min()) if n_max is None else n_max
-    return torch.where(there > 0, long_tail_counts(profile, dataset.num_classes, top, imbalance), 0)
+    return torch.where(there > 0, long_tail_counts(profile, len(there), top, imbalance), 0)
+
+
+def _all_but(there: Tensor, share: float) -> Tensor:
+    """(K,) long n − clip(⌊share·n + ½⌋, 1, n − 1), and a single example is kept."""
+    if not 0 < share < 1:
+        raise CbdmError(f"held_out is {share}, it must be above 0 and below 1: 0.2 holds a fifth of each class out")
+    out = (share * there.double() + 0.5).floor().long()
+    return there - torch.minimum(out.clamp(min=1), (there - 1).clamp(min=0))

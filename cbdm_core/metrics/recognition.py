@@ -97,7 +97,8 @@ def held_out_rows(reference: Tensor | MappedRows, training: Tensor | MappedRows)
     if not rows:
         raise CbdmError(
             "no test image is left: the training set holds every image of the balanced set; train a run that leaves "
-            "some out, such as one with data.profile=exp and data.imbalance below 1, or with data.counts"
+            "some out, such as one with data.profile=held-out, data.profile=exp and data.imbalance below 1, or "
+            "data.counts"
         )
     return torch.tensor(rows)
 

@@ -57,7 +57,8 @@ def _data(data: Data, counts: Sequence[int | None]) -> str:
     examples = "an unknown number of" if None in counts else f"{sum(n or 0 for n in counts):,}"
     if data.source == IMPORTED:
         return f"of the imported checkpoint, {examples} examples"
-    tail = f"{data.profile}, imbalance {data.imbalance}" if data.profile != "none" else "as the data are"
+    cut = {"none": "as the data are", "held-out": f"{data.held_out:.0%} of each class held out"}
+    tail = cut.get(data.profile, f"{data.profile}, imbalance {data.imbalance}")
     return f"{data.source}, {examples} examples, {tail}"
 
 

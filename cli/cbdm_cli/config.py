@@ -28,10 +28,11 @@ class Data(_Section):
 
     source: str = "digits"
     options: dict[str, Any] = {}
-    profile: Literal["exp", "step", "none"] = "exp"
+    profile: Literal["exp", "step", "held-out", "none"] = "exp"
     imbalance: Annotated[float, Field(gt=0, le=1)] = 0.02
     n_max: Annotated[int | None, Field(ge=1, le=_MOST)] = None
     counts: tuple[int, ...] | None = None
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
     flip: bool = False
     augment: Annotated[float, Field(ge=0, le=1)] = 0.0
     augment_parts: tuple[str, ...] = ("flip_x", "flip_y", "scale", "rotate", "stretch", "translate")

@@ -30,7 +30,7 @@ _LEVELS = 4
 _ATTENTION = 8  # pixels of a side up to which a level has attention
 _EPOCHS = 300
 _STEPS = (2_000, 200_000)
-_TAIL = ("profile", "imbalance", "n_max", "counts")
+_TAIL = ("profile", "imbalance", "n_max", "counts", "held_out")
 
 
 def named_path(text: str) -> Path:
@@ -183,10 +183,15 @@ def _laid_over(table: dict[str, Any], path: Path, data: dict[str, Any], settings
             f"data.options.{option}): leave one of them out"
         )
     idle = [name for name in ("imbalance", "n_max") if name in laid["data"]]
-    if idle and laid["data"]["profile"] == "none":
+    if idle and laid["data"]["profile"] in ("none", "held-out"):
         raise CbdmError(
             f"data.{idle[0]} = {laid['data'][idle[0]]} makes no tail of --data {path}, which is taken as it is: "
             "--set data.profile=exp makes one, data.counts=[…] takes so many of each class"
+        )
+    if "held_out" in laid["data"] and laid["data"]["profile"] != "held-out":
+        raise CbdmError(
+            f"data.held_out = {laid['data']['held_out']} holds nothing of --data {path} out: add --set "
+            "data.profile=held-out, or leave it out"
         )
     return laid
 

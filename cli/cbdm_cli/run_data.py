@@ -69,7 +69,13 @@ def load_data(config: Config, read: ReadData | None = None) -> tuple[Dataset, Da
     if config.facts is not None and not full.is_images:
         full = replace(full, units=_units_of(config.facts))
     tail, _, split = make_long_tail(
-        full, profile=data.profile, imbalance=data.imbalance, n_max=data.n_max, counts=data.counts, seed=config.seed
+        full,
+        profile=data.profile,
+        imbalance=data.imbalance,
+        n_max=data.n_max,
+        counts=data.counts,
+        held_out=data.held_out,
+        seed=config.seed,
     )
     return full, tail, split
 
@@ -106,9 +112,12 @@ def load_reference(config: Config, full: Dataset, training: Dataset) -> tuple[Da
     """
     kind = config.evaluation.reference
     if kind == "balanced":
-        return full, "the balanced full set" if len(training) < len(full) else "the training set, all of the data"
+        if len(training) == len(full):
+            return full, "the training set, all of the data"
+        return full, "all of the data" if config.data.profile == "held-out" else "the balanced full set"
     if kind == "training":
-        return training, "the training set" if config.data.profile == "none" else "the long-tailed training set"
+        own = config.data.profile in ("none", "held-out")
+        return training, "the training set" if own else "the long-tailed training set"
     data = config.data
     if "part" in inspect.signature(DATASETS[data.source]).parameters:
         return _test_part(config, full), f"the test part of {data.source}"
@@ -117,7 +126,8 @@ def load_reference(config: Config, full: Dataset, training: Dataset) -> tuple[Da
     except CbdmError:
         raise CbdmError(
             "evaluation.reference = 'held-out': training has seen every example of the data; take balanced or "
-            "training, or hold some out: data.profile=exp with data.imbalance below 1, or data.counts"
+            "training, or hold some out: data.profile=held-out, data.profile=exp with data.imbalance below 1, or "
+            "data.counts"
         ) from None
     return full[rows], "the rows of the full set that training has not seen"
 

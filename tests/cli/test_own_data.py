@@ -160,6 +160,11 @@ def test_a_preset_keeps_its_settings_on_ones_own_data(run, images):
         (["--data", "mine.npz", "--set", "data.options.path=b.npz"], "--set names other data"),
         (["--data", "mine.npz", "--set", "data.imbalance=0.1"], "data.imbalance = 0.1 makes no tail"),
         (["--data", "mine.npz", "--set", "data.n_max=9"], "data.n_max = 9 makes no tail"),
+        (
+            ["--data", "mine.npz", "--set", "data.held_out=0.1"],
+            "data.held_out = 0.1 holds nothing of --data mine.npz out",
+        ),
+        (["--data", "mine.npz", "--set", "data.profile=held-out", "--set", "data.held_out=1"], "data.held_out = 1"),
         (["--data", "mine.npz", "--resume", "r"], "leave out --out, --dry-run, --from and --data"),
     ],
 )

@@ -29,6 +29,10 @@ def config_of(*settings):
 # --- what samples are held against
 
 
+def _references(config):
+    return [config.evaluation.model_copy(update={"reference": kind}) for kind in ("balanced", "training")]
+
+
 def test_each_reference_is_the_set_that_it_names():
     """Held out are the rows whose bytes are in no training row: counted by hand."""
     config = config_of()
@@ -39,6 +43,13 @@ def test_each_reference_is_the_set_that_it_names():
     whole = config_of("data.profile=none")
     assert load_reference(whole, *load_data(whole)[:2])[1] == "the training set, all of the data"
     assert load_reference(config_of("evaluation.reference=training"), full, training)[0] is training
+    own = config_of("data.profile=held-out", "data.held_out=0.25", "evaluation.reference=held-out")
+    kept, (out, name) = load_data(own)[1], load_reference(own, *load_data(own)[:2])
+    assert "training has not seen" in name and out.counts().tolist() == (full.counts() - kept.counts()).tolist()
+    assert [load_reference(own.model_copy(update={"evaluation": e}), full, kept)[1] for e in _references(own)] == [
+        "all of the data",
+        "the training set",
+    ]
     held_out, name = load_reference(config_of("evaluation.reference=held-out"), full, training)
     assert torch.equal(held_out.x, full.x[expected]) and torch.equal(held_out.y, full.y[expected])
     assert "training has not seen" in name

@@ -1,6 +1,7 @@
 """Long tails against the published splits, and against their formulas."""
 
 import hashlib
+import math
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,24 @@ def test_classes_without_examples_keep_none():
 def test_explicit_counts_may_be_zero():
     data = labelled([0] * 4 + [2] * 3, "abc")
     assert make_long_tail(data, counts=[1, 0, 3])[0].counts().tolist() == [1, 0, 3]
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=6).filter(any), st.floats(0.01, 0.99), st.integers(0, 9))
+def test_a_share_of_each_class_is_held_out(counts, share, seed):
+    """The nearest number to the share, one at least where a class has two, and never all."""
+    y = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    data = Dataset(torch.zeros(len(y), 2), y, tuple(map(str, range(len(counts)))))
+    tail, indices, _ = make_long_tail(data, profile="held-out", held_out=share, seed=seed)
+    out = [n - kept for n, kept in zip(counts, tail.counts().tolist(), strict=True)]
+    for n, held in zip(counts, out, strict=True):
+        assert held == (0 if n < 2 else min(max(1, math.floor(share * n + 0.5)), n - 1))
+    assert len(set(indices.tolist())) == len(indices) and torch.equal(data.y[indices], tail.y)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.1, math.nan])
+def test_a_share_that_is_none_is_refused(share):
+    with pytest.raises(CbdmError, match=r"held_out is .*, it must be above 0 and below 1"):
+        make_long_tail(digits(), profile="held-out", held_out=share)
 
 
 def test_no_profile_keeps_everything_in_order():
