@@ -190,7 +190,7 @@ def _encoded(name: str, image: Any) -> bytes:
 def _labelling(said: Mapping[str, Any], labels: list[Any]) -> Labelling:
     names = said.get("names")
     if of_lists(labels):
-        return from_lists(labels, names if isinstance(names, list) else None)
+        return from_lists(labels, [*map(str, names)] if isinstance(names, list) else None)
     if not isinstance(names, list) or not all(isinstance(value, int) for value in labels):
         return from_classes(labels)
     return Labelling(torch.tensor([min(label, _INT64) for label in labels]), tuple(map(str, names)))

@@ -71,6 +71,13 @@ def test_lists_of_classes_have_the_names_of_the_schema(write, form):
     assert data.condition.tolist() == [[1, 0, 1], [0, 0, 0], [1, 0, 0]]  # owl, cat, eel, though no cat is there
 
 
+def test_names_in_a_schema_that_are_no_text_are_as_text(write):
+    for label, given in (("label", [1, 0]), ("labels", [[1], [0, 1]])):
+        features = {"image": NAMED["image"], label: {"names": [1, None], "_type": "ClassLabel"}}
+        data = parquet(root=write({"image": PNG[:2], label: given}, features))
+        assert (data.condition_names or data.class_names) == ("1", "None")
+
+
 def test_lists_are_several_labels_or_a_vector(write):
     data = parquet(root=write({"image": PNG[:2], "labels": [["owl", "cat"], ["cat"]]}))
     assert data.condition.tolist() == [[1, 1], [1, 0]]
