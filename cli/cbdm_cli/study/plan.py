@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cbdm_cli.config import validated
 from cbdm_cli.method import PLAIN, Part, format_parts, only_its_parts, parse_parts, with_law
@@ -133,6 +133,13 @@ class Plan(_Frozen):
             if kind not in ("", "linear", "implied") or not all(map(_finite, numbers.split(","))):
                 raise ValueError(f"ω {omega!r} is none; restore the file")
         return omegas
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        """Refuse a name that no configuration has checked; it goes to terminals."""
+        if self.base is not None and self.base.get("preset") != self.preset:
+            raise ValueError(f"its base does not have the preset {self.preset!r}; restore the file")
+        return self
 
 
 def _finite(text: str) -> bool:

@@ -92,6 +92,16 @@ def test_a_strangers_plan_without_methods_or_with_names_that_steer_a_terminal_is
         load_plan(tmp_path)
 
 
+@pytest.mark.parametrize("base", [{}, {"preset": "custom"}, {"preset": 3}])
+def test_a_strangers_plan_whose_name_is_not_that_of_its_base_is_refused(tmp_path, base):
+    """The configuration checks the name in the base alone, and the other goes to the terminal."""
+    plan = {"preset": "\x1b[2J", "variants": [{"name": "ddpm", "parts": "ddpm"}], "base": base}
+    (tmp_path / "compare.json").write_text(json.dumps(plan))
+    with pytest.raises(CbdmError, match=r"its base does not have the preset '\\x1b\[2J'; restore the file") as caught:
+        load_plan(tmp_path)
+    assert str(caught.value).isprintable()
+
+
 @pytest.mark.parametrize(
     ("taus", "settings", "told"),
     [
