@@ -136,9 +136,10 @@ class _Saved:
         self.first, self.steps, self.began = first, steps, perf_counter()
 
     def begin(self, folder: Path) -> None:
-        """How to see more."""
-        if not render.has_bars():
-            render.note(f"training from step {self.first:,} to {self.steps:,}; to look on: cbdm watch {folder}")
+        """How to see more, where steps are left."""
+        if self.first < self.steps and not render.has_bars():
+            watch = f"cbdm watch {quoted(str(folder))}"
+            render.note(f"training from step {self.first:,} to {self.steps:,}; to look on: {watch}")
 
     def tell(self, record: TrainRecord) -> None:
         """That this step is saved, and the time left at the rate since the beginning."""

@@ -158,16 +158,18 @@ def test_a_run_of_version_0_1_goes_on_bit_for_bit(run, tmp_path):
 
 @pytest.mark.parametrize("bars", [False, True])
 def test_the_log_of_a_job_says_how_far_it_is(run, tmp_path, monkeypatch, bars):
-    """A line for each checkpoint where no bar is seen; the loss is that of the records."""
+    """A line for each checkpoint where no bar is seen, none without steps; the loss is that of the records."""
     monkeypatch.setattr(render, "has_bars", lambda: bars)
     every = [f"--set=training.{name}=2" for name in ("checkpoint_every", "log_every")]
-    assert run("train", "--steps", 4, *UNJUDGED, *every, "--out", "r")[0] == 0
-    code, out, err = run("train", "--resume", "r", "--steps", 6, "--no-evaluate")
+    assert run("train", "--steps", 4, *UNJUDGED, *every, "--out", "r 1")[0] == 0
+    code, out, err = run("train", "--resume", "r 1", "--steps", 6, "--no-evaluate")
     assert code == 0 and (bars or err == ""), err
-    loss = json.loads((tmp_path / "r" / "metrics.jsonl").read_text().splitlines()[-1])["loss"]
-    told = ["training from step 4 to 6; to look on: cbdm watch r", f"step 6 of 6 saved, loss {loss:.4f}"]
+    loss = json.loads((tmp_path / "r 1" / "metrics.jsonl").read_text().splitlines()[-1])["loss"]
+    told = ["training from step 4 to 6; to look on: cbdm watch 'r 1'", f"step 6 of 6 saved, loss {loss:.4f}"]
     assert out.splitlines()[: 0 if bars else 2] == ([] if bars else told)
     assert ("saved" in out) is not bars
+    code, out, _ = run("train", "--resume", "r 1", "--no-evaluate")
+    assert code == 0 and "training from" not in out
 
 
 def test_dry_run_writes_nothing(run, tmp_path):
