@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from errno import ENAMETOOLONG
 from typing import cast
 
 from cbdm_cli.completion import split_words
@@ -46,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         if no_memory(error):
             refuse(f"this machine's memory does not hold it ({_first_line(error)}): ask for less")
+        if isinstance(error, OSError) and error.errno == ENAMETOOLONG:
+            refuse(f"{clean_text(str(error.filename))[:60]}… is longer than the name of a file can be: give another")
         print(
             f"cbdm: a fault of the program, {type(error).__name__}: {_first_line(error)}; see where by cbdm --debug …, "
             "and report it with the output of cbdm doctor",

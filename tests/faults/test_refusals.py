@@ -247,3 +247,8 @@ def test_torchs_own_words_for_no_memory_are_a_refusal(refused, monkeypatch):
 
     monkeypatch.setattr("cbdm_cli.commands.presets.list_presets", full)
     assert "this machine's memory does not hold it" in refused("presets")
+
+
+@pytest.mark.parametrize("words", [("train",), ("train", "--data"), ("compare",), ("compare", "--data"), ("watch",)])
+def test_a_name_longer_than_that_of_a_file_is_refused_in_one_line(refused, words):
+    assert "is longer than the name of a file can be: give another" in refused(*words, "x" * 300)
