@@ -9,6 +9,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 from cbdm_core.errors import CbdmError
@@ -19,6 +20,7 @@ __all__ = ["LOCK", "contents", "held", "holder"]
 
 LOCK = ".lock"
 _ENDED = "ended"
+_MOMENT = 0.2  # seconds; a lock that was made just now may not have the system's on it yet
 _TRIES = 20  # of taking over a dead process's lock against others who try the same
 
 
@@ -205,6 +207,8 @@ def _dead(lock: Path, owner: dict[str, Any]) -> bool:
     if owner.get("host") != socket.gethostname():
         return False
     if not _is_here(owner):
+        if _free(lock):
+            sleep(_MOMENT)
         return _free(lock)
     try:
         os.kill(owner["pid"], 0)

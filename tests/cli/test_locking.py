@@ -1,5 +1,6 @@
 """One process at a time: against a live one, a dead one, one on another host, and many at once."""
 
+import fcntl
 import json
 import os
 import socket
@@ -97,6 +98,32 @@ def test_a_process_of_another_container_holds_until_it_ends(tmp_path):
     assert holder_of(tmp_path) is None
     with held(tmp_path, "a test"):
         assert json.loads(lock.read_text())["pid"] == os.getpid()
+
+
+@pytest.mark.skipif(not Path("/proc/self/ns/pid").is_symlink(), reason="no namespaces of processes")
+def test_a_lock_of_another_container_that_was_made_just_now_holds(tmp_path, monkeypatch):
+    """Where folders cannot be locked, one may look between the link and the system's lock."""
+    lock = tmp_path / LOCK
+    lock.write_text(json.dumps({"host": socket.gethostname(), "namespace": "pid:[1]", "pid": 1, "since": "1"}))
+    with lock.open("r+b") as file:
+        monkeypatch.setattr("cbdm_cli.locking.sleep", lambda _: fcntl.flock(file, fcntl.LOCK_EX))
+        assert holder_of(tmp_path) == "process 1 of another container"
+    monkeypatch.undo()
+    assert holder_of(tmp_path) is None
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_file_system_without_links_has_locks(tmp_path, monkeypatch, there):
+    def refused(*_):
+        raise PermissionError("no links")
+
+    monkeypatch.setattr(os, "link", refused)
+    with held(tmp_path, "cbdm train"):
+        assert [file.name for file in tmp_path.iterdir()] == [".lock"]
+        if there:
+            with pytest.raises(CbdmError, match="already runs"), held(tmp_path, "cbdm train"):
+                pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_later_process_with_the_number_of_a_dead_one_is_told_from_it(tmp_path):
