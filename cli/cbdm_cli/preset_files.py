@@ -8,6 +8,7 @@ from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from cbdm_core.errors import CbdmError, unknown_name
@@ -57,16 +58,14 @@ def preset_texts(name: str) -> dict[str, str]:
 
 def _unknown(name: str) -> CbdmError:
     """The error for a name that no preset has; a path that is there was meant as one."""
-    path, shown = Path(name), clean_text(name)
+    path, shown, argument = Path(name), clean_text(name), quote(clean_text(name))
     if not name.strip() or not path.exists():
         return unknown_name("preset", name, preset_names())
     if (path / "config.toml").exists():
-        return CbdmError(
-            f"{clean_text(name)} is a run, no preset: go on with it by cbdm train --resume {clean_text(name)}"
-        )
+        return CbdmError(f"{shown} is a run, no preset: go on with it by cbdm train --resume {argument}")
     return CbdmError(
-        f"{shown} is a path, no preset: cbdm train --data {shown} trains on data of your own, as cbdm compare --data "
-        "does; other commands take them over a preset, by --set data.source=NAME and the source's data.options"
+        f"{shown} is a path, no preset: cbdm train --data {argument} trains on data of your own, as cbdm compare "
+        "--data does; other commands take them over a preset, by --set data.source=NAME and the source's data.options"
     )
 
 

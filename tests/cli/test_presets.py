@@ -81,10 +81,13 @@ def test_an_extended_preset_is_printed_with_its_base(run):
 
 def test_a_path_in_place_of_a_preset_is_told_where_it_goes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("photos", "r"):
+    for name in ("my photos", "r 1"):
         (tmp_path / name).mkdir()
-    (tmp_path / "r" / "config.toml").touch()
-    told = {"photos": "photos is a path, no preset: cbdm train --data photos ", "r": "cbdm train --resume r$"}
+    (tmp_path / "r 1" / "config.toml").touch()
+    told = {
+        "my photos": "my photos is a path, no preset: cbdm train --data 'my photos' ",
+        "r 1": "cbdm train --resume 'r 1'$",
+    }
     for name, words in {**told, "nowhere": "unknown preset 'nowhere'", "": "unknown preset ''"}.items():
         with pytest.raises(CbdmError, match=words):
             preset_files.preset_texts(name)
