@@ -15,6 +15,7 @@ from cbdm_core.data.regions import REGIONS, by_combination, by_density
 from cbdm_core.errors import CbdmError
 
 __all__ = [
+    "MOST_UNNAMED",
     "Labelling",
     "check_conditions",
     "conditions_of",

@@ -65,3 +65,18 @@ def fingerprint(run: Path) -> dict[str, str]:
 
     newest = sorted((run / "checkpoints").glob("step-*"))[-1]
     return {name: fact["sha256"] for name, fact in json.loads((newest / "state.json").read_text())["files"].items()}
+
+
+def trained_once(tmp_path_factory, *options):
+    """The folder of a run of six steps, for a fixture of a whole file."""
+    import pytest
+
+    from cbdm_cli.__main__ import main
+
+    folder = tmp_path_factory.mktemp("runs") / "r"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CBDM_CACHE", str(shared_classifiers(tmp_path_factory.getbasetemp())))
+        with pytest.raises(SystemExit) as end:
+            main(["train", "--steps", "6", *options, "--out", str(folder)])
+        assert not end.value.code
+    return folder

@@ -200,6 +200,17 @@ def test_conditions_need_no_labels(load, conditions, dtype, rows):
     assert torch.equal(data.y, told.labels) and data.class_names == told.class_names
 
 
+def test_a_damaged_header_is_not_quoted_whole(tmp_path):
+    """numpy says all of it, which may be thousands of characters."""
+    header = b"['" + b"q" * 5_000 + b"']"
+    with zipfile.ZipFile(tmp_path / "d.npz", "w") as file:
+        file.writestr("images.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+        file.writestr("labels.npy", b"")
+    with pytest.raises(CbdmError, match=r"array 'images' of .* is damaged") as refused:
+        npz(path=tmp_path / "d.npz")
+    assert len(str(refused.value)) < 400 + len(str(tmp_path))
+
+
 def test_an_array_names_the_numbers_of_the_conditions(load):
     names = {"condition_names": np.array([f"c{i}" for i in range(VECTORS.shape[1])])}
     for labels in ({}, {"labels": Y}):

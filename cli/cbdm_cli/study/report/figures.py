@@ -1,4 +1,4 @@
-"""The figures of a page; each is None where the files hold nothing to draw."""
+"""The figures of a page that show scores; each is None where the files hold nothing to draw."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from cbdm_core.metrics.report import rank_groups
 from cbdm_core.metrics.scores import digits_of, label_of
 
 __all__ = [
+    "MANY",
     "class_bars",
     "class_histogram",
-    "law_trajectories",
-    "loss_curves",
+    "classes_of",
     "omega_curves",
     "omega_value",
     "plane",
@@ -29,24 +29,23 @@ __all__ = [
 ]
 
 _CURVES = ("fid", "tail fid", "recall")
-_MANY = 20  # more classes than this are told by rank, not by name
-_POINTS = 200  # of a curve against the training step: more cannot be seen, and would fill the page
+MANY = 20  # more classes than this are told by rank, not by name
 
 
 def class_histogram(story: Story) -> Drawing:
     """Training images of each class, commonest at the top, on a logarithmic axis."""
-    counts, names, order = _classes(story)
+    counts, names, order = classes_of(story)
     sorted_counts = [counts[y] for y in order]
     with canvas(1, _lying(len(order), 0.27)) as (figure, (axes,)):
         axes.barh(range(len(order)), [max(n, 0.8) for n in sorted_counts], color=ramp(len(order)), height=0.8)
         axes.set(xscale="log", xlabel="training images", xlim=(0.7, None))
         plain_numbers(axes.xaxis)
         _class_ticks(axes, [names[y] for y in order])
-        if len(order) <= _MANY:
+        if len(order) <= MANY:
             for i, n in enumerate(sorted_counts):
                 axes.annotate(f"{n}", (max(n, 0.8), i), (3, 0), textcoords="offset points", va="center", fontsize=9)
         shown = [f"{names[y]}: {counts[y]}" for y in order]
-        shown = shown if len(shown) <= _MANY else [*shown[:5], "…", *shown[-5:]]
+        shown = shown if len(shown) <= MANY else [*shown[:5], "…", *shown[-5:]]
         alt = f"Bar chart, logarithmic. Training images of {len(order)} classes: {', '.join(shown)}."
         caption = (
             f"{sum(counts):,} training images in {len(order)} classes: {sorted_counts[0]} of the commonest, "
@@ -62,13 +61,13 @@ def class_bars(story: Story, score: str) -> Drawing | None:
         story: with scores of its methods.
         score: `fid` or `recall`, as a class has it.
     """
-    _, names, order = _classes(story)
+    _, names, order = classes_of(story)
     shown = [scores_of for scores_of in story.method_scores if not scores_of.row.kind]
     tables = [(m, table) for m in shown if np.isfinite(table := _per_class(m, score)[order]).any()]
     if not tables:
         return None
     counts = [int(story.facts["counts"][y]) for y in order]
-    many = len(order) > _MANY or len(order) * len(tables) > 120
+    many = len(order) > MANY or len(order) * len(tables) > 120
     height = 3.0 if many else _lying(len(order), 0.12 + 0.12 * len(tables))
     with canvas(1, height) as (figure, (axes,)):
         if many:
@@ -229,71 +228,6 @@ def _strengths(axes: Any, parts: str, found: Sequence[tuple[float, MethodScores]
     axes.errorbar(taus, means, yerr=widths, linestyle=style.line, elinewidth=1, label=parts, **style.points())
 
 
-def loss_curves(story: Story) -> Drawing | None:
-    """The denoising loss of all rows and of the tail, mean over seeds, by method."""
-    panels = {"all classes": _denoising, "tail": lambda record: record["groups"].get("tail")}
-    curves = {
-        name: [(i, c) for i, m in enumerate(story.methods) if len(c := _losses([r.records for r in m.runs], of)[0])]
-        for name, of in panels.items()
-    }
-    if not curves["all classes"]:
-        return None
-    ends = []
-    with canvas(2, 2.7) as (figure, axes):
-        for each, (name, of) in zip(axes, panels.items(), strict=True):
-            for i, method in enumerate(story.methods):
-                steps, values = _losses([run.records for run in method.runs], of)
-                if not len(steps):
-                    continue
-                style = style_of(i)
-                each.plot(steps, values, color=style.colour, linestyle=style.line, linewidth=1.4, label=method.name)
-                ends.append(f"{method.name}, {name}: {values[0]:.4g} to {values[-1]:.4g} at step {int(steps[-1])}")
-            each.set(title=name, xlabel="step", ylabel="denoising loss", yscale="log")
-            each.locator_params(axis="x", integer=True)
-            plain_numbers(each.yaxis, every=True)
-        alt = f"Denoising loss against training step, logarithmic. {'; '.join(ends)}."
-        caption = "Denoising loss without the regulariser, mean over seeds and over neighbouring records."
-        return finished(figure, "loss", alt, caption)
-
-
-def _denoising(record: Mapping[str, Any]) -> float | None:
-    return record["terms"].get("denoising", record["loss"])
-
-
-def law_trajectories(story: Story) -> list[tuple[str, Drawing]]:
-    """For each method whose laws learn: (method and law, the probability of each class against the step)."""
-    found = []
-    for i, method in enumerate(story.methods):
-        run = method.runs[0]
-        for law in sorted({law for record in run.records for law in record.get("laws") or {}}):
-            described = [(r["step"], r["laws"][law]) for r in run.records if law in (r.get("laws") or {})]
-            name = f"{method.name}, law of {law}"
-            found.append((name, _law(story, name, f"law-{i}-{law}", run.seed, described)))
-    return found
-
-
-def _law(story: Story, name: str, key: str, seed: int, described: Sequence[tuple[int, Sequence[float]]]) -> Drawing:
-    _, names, order = _classes(story)
-    steps, table = np.array([step for step, _ in described]), np.array([probs for _, probs in described], dtype=float)
-    places = order if table.shape[1] == len(order) else list(range(table.shape[1]))
-    texts = names if table.shape[1] == len(order) else [str(y) for y in places]
-    kept = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), _POINTS)).round().astype(int))
-    with canvas(1, 2.6) as (figure, (axes,)):
-        for rank, (y, colour) in enumerate(zip(places, ramp(len(places)), strict=True)):
-            line = ("-", "--", ":")[min(3 * rank // max(len(places), 1), 2)]
-            label = texts[y] if len(places) <= _MANY else None
-            axes.plot(steps[kept], table[kept, y], color=colour, linestyle=line, linewidth=1.4, label=label)
-        axes.set(xlabel="step", ylabel="probability", ylim=(0, None))
-        axes.locator_params(axis="x", integer=True)
-        first, last = places[0], places[-1]
-        alt = (
-            f"{name}, seed {seed}: class {texts[first]} from {table[0, first]:.4f} to {table[-1, first]:.4f}, class "
-            f"{texts[last]} from {table[0, last]:.4f} to {table[-1, last]:.4f}, by step {int(steps[-1])}."
-        )
-        caption = f"{name}, seed {seed}: blue and solid the commonest classes, orange and dotted the rarest."
-        return finished(figure, key, alt, caption)
-
-
 def omega_value(text: str) -> float | None:
     """The number on the ω axis: ω itself, or the ω that implied:ω names; None for a schedule."""
     kind, _, rest = text.rpartition(":")
@@ -316,23 +250,7 @@ def _mean(by_seed: Mapping[int, float]) -> float:
     return math.fsum(by_seed.values()) / len(by_seed)
 
 
-def _losses(runs: Sequence[Sequence[Mapping[str, Any]]], of: Any) -> tuple[Any, Any]:
-    """Steps and losses, averaged over the seeds that recorded the step, then over blocks of records."""
-    by_step: dict[int, list[float]] = {}
-    for records in runs:
-        for record in records:
-            value = of(record)
-            if value is not None and math.isfinite(value) and value > 0:
-                by_step.setdefault(int(record["step"]), []).append(float(value))
-    steps = np.array(sorted(by_step), dtype=float)
-    values = np.array([math.fsum(by_step[int(s)]) / len(by_step[int(s)]) for s in steps])
-    if not len(steps):
-        return steps, values
-    blocks = np.array_split(np.arange(len(steps)), min(_POINTS, max(len(steps) // max(len(steps) // 50, 1), 1)))
-    return np.array([steps[b].mean() for b in blocks]), np.array([values[b].mean() for b in blocks])
-
-
-def _classes(story: Story) -> tuple[list[int], list[str], list[int]]:
+def classes_of(story: Story) -> tuple[list[int], list[str], list[int]]:
     """Counts, names, and the labels from the commonest to the rarest."""
     counts = [int(n) for n in story.facts["counts"]]
     names = [str(name) for name in story.facts["class_names"]]
@@ -375,14 +293,14 @@ def _class_alt(
 
 def _lying(classes: int, each: float) -> float:
     """The height in inches of bars that lie, so that a narrow screen shows all classes."""
-    return 1.0 + each * classes if classes <= _MANY else 4.0
+    return 1.0 + each * classes if classes <= MANY else 4.0
 
 
 def _class_ticks(axes: Any, names: Sequence[str]) -> None:
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.grid(visible=True, axis="x", alpha=0.3)
-    axes.set_yticks(range(len(names)), names) if len(names) <= _MANY else axes.set_yticks([])
+    axes.set_yticks(range(len(names)), names) if len(names) <= MANY else axes.set_yticks([])
 
 
 def _width(found: Estimate) -> float | None:

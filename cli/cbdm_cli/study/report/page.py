@@ -14,7 +14,7 @@ from typing import Any
 from cbdm_cli.config import validated
 from cbdm_cli.numerals import number
 from cbdm_cli.overlay import flat
-from cbdm_cli.study.report import figures
+from cbdm_cli.study.report import figures, training_curves
 from cbdm_cli.study.report.card import card
 from cbdm_cli.study.report.collect import MethodScores, Story, differing
 from cbdm_cli.study.report.drawing import COLOURS, Drawing
@@ -76,8 +76,8 @@ def page(story: Story, neighbours: Sequence[Neighbours] = ()) -> str:
         cautions=_cautions(story),
         histogram=figures.class_histogram(story),
         scores=_score_sections(story),
-        losses=figures.loss_curves(story),
-        laws=figures.law_trajectories(story),
+        losses=training_curves.loss_curves(story),
+        laws=training_curves.law_trajectories(story),
         diagnoses=[(story.methods[d.method].name, _colour(d.method), d) for d in diagnoses(story)],
         grids=_grids(story),
         grid_note=_grid_note(story),
